@@ -1,0 +1,104 @@
+"""The configuration: what is shipped loads, and every error names its key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from utils.config import load_config, merge, parse_config, set_value
+from utils.errors import ConfigError
+
+SHIPPED = Path(__file__).resolve().parents[1] / "config.yaml"
+
+
+@pytest.mark.parametrize("dataset", ["SAMPLE", "CROHME", "HME100K", "MINE"])
+@pytest.mark.parametrize("preset", [None, "full", "small"])
+def test_the_shipped_config_loads(dataset, preset):
+    config = load_config(SHIPPED, dataset, preset)
+    assert [stage.pictures for stage in config.stages] == ["standard", "pairs", "ink"]
+    assert config.dataset == dataset
+    assert config.batch.batch_size == 8
+
+
+def test_the_config_survives_its_own_form_as_plain_values():
+    config = load_config(SHIPPED, "CROHME")
+    assert parse_config(yaml.safe_load(yaml.safe_dump(config.as_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("stages.0.epochs=0", "stages[0].epochs: expected a positive integer, got 0"),
+        ("stages.handwritten.learning_rate=fast", "stages[2].learning_rate: expected a positive number, got 'fast'"),
+        ("stages.0.losses.magic=1", "stages[0].losses.magic: unknown loss"),
+        ("stages.0.losses.feature_map=1", "stages[0].losses.feature_map: needs `pictures: pairs`"),
+        ("stages.0.trains=[handwritten_encoder]", "stages[0].trains: handwritten_encoder does not see"),
+        ("stages.2.synthetic=10", "stages[2].synthetic"),
+        ("stages=[]", "stages: expected at least one stage"),
+        ("stages.0.augment=maybe", "stages[0].augment: expected true or false, got 'maybe'"),
+        ("stages=3", "stages: expected a list, got 3"),
+        ("training.ema=1.5", "training.ema: expected a number between 0 and 1, got 1.5"),
+        ("training.emma=0.9", "training.emma: unknown key"),
+        ("model.decoder=lstm", "model.decoder: expected one of gru, transformer, got 'lstm'"),
+        ("model.counting=maybe", "model.counting: expected a non-negative integer, got 'maybe'"),
+        ("model.encoder.layers=[4, many]", "model.encoder.layers[1]: expected an integer"),
+        ("augment.scale=[1]", "augment.scale: expected a list of 2, got [1]"),
+        ("batch.max_pixels=-5", "batch.max_pixels: expected a positive integer, got -5"),
+        ("data=7", "data: expected a table of keys, got 7"),
+        ("seed=null", "seed: expected an integer, got None"),
+        ("stages.7.epochs=1", "stages.7.epochs: there is no entry 7; there are 3"),
+        ("nonsense", "--set nonsense: expected KEY=VALUE"),
+    ],
+)
+def test_an_error_names_its_key_and_what_was_expected(assignment, expected):
+    with pytest.raises(ConfigError) as error:
+        load_config(SHIPPED, "CROHME", assignments=[assignment])
+    assert expected in str(error.value)
+
+
+def test_all_errors_are_told_at_once():
+    with pytest.raises(ConfigError, match="seed.*ema.*epochs"):
+        load_config(SHIPPED, "CROHME", assignments=["seed=x", "training.ema=2", "stages.1.epochs=-1"])
+
+
+def test_numbers_in_scientific_notation_are_numbers():
+    assert load_config(SHIPPED, "CROHME", assignments=["training.weight_decay=1e-4"]).training.weight_decay == 1e-4
+    assert load_config(SHIPPED, "CROHME", assignments=["batch.max_pixels=2e6"]).batch.max_pixels == 2_000_000
+
+
+def test_later_overrides_win(tmp_path):
+    values = yaml.safe_load(SHIPPED.read_text())
+    values["presets"]["tiny"] = {"seed": 1, "stages": {"alignment": {"epochs": 3}}}
+    values["datasets"]["MINE"] = {"preset": "tiny", "stages": {"alignment": {"learning_rate": 0.5}}}
+    (path := tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    config = load_config(path, "MINE", assignments=["stages.alignment.learning_rate=0.25"])
+    assert (config.seed, config.stages[1].epochs, config.stages[1].learning_rate) == (1, 3, 0.25)
+    assert config.stages[0] == load_config(path, "CROHME").stages[0]
+
+
+def test_an_unknown_preset_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="--preset huge: unknown; .* has: full, small"):
+        load_config(SHIPPED, "CROHME", "huge")
+
+
+def test_a_file_that_is_missing_or_broken_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.yaml: cannot be read"):
+        load_config(tmp_path / "nowhere.yaml", "CROHME")
+    (broken := tmp_path / "broken.yaml").write_text("stages: [")
+    with pytest.raises(ConfigError, match="broken.yaml: not YAML"):
+        load_config(broken, "CROHME")
+
+
+def test_stages_can_be_left_out():
+    stages = yaml.safe_load(SHIPPED.read_text())["stages"]
+    assignment = "stages=" + yaml.safe_dump(stages[2:], default_flow_style=True, width=10**6)
+    config = load_config(SHIPPED, "CROHME", assignments=[assignment])
+    assert [stage.name for stage in config.stages] == ["handwritten"]
+
+
+def test_merging_replaces_values_and_keeps_siblings():
+    base = {"a": {"b": 1, "c": [1, 2]}, "stages": [{"name": "x", "epochs": 1}]}
+    merged = merge(base, {"a": {"c": [3]}, "stages": {"x": {"epochs": 2}}})
+    assert merged == {"a": {"b": 1, "c": [3]}, "stages": [{"name": "x", "epochs": 2}]}
+    set_value(merged, "a.b=hello")
+    assert merged["a"]["b"] == "hello"

@@ -1,0 +1,283 @@
+"""Training that does not run out of memory: measure what a step needs, and go on in pieces when it was too much.
+
+Before training, `fit_memory` probes how memory grows with a batch, and says how many pixels fit. While training,
+`run_in_pieces` repeats a step that ran out of memory in 2, 4, 8 … pieces that add up to the same gradient, and a
+`Budget` makes the batches that follow a little smaller. Nothing is skipped.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.distributed import Ranks
+from utils.errors import MemoryLimitError
+
+ALONE = Ranks()
+OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, MPS
+    "can't allocate memory",  # CPU
+    "not enough memory",  # CPU on Windows
+    "ALLOC_FAILED",  # cuDNN and cuBLAS
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device. Libraries under torch say it in their own words."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def free_memory() -> None:
+    """Give back what nobody uses. Call it outside the `except` block: an error keeps its step's tensors alive."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# ---- a step that may be too large ------------------------------------------------------------------------------------
+
+
+def run_in_pieces(
+    batch: Any,
+    step: Callable[[Any], Any],
+    start_over: Callable[[], None],
+    device: torch.device,
+    ranks: Ranks = ALONE,
+) -> tuple[list[Any], bool]:
+    """Run a step over a whole batch, or over as many pieces of it as memory asks for.
+
+    batch: has len(), split() into two, names and padded_pixels; None or empty where a rank has no picture.
+    step(piece): forward and backward, adding to the gradients. Its loss is divided by the tokens of the *whole* batch
+        (of all ranks), so the pieces add up to the whole. It must not talk to other ranks, see sum_gradients.
+    start_over(): undoes what steps have added: optimizer.zero_grad(set_to_none=True). Called before each attempt.
+
+    Each attempt starts from the same random state. Only BatchNorm keeps what a failed attempt has shown it, which is
+    one more look at some of the same pictures.
+    Returns what step returned for each piece, and whether any rank had to split: all ranks get the same answer.
+    Raises MemoryLimitError, in all ranks, when a single picture does not fit.
+    """
+    pieces = [batch] if batch is not None and len(batch) else []
+    random = _random_state(device)
+    tried_alone, too_large = set(), None
+    while True:
+        start_over()
+        results, failed = [], None
+        for piece in pieces:
+            try:
+                results.append(step(piece))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failed = piece
+                break
+        if failed is None:
+            break
+        results.clear()
+        start_over()
+        free_memory()
+        _restore_random_state(random, device)
+        if len(failed) == 1 and id(failed) in tried_alone:
+            too_large = failed
+            break
+        if len(failed) == 1:  # has a second chance, now that memory was freed
+            tried_alone.add(id(failed))
+        pieces = [half for piece in pieces for half in (piece.split() if len(piece) > 1 else [piece])]
+
+    was_split = len(pieces) > 1
+    # One number tells both: a rank that gave up weighs more than all ranks that split.
+    votes = ranks.total(ranks.world_size + 1 if too_large is not None else was_split, device)
+    if too_large is not None:
+        raise MemoryLimitError(
+            f"{too_large.names[0]}: this picture alone ({too_large.padded_pixels:,} pixels) needs more memory than "
+            f"there is on {device}; {REMEDIES}"
+        )
+    if votes > ranks.world_size:
+        raise MemoryLimitError("another rank has a picture that does not fit into its memory alone; it says which one")
+    return results, votes > 0
+
+
+REMEDIES = (
+    "smaller max_height and max_width or picture_scale, a smaller model, or a device with more memory would help, "
+    "and so would ending other programs that use it"
+)
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks = ALONE) -> None:
+    """Add up the gradients of all ranks, in place. A parameter that no rank has a gradient for keeps None.
+
+    This replaces the exchange that DistributedDataParallel makes *within* backward: a rank that runs out of memory
+    half-way through that one leaves all others waiting for ever. So the pieces run on their own (on the bare module,
+    or under `no_sync()`), and once all ranks are through (run_in_pieces) their gradients are added up.
+    """
+    if ranks.world_size == 1:
+        return
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    if not learning:
+        return
+    distributed = torch.distributed
+    is_present = torch.tensor([parameter.grad is not None for parameter in learning], device=learning[0].device).int()
+    distributed.all_reduce(is_present, distributed.ReduceOp.MAX)
+    used = [parameter for parameter, present in zip(learning, is_present.tolist(), strict=True) if present]
+    for kind in sorted({parameter.dtype for parameter in used}, key=str):
+        alike = [parameter for parameter in used if parameter.dtype == kind]
+        for parameter in alike:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.reshape(-1) for parameter in alike])
+        distributed.all_reduce(flat)
+        for parameter, part in zip(alike, flat.split([p.numel() for p in alike]), strict=True):
+            parameter.grad.copy_(part.view_as(parameter))
+
+
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _restore_random_state(state: list[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
+
+
+class Budget:
+    """How many pixels a batch may have: a tenth less after one that had to be split, and back after a quiet while."""
+
+    def __init__(self, max_pixels: int, quiet_batches: int = 200, fetched_ahead: int = 0):
+        """quiet_batches: so many in a row without a split make the budget grow again, up to max_pixels.
+        fetched_ahead: batches that a loader has ready when the budget shrinks. They are still of the old size, so
+            their splits do not count.
+        """
+        self.full = self.max_pixels = max_pixels
+        self.quiet_batches, self.fetched_ahead = quiet_batches, fetched_ahead
+        self.quiet = 0  # batches since the last change; negative while old ones are still to come
+
+    def record(self, was_split: bool) -> bool:
+        """Note how a batch went. Returns whether max_pixels has changed, and the sampler must be told."""
+        before = self.max_pixels
+        if was_split and self.quiet >= 0:  # it was of the present size
+            self.max_pixels = max(1, int(before * 0.9))
+            self.quiet = -self.fetched_ahead
+        else:
+            self.quiet += 1
+            if self.quiet >= self.quiet_batches and before < self.full:
+                self.max_pixels = min(self.full, math.ceil(before / 0.9))
+                self.quiet = 0
+        return self.max_pixels != before
+
+    def state_dict(self) -> dict[str, int]:
+        return {"full": self.full, "max_pixels": self.max_pixels, "quiet": self.quiet}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.full, self.max_pixels, self.quiet = state["full"], state["max_pixels"], state["quiet"]
+
+
+# ---- how much fits ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """What a training step needs: base + per_pixel x pixels x (1 + token_cost x longest label), in bytes.
+
+    pixels: padded, count x tallest x widest. The second term is the encoder; the third is attention, which keeps
+    something for every token and feature cell. max_pixels is the budget that this leaves room for.
+    """
+
+    base: float
+    per_pixel: float
+    token_cost: float
+    max_pixels: int
+    probes: tuple[tuple[int, int, int], ...]  # (pixels, tokens, bytes) as measured
+
+    def predict(self, cost: float) -> float:
+        """Bytes for a batch that the sampler says costs so many pixels, longest label included."""
+        return self.base + self.per_pixel * cost
+
+
+def fit_memory(
+    probe: Callable[[int, int, int, int], int],
+    available: int,
+    reserved: int = 0,
+    share: float = 0.9,
+    height: int = 128,
+    width: int = 512,
+    tokens: tuple[int, int] = (16, 64),
+    max_seconds: float = 20.0,
+) -> MemoryModel:
+    """Measure a few small steps, and say how many pixels fit.
+
+    probe(count, height, width, tokens): runs a step like those of training on such a batch and returns the bytes it
+        took at its peak, beyond what was there before (see peak_memory).
+    available: bytes that are free (see free_bytes). reserved: bytes of that which something else will take later,
+        such as the optimizer's averages. share: of what is left, how much to plan with.
+
+    Batches double from two pictures on, with short and with long labels, until one takes a quarter of what is free
+    or time is up. A probe that does not fit ends it as well. Ranks should use the smallest budget of them all.
+    Raises MemoryLimitError when four probes do not fit.
+    """
+    started, probes, count = time.monotonic(), [], 2
+    _try_probe(probe, [], 1, height, width, tokens)  # the first step of all also takes what libraries keep for good
+    while _try_probe(probe, probes, count, height, width, tokens):
+        if len(probes) >= 6 and (probes[-1][2] > available / 4 or time.monotonic() - started > max_seconds):
+            break
+        count *= 2
+    if len(probes) < 4:
+        raise MemoryLimitError(f"not even {count} pictures of {height} x {width} pixels fit into memory; {REMEDIES}")
+
+    pixels, length, taken = np.array(probes, np.float64).T
+    terms = np.stack([np.ones_like(pixels), pixels, pixels * length], axis=1)
+    # Relative errors, so that small probes count as well; in units that make all terms alike.
+    scale = terms.max(axis=0)
+    weighted = terms / scale / taken[:, None]
+    base, per_pixel, per_token = np.linalg.lstsq(weighted, np.ones_like(taken), rcond=None)[0] / scale
+    if per_token < 0 or per_pixel <= 0:  # labels cost nothing that can be seen: all of it is pixels
+        per_token = 0.0
+        per_pixel, base = np.polyfit(pixels, taken, 1)
+    if per_pixel <= 0:
+        raise MemoryLimitError(f"memory does not grow with the batch, it cannot be fitted: {probes}")
+    max_pixels = int((share * (available - reserved) - max(base, 0)) / per_pixel)
+    if max_pixels < height * width:
+        raise MemoryLimitError(f"there is no room for one picture of {height} x {width} pixels; {REMEDIES}")
+    return MemoryModel(float(base), float(per_pixel), float(per_token / per_pixel), max_pixels, tuple(probes))
+
+
+def _try_probe(probe, probes: list, count: int, height: int, width: int, tokens: tuple[int, int]) -> bool:
+    """Probe one count with each number of tokens; False when it did not fit."""
+    fits = True
+    for length in tokens:
+        try:
+            probes.append((count * height * width, length, int(probe(count, height, width, length))))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+            break
+    free_memory()
+    return fits
+
+
+def peak_memory(step: Callable[[], None], device: torch.device) -> int:
+    """Bytes that a step takes on a CUDA device at its peak, beyond what was allocated before."""
+    free_memory()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of a CUDA device that this process may still take, its own cache and its own limit included."""
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    unused = torch.cuda.memory_reserved(device) - allocated
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total
+    return int(min(free + unused, allowed - allocated))

@@ -1,0 +1,71 @@
+"""Pictures for people: the curves of a run, and sheets of what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure that needs no screen and touches no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_curves(lines: Sequence[dict], path: Path, title: str) -> None:
+    """Losses and validation scores of a log, epoch by epoch, the stages beside each other."""
+    figure = _figure(10, 6)
+    above, below = figure.subplots(2, 1, sharex=True)
+    xs = np.arange(1, len(lines) + 1)
+    for name in dict.fromkeys(name for line in lines for name in line["losses"] if name != "total"):
+        values = [line["losses"].get(name, np.nan) for line in lines]
+        above.plot(xs, values, marker=".", label=name)
+    above.set_ylabel("loss (mean of an epoch)")
+    above.set_yscale("log")
+    scored = [(x, line["validation"]) for x, line in zip(xs, lines, strict=True) if "validation" in line]
+    for name, label in (("exrate", "ExpRate"), ("token_error_rate", "wrong tokens")):
+        below.plot([x for x, _ in scored], [score[name] for _, score in scored], marker=".", label=label)
+    below.set_ylabel("validation (%)")
+    below.set_ylim(0, 100)
+    below.set_xlabel("epoch")
+    starts = [i for i, line in enumerate(lines) if i == 0 or line["stage"] != lines[i - 1]["stage"]]
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        for axes in (above, below):
+            axes.axvline(start + 0.5, color="0.7", linewidth=1)
+        above.text((start + end + 1) / 2, 1.02, lines[start]["stage"], ha="center", transform=above.get_xaxis_transform())
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper right", fontsize="small")
+    figure.suptitle(title)
+    figure.savefig(path, format="png", dpi=110)
+
+
+def draw_sheet(items: Sequence[tuple[np.ndarray, str, str]], path: Path, title: str, columns: int = 3) -> None:
+    """Pictures with truth and prediction under each; what is wrong is red.
+
+    items: (picture uint8 (H, W) with ink 255, truth, prediction).
+    """
+    rows = -(-len(items) // columns)
+    figure = _figure(5 * columns, 1.5 * rows + 0.4)
+    grid = np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, (picture, truth, prediction) in zip(grid.flat, items, strict=False):
+        axes.imshow(255 - picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+        is_right = truth == prediction
+        text = f"{_short(truth)}" if is_right else f"truth  {_short(truth)}\nread   {_short(prediction)}"
+        axes.set_title(text, fontsize=7, family="monospace", loc="left", color="black" if is_right else "firebrick",
+                       parse_math=False)  # fmt: skip
+    figure.suptitle(title)
+    figure.savefig(path, format="png", dpi=110)
+
+
+def _short(text: str, length: int = 76) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,87 @@
+"""What a training script tells a person: the table of stages first; a summary, curves and a sheet of test pictures last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.config import Config
+from utils.plots import draw_curves, draw_sheet
+from utils.run import Run
+from utils.training import read_all, score
+
+
+def table(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as aligned text; the first row is the heading."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in texts]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def score_table(splits: dict[str, dict[str, float]]) -> str:
+    """Scores of several splits, a line each."""
+    rows = [("split", "pictures", "ExpRate %", "<=1", "<=2", "<=3", "wrong tokens %")]
+    for name, values in splits.items():
+        rates = [f"{values[key]:.2f}" for key in ("exrate", "at_most_1", "at_most_2", "at_most_3", "token_error_rate")]
+        rows.append((name, values["items"], *rates))
+    return table(rows)
+
+
+def millions(model: nn.Module | None) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M" if model else "none"
+
+
+def print_stages(config: Config, data: Any, model: nn.Module, run: Run, device: torch.device, batching: str) -> None:
+    """What is going to happen."""
+    rows = [("stage", "pictures", "trains", "losses", "epochs", "learning rate")]
+    for stage in config.stages:
+        losses = ", ".join(f"{name} {weight:g}" for name, weight in stage.losses.items())
+        rows.append((stage.name, stage.pictures, ", ".join(stage.trains), losses, stage.epochs, stage.learning_rate))
+    print(f"\n{config.dataset}: {data.describe()}")
+    print(f"model: {config.model.decoder}, {millions(model)} parameters, on {device}; {batching} batches; run {run.folder}\n")
+    print(table(rows) + "\n", flush=True)
+
+
+def report(model: nn.Module, data: Any, loaders: dict[str, Any], config: Config, run: Run, device: torch.device,
+           seconds: float) -> None:  # fmt: skip
+    """Read the validation and test splits with the final weights; write summary.json, curves.png and sheet.png."""
+    splits, shown = {}, None
+    for split, loader in loaders.items():
+        results = read_all(model, loader, device, "handwritten", f"reading {split}")
+        splits[split] = score(results)
+        if shown is None or split != "validation":
+            shown = (split, loader, results)
+    lines = run.lines()
+    run.summarize(
+        {
+            "dataset": config.dataset,
+            "splits": splits,
+            "search": "greedy",
+            "sizes": data.counts(),
+            "seed": config.seed,
+            "seconds": round(sum(line["seconds"] + line.get("validation_seconds", 0) for line in lines), 1),
+            "seconds_of_this_process": round(seconds, 1),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "device": str(device),
+            "config": config.as_dict(),
+        }
+    )
+    title = f"{config.dataset}, {config.model.decoder}, seed {config.seed}"
+    run.save_picture("curves.png", lambda path: draw_curves(lines, path, title))
+    split, loader, results = shown
+    places = [round(i * (len(results) - 1) / 23) for i in range(24)] if len(results) > 24 else range(len(results))
+    items = []
+    for place in places:
+        _, truth, hypothesis = results[place]
+        picture = loader.items.pictures.picture(place, 0, 0)
+        items.append((picture, data.text(truth), data.text(hypothesis.tokens)))
+    exrate = splits[split]["exrate"]
+    run.save_picture("sheet.png", lambda path: draw_sheet(items, path, f"{title}: {split}, ExpRate {exrate:.1f} %"))
+
+    print("\n" + score_table(splits))
+    print(f"\nsummary {run.folder / 'summary.json'}\ncurves  {run.folder / 'curves.png'}")
+    print(f"sheet   {run.folder / 'sheet.png'}\nweights {run.best(config.stages[-1].name)}", flush=True)

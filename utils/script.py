@@ -1,0 +1,35 @@
+"""What the scripts share: their flags, and one line instead of a traceback for what a user can get wrong."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from utils.errors import UserError
+
+
+def training_parser(description: str) -> argparse.ArgumentParser:
+    """The flags of train_stage.py and train_stage_ABS.py."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="a folder in datasets/; SAMPLE is made on the spot")
+    parser.add_argument("--config", default="config.yaml", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--preset", metavar="NAME", help="overrides of the config, such as small; default: full")
+    parser.add_argument("--run", metavar="NAME", help="folder of this run in checkpoints/; default: a new one")
+    parser.add_argument("--resume", action="store_true", help="continue the run, exactly where it stopped")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="change a key of the config, such as stages.2.epochs=10 or training.ema=0.99")  # fmt: skip
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; default: the config's (auto)")
+    return parser
+
+
+def run_script(main: Callable[[], int | None], *user_errors: type[Exception]) -> None:
+    """Call main; user errors, ours and the named ones, are one line on stderr and exit code 2. Ctrl-C exits with 130."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nstopped; --resume continues", file=sys.stderr)
+        sys.exit(130)
+    except (UserError, OSError, *user_errors) as error:  # OSError: a full disk, a file that is not there
+        print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
