@@ -1,4 +1,4 @@
-"""The training loop, with a model of a few numbers: what it promises about resuming, freezing, averaging and stopping."""
+"""The training loop, with a model of a few numbers: what it promises about resuming, freezing and stopping."""
 
 import math
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ class Batch:
 
     def __post_init__(self):
         self.names = tuple(f"picture {i}" for i in self.indices)
-        self.pixels, self.padded_pixels = 3 * len(self), 4 * len(self)
+        self.pixels, self.padded_pixels, self.tokens = 3 * len(self), 4 * len(self), len(self)
 
     def __len__(self):
         return len(self.indices)
@@ -91,6 +91,8 @@ class Batches:
     def state_dict(self, batches_done):
         return {"position": batches_done}
 
+    max_pixels, fetched_ahead = None, 0
+
     def __len__(self):
         return 4
 
@@ -104,6 +106,8 @@ class Batches:
 
 
 class Objective(nn.Module):
+    units = {"label": "tokens"}
+
     def __init__(self, model, stop_after=None):
         super().__init__()
         self.model, self.calls, self.stop_after = model, 0, stop_after

@@ -138,7 +138,11 @@ class AugmentConfig:
     shear: float = not_negative()
     perspective: float = not_negative()
     distortion: float = not_negative()
-    thickness: float = not_negative()
+    thickness: float = share()
+    contrast: float = share()
+    blur: float = not_negative()
+    cut_outs: int = not_negative()
+    cut_out_size: int = positive()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,8 @@ def draw_curves(lines: Sequence[dict], path: Path, title: str) -> None:
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         for axes in (above, below):
             axes.axvline(start + 0.5, color="0.7", linewidth=1)
-        above.text((start + end + 1) / 2, 1.02, lines[start]["stage"], ha="center", transform=above.get_xaxis_transform())
+        middle, above_it = (start + end + 1) / 2, above.get_xaxis_transform()
+        above.text(middle, 1.02, lines[start]["stage"], ha="center", transform=above_it)
     for axes in (above, below):
         axes.grid(alpha=0.3)
         axes.legend(loc="upper right", fontsize="small")

@@ -1,4 +1,4 @@
-"""What a training script tells a person: the table of stages first; a summary, curves and a sheet of test pictures last."""
+"""What a training script tells a person: a table of the stages first; scores, curves and a sheet of pictures last."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def print_stages(config: Config, data: Any, model: nn.Module, run: Run, device: 
         losses = ", ".join(f"{name} {weight:g}" for name, weight in stage.losses.items())
         rows.append((stage.name, stage.pictures, ", ".join(stage.trains), losses, stage.epochs, stage.learning_rate))
     print(f"\n{config.dataset}: {data.describe()}")
-    print(f"model: {config.model.decoder}, {millions(model)} parameters, on {device}; {batching} batches; run {run.folder}\n")
+    print(f"model: {config.model.decoder}, {millions(model)} parameters, on {device}")
+    print(f"{batching} batches; run {run.folder}\n")
     print(table(rows) + "\n", flush=True)
 
 

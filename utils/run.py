@@ -186,6 +186,15 @@ class Run:
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
         self._write("summary.json", json.dumps({**summary, "versions": versions}, indent=2) + "\n")
 
+    def keep(self, name: str, make: Callable[[], dict]) -> dict:
+        """What `make` found out, once a run: a resumed run goes on with what the first start found."""
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+        found = make()
+        self._write(path.name, json.dumps(found) + "\n")
+        return found
+
     def save_picture(self, name: str, draw: Callable[[Path], None]) -> Path:
         """Let `draw` write a picture aside, then rename it."""
         path = self.folder / name

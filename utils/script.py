@@ -12,7 +12,7 @@ from utils.errors import UserError
 def training_parser(description: str) -> argparse.ArgumentParser:
     """The flags of train_stage.py and train_stage_ABS.py."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="a folder in datasets/; SAMPLE is made on the spot")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="a folder in datasets/, or SAMPLE")
     parser.add_argument("--config", default="config.yaml", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--preset", metavar="NAME", help="overrides of the config, such as small; default: full")
     parser.add_argument("--run", metavar="NAME", help="folder of this run in checkpoints/; default: a new one")
@@ -24,7 +24,7 @@ def training_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_script(main: Callable[[], int | None], *user_errors: type[Exception]) -> None:
-    """Call main; user errors, ours and the named ones, are one line on stderr and exit code 2. Ctrl-C exits with 130."""
+    """Call main; user errors, ours and the named ones, are one line on stderr and exit code 2. Ctrl-C: 130."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import random
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,15 +18,26 @@ from torch import nn
 from tqdm import tqdm
 
 from utils.config import StageConfig, TrainingConfig
+from utils.distributed import Ranks, local_rank
 from utils.errors import ConfigError, LossError
+from utils.memory import (
+    ALONE,
+    Budget,
+    MemoryModel,
+    fit_memory,
+    free_bytes,
+    peak_memory,
+    run_in_pieces,
+    sum_gradients,
+)
 from utils.metrics import scores
 from utils.run import Run, load_checkpoint, load_weights
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a run: `auto` takes the first CUDA device where there is one. Raises ConfigError otherwise."""
+    """The device of a run: `auto` takes this process's CUDA device where there is one. Raises ConfigError otherwise."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -111,18 +124,76 @@ class Loaders:
 
 @torch.no_grad()
 def read_all(
-    model: nn.Module, batches: Iterable, device: torch.device, domain: str, name: str, **search: Any
+    model: nn.Module,
+    batches: Iterable,
+    device: torch.device,
+    domain: str,
+    name: str,
+    ranks: Ranks = ALONE,
+    **search: Any,
 ) -> list[tuple[str, list[int], Any]]:
-    """Read every picture freely, to its end of sequence: (name, true ids, hypothesis) in the pictures' own order."""
+    """Read every picture freely, to its end of sequence: (name, true ids, hypothesis) in the pictures' own order.
+
+    Each rank reads its own batches, and gets the results of all.
+    """
     model.eval()
-    results = {}
-    bar = tqdm(batches, desc=name, unit="batch", leave=False, dynamic_ncols=True)
-    for batch in bar:
+    results = []
+    for batch in progress(batches, name, ranks):
+        if batch is None:
+            continue
         batch = batch.to(device)
         with autocast(device):
             hypotheses = model.read(batch.images(domain), batch.padding(domain), domain=domain, **search)
-        results |= zip(batch.indices, zip(batch.names, batch.truths(), hypotheses, strict=True), strict=True)
-    return [results[index] for index in sorted(results)]
+        results += zip(batch.indices, batch.names, batch.truths(), hypotheses, strict=True)
+    return [tuple(rest) for _, *rest in sorted(ranks.gather(results), key=lambda result: result[0])]
+
+
+def progress(batches: Iterable, name: str, ranks: Ranks, **options: Any) -> tqdm:
+    """A bar over batches, in one process of those that train together."""
+    interval = 0.2 if sys.stderr.isatty() else 30  # a log file wants a line now and then
+    options |= {"unit": "batch", "leave": False, "dynamic_ncols": True, "mininterval": interval}
+    return tqdm(batches, desc=name, disable=not ranks.is_first, **options)
+
+
+def measure_memory(
+    objective: nn.Module,
+    stage: StageConfig,
+    make_batch: Callable[[int, int, int, int], Any],
+    device: torch.device,
+    share: float = 0.9,
+) -> dict[str, Any]:
+    """The fields of a MemoryModel: what a step of this stage needs on a CUDA device, from a few probes.
+
+    Nothing of the model is changed.
+
+    make_batch(count, height, width, tokens): a batch of such pictures and labels.
+    """
+    train_only(objective.model, stage.trains)
+    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
+
+    def probe(count: int, height: int, width: int, tokens: int) -> int:
+        batch = make_batch(count, height, width, tokens).to(device)
+
+        def step() -> None:
+            with autocast(device):
+                losses = objective(batch)
+                total = sum(weight * losses[name] for name, weight in stage.losses.items() if weight)
+            total.backward()
+
+        try:
+            return peak_memory(step, device)
+        finally:
+            objective.model.zero_grad(set_to_none=True)
+
+    # Still to come, for what learns: the averages of the optimizer (two), and for all, the averaged weights.
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in objective.model.parameters()]
+    reserved = sum(size * (3 if learns else 1) for size, learns in sizes)
+    try:
+        return dataclasses.asdict(fit_memory(probe, free_bytes(device), reserved, share))
+    finally:
+        with torch.no_grad():
+            for name, buffer in objective.model.named_buffers():
+                buffer.copy_(buffers[name])
 
 
 def autocast(device: torch.device):
@@ -146,19 +217,23 @@ def fit(
     device: torch.device,
     seed: int,
     title: str,
-    after_epoch: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
+    memory: MemoryModel | None = None,
 ) -> dict[str, float]:
     """Train one stage and leave the model with its best weights, chosen on validation.
 
-    objective(batch) -> {loss name: mean over the batch's real tokens or pictures}, all with gradients.
+    objective(batch) -> {loss name: mean over the batch's real tokens or pictures}; objective.units says which.
+    A batch that runs out of memory is run in pieces that add up to the same gradient; see utils/memory.py.
     Resumes from run.state_of(stage.name), in the middle of an epoch too, to the same weights as if never stopped.
     Returns the best validation scores. Raises LossError when a loss is not finite.
     """
     train_only(model, stage.trains)
     optimizer = make_optimizer(model, stage, training)
     averaged = AveragedWeights(model, training.ema)
-    best, first_epoch, first_batch, sums, seconds = None, 0, 0, EpochSums(), 0.0
-    seed_everything(seed)
+    train = loaders.train
+    budget = Budget(train.max_pixels, fetched_ahead=train.fetched_ahead) if train.max_pixels else None
+    best, first_epoch, first_batch, sums = None, 0, 0, EpochSums()
+    seed_everything(seed + 1000 * ranks.rank)
 
     state = run.state_of(stage.name)
     if state:
@@ -167,10 +242,16 @@ def fit(
         averaged.steps = state["averaged_steps"]
         optimizer.load_state_dict(state["optimizer"])
         best, first_epoch, first_batch = state["best"], state["epoch"], state["batch"]
-        sums, seconds = EpochSums(**state["sums"]), state["seconds"]
-        restore_random_state(state["random"], device)
+        if budget:
+            budget.load_state_dict(state["budget"])
+            train.set_max_pixels(budget.max_pixels)
+        if len(state["ranks"]) == ranks.world_size:  # with another number of processes, the draws start anew
+            mine = state["ranks"][ranks.rank]
+            restore_random_state(mine["random"], device)
+            sums = EpochSums(**mine["sums"])
 
     def save_state(epoch: int, batch: int) -> None:
+        own = {"random": random_state(device), "sums": sums.as_dict()}
         run.save_state(
             stage.name,
             finished,
@@ -181,62 +262,82 @@ def fit(
             best=best,
             epoch=epoch,
             batch=batch,
-            loader=loaders.train.state_dict(batch),
-            sums=sums.as_dict(),
-            seconds=seconds,
-            random=random_state(device),
+            loader=train.state_dict(batch),
+            budget=budget.state_dict() if budget else None,
+            ranks=ranks.gather([own]),
         )
 
+    def learn(batch: Any) -> bool:
+        """One step of the optimizer. Returns whether memory made it go in pieces."""
+        own = {"tokens": batch.tokens, "pictures": len(batch)} if batch else {"tokens": 0, "pictures": 0}
+        whole = {unit: ranks.total(count, device) for unit, count in own.items()}
+
+        def step(piece: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+            shares = {"tokens": piece.tokens / whole["tokens"], "pictures": len(piece) / whole["pictures"]}
+            with autocast(device):
+                losses = {name: loss * shares[objective.units[name]] for name, loss in objective(piece).items()}
+                total = sum(weight * losses[name] for name, weight in stage.losses.items() if weight)
+            total.backward()
+            return {name: loss.detach() for name, loss in losses.items()}, total.detach()
+
+        results, was_split = run_in_pieces(batch, step, lambda: optimizer.zero_grad(set_to_none=True), device, ranks)
+        sum_gradients(model.parameters(), ranks)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+        optimizer.step()
+        ranks.average(model.buffers())
+        averaged.update(model)
+        if results:
+            losses = {name: sum(piece[name] for piece, _ in results) for name in results[0][0]}
+            total = sum(total for _, total in results)
+            sums.add(batch, losses, total, whole["pictures"], was_split)
+            if watch.see(total, norm, batch.names):
+                bar.set_postfix(loss=f"{watch.last * ranks.world_size:.3f}", refresh=False)
+        return was_split
+
     for epoch in range(first_epoch, stage.epochs):
-        loaders.train.set_epoch(epoch, state["loader"] if first_batch else None)
+        train.set_epoch(epoch, state["loader"] if first_batch else None)
         train_only(model, stage.trains)
         watch = LossWatch(stage.name, epoch + 1, every=1 if device.type == "cpu" else 20)
-        steps, started = len(loaders.train), time.monotonic()
-        saved = started
-        bar = tqdm(
-            loaders.train,
-            desc=f"{title} epoch {epoch + 1}/{stage.epochs}",
-            total=steps,
-            initial=first_batch,
-            unit="batch",
-            leave=False,
-            dynamic_ncols=True,
-        )
+        steps = len(loaders.train)
+        clock = saved = time.monotonic()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        name = f"{title} epoch {epoch + 1}/{stage.epochs}"
+        bar = progress(train, name, ranks, total=steps, initial=first_batch)
         for number, batch in enumerate(bar, first_batch):
             rate = stage.learning_rate * learning_rate_factor(
                 epoch + number / steps, stage.epochs, training.warmup_epochs, training.final_learning_rate
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = batch.to(device)
-            with autocast(device):
-                losses = objective(batch)
-                total = sum(weight * losses[name] for name, weight in stage.losses.items() if weight)
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
-            optimizer.step()
-            averaged.update(model)
-            sums.add(batch, losses, total)
-            if watch.see(total, norm, batch.names):
-                bar.set_postfix(loss=f"{watch.last:.3f}", refresh=False)
-            if time.monotonic() - saved > 60 * training.save_minutes and number + 1 < steps:
+            was_split = learn(batch.to(device) if batch is not None else None)
+            if budget and budget.record(was_split):
+                train.set_max_pixels(budget.max_pixels)
+                steps = len(loaders.train)
+                if ranks.is_first:
+                    why = "out of memory" if was_split else "no batch ran out of memory for a while"
+                    size = f"{len(batch)} pictures, {batch.padded_pixels:,} padded pixels" if batch else "no pictures"
+                    tqdm.write(f"{title}: {why} ({size}); from now on {budget.max_pixels:,} pixels a batch")
+            now = time.monotonic()
+            sums.seconds, clock = sums.seconds + now - clock, now
+            # All ranks must agree on when to save: the first one's clock counts.
+            if ranks.total((now - saved > 60 * training.save_minutes) * ranks.is_first, device) and number + 1 < steps:
                 watch.check()
-                saved = time.monotonic()
-                seconds += saved - started
-                started = saved
                 save_state(epoch, number + 1)
+                clock = saved = time.monotonic()
         watch.check()
-        seconds += time.monotonic() - started
-        line = {
-            "stage": stage.name,
-            "epoch": epoch + 1,
-            "learning_rate": rate,
-            **sums.line(seconds),
-        }
+        parts = ranks.gather([sums.as_dict()])
+        line = {"stage": stage.name, "epoch": epoch + 1, "learning_rate": rate, **EpochSums.line(parts)}
+        if budget:
+            line["max_pixels"] = budget.max_pixels
+        if device.type == "cuda":
+            line["peak_memory"] = torch.cuda.max_memory_allocated(device)
+        if memory:
+            line["peak_memory_predicted"] = int(memory.predict(line["largest_padded"]))
         if (epoch + 1) % training.validate_every == 0 or epoch + 1 == stage.epochs:
             started = time.monotonic()
-            results = read_all(averaged.model, loaders.validation, device, loaders.domain, f"{title} validation")
+            name = f"{title} validation"
+            results = read_all(averaged.model, loaders.validation, device, loaders.domain, name, ranks)
             line["validation"] = score(results)
             line["validation_seconds"] = round(time.monotonic() - started, 1)
             about = {"epoch": epoch + 1, "validation": line["validation"]}
@@ -245,12 +346,13 @@ def fit(
                 run.save_weights(stage.name, "best", averaged.model.state_dict(), **about)
             run.save_weights(stage.name, "last", averaged.model.state_dict(), **about)
         run.log(line)
-        sums, seconds, first_batch = EpochSums(), 0.0, 0
+        sums, first_batch = EpochSums(), 0
         if epoch + 1 < stage.epochs:
             save_state(epoch + 1, 0)
-        tqdm.write(describe(line, title, stage.epochs))
-        after_epoch()
+        if ranks.is_first:
+            tqdm.write(describe(line, title, stage.epochs))
 
+    ranks.wait()  # for the first one's files
     load_weights(model, load_checkpoint(run.best(stage.name)))
     run.save_state(stage.name, [*finished, stage.name])
     return best
@@ -303,39 +405,43 @@ class LossWatch:
 
 
 class EpochSums:
-    """What an epoch's log line is made of; kept on the device until the epoch ends."""
+    """What an epoch's log line is made of, in one process; losses are kept on the device until the epoch ends."""
 
-    def __init__(self, losses: dict | None = None, pictures: int = 0, pixels: int = 0, padded: int = 0, counts=()):
-        self.losses = dict(losses or {})
-        self.pictures, self.pixels, self.padded, self.counts = pictures, pixels, padded, list(counts)
+    def __init__(self, losses: dict | None = None, seconds: float = 0.0, batches: Iterable = (), splits: Iterable = ()):
+        self.losses, self.seconds = dict(losses or {}), seconds
+        self.batches = [list(batch) for batch in batches]  # pictures, pixels, padded pixels
+        self.splits = [list(batch) for batch in splits]  # those that did not fit into memory: pictures, padded pixels
 
-    def add(self, batch: Any, losses: dict[str, torch.Tensor], total: torch.Tensor) -> None:
+    def add(self, batch: Any, losses: dict, total: torch.Tensor, pictures: float, was_split: bool) -> None:
+        """losses: this process's share of the step's means.   pictures: of the step, in all processes."""
         for name, value in {**losses, "total": total}.items():
-            self.losses[name] = self.losses.get(name, 0) + value.detach().float() * len(batch)
-        self.pictures += len(batch)
-        self.pixels += batch.pixels
-        self.padded += batch.padded_pixels
-        self.counts.append(len(batch))
+            self.losses[name] = self.losses.get(name, 0) + value.float() * pictures
+        self.batches.append([len(batch), batch.pixels, batch.padded_pixels])
+        if was_split:
+            self.splits.append([len(batch), batch.padded_pixels])
 
     def as_dict(self) -> dict:
-        return {
-            "losses": {name: float(value) for name, value in self.losses.items()},
-            "pictures": self.pictures,
-            "pixels": self.pixels,
-            "padded": self.padded,
-            "counts": self.counts,
-        }
+        losses = {name: float(value) for name, value in self.losses.items()}
+        return {"losses": losses, "seconds": self.seconds, "batches": self.batches, "splits": self.splits}
 
-    def line(self, seconds: float) -> dict:
+    @staticmethod
+    def line(parts: Sequence[dict]) -> dict:
+        """What the processes have summed up, together."""
+        counts, pixels, padded = np.array([batch for part in parts for batch in part["batches"]]).T
+        seconds = max(part["seconds"] for part in parts)
+        names = dict.fromkeys(name for part in parts for name in part["losses"])
+        losses = {name: sum(part["losses"].get(name, 0.0) for part in parts) / counts.sum() for name in names}
         return {
-            "losses": {name: round(float(value) / max(self.pictures, 1), 5) for name, value in self.losses.items()},
-            "pictures": self.pictures,
-            "batches": len(self.counts),
-            "mean_batch": round(self.pictures / max(len(self.counts), 1), 2),
-            "largest_batch": max(self.counts, default=0),
-            "padding": round(1 - self.pixels / max(self.padded, 1), 4),
+            "losses": {name: round(value, 5) for name, value in losses.items()},
+            "pictures": int(counts.sum()),
+            "batches": len(counts),
+            "mean_batch": round(float(counts.mean()), 2),
+            "largest_batch": int(counts.max()),
+            "largest_padded": int(padded.max()),
+            "padding": round(1 - float(pixels.sum() / padded.sum()), 4),
+            "splits": [batch for part in parts for batch in part["splits"]],
             "seconds": round(seconds, 2),
-            "pictures_per_second": round(self.pictures / max(seconds, 1e-9), 1),
+            "pictures_per_second": round(float(counts.sum()) / max(seconds, 1e-9), 1),
         }
 
 
