@@ -1,0 +1,119 @@
+"""Pictures as the network sees them: grey, ink 255 on paper 0, with a narrow margin, whatever came in."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from dataset.errors import DataError
+
+# Paper around the ink, in pixels, on all four sides.
+MARGIN = 4
+# A border whose middle 90 % differ by no more grey levels than this is clean paper: a scan, a screen, a rendering.
+CLEAN_SPREAD = 8
+# Grey levels between paper and ink, below which a picture of many levels is a blank sheet and its noise.
+LEAST_CONTRAST = 16
+# Normalised pixels that the picture is cropped to. Grain may look like faint ink where paper was photographed.
+LEAST_INK, LEAST_INK_IN_PHOTOGRAPHS = 64, 96
+# The window, in pixels, in which a photograph's paper is looked for: wider than a stroke, narrower than a shadow.
+LEAST_WINDOW, LARGEST_WINDOW = 31, 101
+
+
+def read_picture(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
+    """Read a picture file, or the bytes of one, as uint8 grey (H, W), in the polarity it has.
+
+    Turned as EXIF says, transparency laid on white, 16 bits scaled to 8. `name` stands for bytes in messages.
+    Raises DataError that names the file when it is missing, empty, truncated or not a picture.
+    """
+    name = name or (str(source) if not isinstance(source, bytes) else "picture")
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror}") from None
+    if not data:
+        raise DataError(f"{name}: is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _grey(ImageOps.exif_transpose(image))
+    except Exception as error:  # of any kind: on broken files the decoders raise OSError, SyntaxError, struct.error …
+        raise DataError(f"{name}: is truncated or not a picture ({error or type(error).__name__})") from None
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):  # 16 bits a pixel; Pillow's own conversion would clip them at 255
+        return (np.asarray(image, np.float64) / 257).round().clip(0, 255).astype(np.uint8)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("L"))
+
+
+def normalise(picture: np.ndarray, name: str = "picture") -> np.ndarray:
+    """Bring a picture of any polarity to ink 255 on paper 0, cropped to its ink with MARGIN pixels of paper around.
+
+    picture: uint8 (H, W). Returns uint8 (H', W'). Raises DataError, which begins with `name`, when there is no ink.
+
+    A picture with a clean border (scan, screen, rendering) has paper of one grey, the border's, and ink is what differs
+    from it. In any other picture (photograph) light changes from place to place: ink is what differs from the paper
+    around it, and it is dark or light, whichever has the sharper strokes. Contrast is then stretched until a typical
+    ink pixel is 255. Two-valued pictures stay two-valued, and a normalised picture stays as it is.
+    """
+    if picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size:
+        raise DataError(f"{name}: expected a grey picture, uint8 (height, width), got {picture.dtype} {picture.shape}")
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    low, paper, high = np.percentile(border, (5, 50, 95), method="nearest")
+    is_clean = high - low <= CLEAN_SPREAD
+    is_dark_ink = picture.mean() < paper if is_clean else _has_dark_strokes(picture)
+    if is_clean:
+        ink = cv2.absdiff(picture, np.full_like(picture, paper)) * ((picture < paper) == is_dark_ink)
+    else:
+        ink = _ink_on_paper(picture, is_dark_ink)
+    paper_level, ink_level = _levels(ink, is_clean)
+    is_two_valued = np.count_nonzero(np.bincount(picture.ravel(), minlength=256)) <= 2
+    if ink_level - paper_level < (1 if is_two_valued else LEAST_CONTRAST):
+        raise DataError(f"{name}: has no ink, all of it looks like paper")
+    ink = ((ink - paper_level) * (255 / (ink_level - paper_level))).round().clip(0, 255).astype(np.uint8)
+    is_ink = ink >= (LEAST_INK if is_clean else LEAST_INK_IN_PHOTOGRAPHS)
+    rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
+    return np.pad(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], MARGIN)
+
+
+def _window(picture: np.ndarray) -> tuple[int, int]:
+    side = int(np.clip(min(picture.shape) // 4, LEAST_WINDOW, LARGEST_WINDOW)) | 1
+    return side, side
+
+
+def _has_dark_strokes(picture: np.ndarray) -> bool:
+    """Strokes are few and sharp, so they are the long tail of the differences from the local mean."""
+    difference = picture.astype(np.float32)
+    difference -= cv2.blur(difference, _window(picture))
+    return bool((difference**3).mean() < 0)
+
+
+def _ink_on_paper(picture: np.ndarray, is_dark_ink: bool) -> np.ndarray:
+    """uint8 (H, W): how far each pixel is from the paper around it (morphological closing and opening)."""
+    square = np.ones(_window(picture), np.uint8)  # wider than a stroke: in every window there is some paper
+    if not is_dark_ink:
+        return cv2.morphologyEx(picture, cv2.MORPH_TOPHAT, square)
+    paper = cv2.morphologyEx(picture, cv2.MORPH_CLOSE, square)
+    # Divided by the paper, because a shadow dims ink and paper alike.
+    return cv2.divide(paper - picture, paper, scale=255)
+
+
+def _levels(ink: np.ndarray, is_clean: bool) -> tuple[float, float]:
+    """What is still paper, above the grain of a photographed one, and what is typical ink. Equal where all is one."""
+    _, is_ink = cv2.threshold(ink, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    if is_ink.min() == is_ink.max():
+        return 0.0, 0.0
+    is_ink = is_ink.astype(bool)
+    return 0.0 if is_clean else float(np.percentile(ink[~is_ink], 95)), float(np.median(ink[is_ink]))
+
+
+def resize(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Scale uint8 (H, W); each side becomes max(1, round(side * scale)). Shrinking averages, growing interpolates."""
+    height, width = (max(1, round(side * scale)) for side in picture.shape)
+    if (height, width) == picture.shape:
+        return picture
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

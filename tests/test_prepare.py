@@ -1,0 +1,447 @@
+"""Every published package comes in whole; what cannot is named; nothing is left half done."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import dataset.packages
+from dataset.errors import DataError
+from dataset.packages import prepare, prepare_if_needed, recognise
+from dataset.pickles import read_pickle
+from dataset.store import open_split
+from dataset.vocabulary import UNKNOWN, Vocabulary
+
+ROOT = Path(__file__).resolve().parents[1]
+LABELS = {
+    "train": {"a_1": "x + y", "a_2": r"\frac { x } { y }", "b.3": "x"},
+    "2014": {"c_1": "y + x", "c_2": "x", "c_3": "z"},
+}
+
+
+def ink(name, label):
+    """A two-valued picture, white on black, that differs from name to name."""
+    picture = np.zeros((30, 60), np.uint8)
+    picture[10:13, 12 : 20 + 3 * len(label)] = 255
+    picture[10 : 16 + sum(map(ord, name)) % 7, 12:15] = 255
+    return picture
+
+
+def image(name, label, suffix, is_dark_ink=False):
+    picture = ink(name, label)
+    return cv2.imencode(suffix, 255 - picture if is_dark_ink else picture)[1].tobytes()
+
+
+def caption(split, separator="\t", suffix=""):
+    return "".join(f"{name}{suffix}{separator}{label}\n" for name, label in LABELS[split].items())
+
+
+def make_can(folder, is_dark_ink, separator, protocol=4, shape=lambda picture: picture):
+    folder.mkdir()
+    for split, prefix in (("train", "train"), ("2014", "14_test")):
+        pictures = {name: ink(name, label) for name, label in LABELS[split].items()}
+        pictures = {name: shape(255 - p if is_dark_ink else p) for name, p in pictures.items()}
+        (folder / f"{prefix}_images.pkl").write_bytes(pickle.dumps(pictures, protocol))
+        (folder / f"{prefix}_labels.txt").write_text(caption(split, separator))
+    (folder / "words_dict.txt").write_text(
+        "\n".join(["eos", "sos", "x", "y", "+", r"\frac", "{", "}", "unused"]) + "\n"
+    )
+    return folder
+
+
+def make_comer(folder, inside="data/", images="img/", suffix=".bmp", is_dark_ink=False):
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "data.zip", "w") as archive:
+        archive.writestr("__MACOSX/data/train/._caption.txt", "x")
+        for split in LABELS:
+            archive.writestr(f"{inside}{split}/caption.txt", caption(split))
+            for name, label in LABELS[split].items():
+                archive.writestr(f"{inside}{split}/{images}{name}{suffix}", image(name, label, suffix, is_dark_ink))
+    return folder / "data.zip"
+
+
+def make_unpacked(folder, **kind):
+    zipfile.ZipFile(make_comer(folder, **kind)).extractall(folder)
+    (folder / "data.zip").unlink()
+    return folder
+
+
+def make_plain(folder):
+    for split in LABELS:
+        (folder / split / "images").mkdir(parents=True)
+        (folder / split / "labels.txt").write_text(caption(split))
+        for name, label in LABELS[split].items():
+            (folder / split / "images" / f"{name}.png").write_bytes(image(name, label, ".png"))
+    return folder
+
+
+PACKAGES = {
+    "pickles, white ink, tabs": lambda f: make_can(f, False, "\t"),
+    "pickles, black ink, spaces": lambda f: make_can(f, True, " "),
+    "pickles of Python 2 with a channel": lambda f: make_can(f, False, "\t", 2, lambda picture: picture[None]),
+    "pickles, newest protocol, true and false": lambda f: make_can(f, False, "\t", 5, lambda picture: picture > 0),
+    "zip with img/": make_comer,
+    "zip without img/": lambda f: make_comer(f, images=""),
+    "zip without data/, dark ink": lambda f: make_comer(f, inside="", is_dark_ink=True),
+    "folder with a zip": lambda f: make_comer(f).parent,
+    "unpacked zip": make_unpacked,
+    "plain form": make_plain,
+}
+
+
+@pytest.mark.parametrize("make", PACKAGES.values(), ids=PACKAGES)
+def test_every_package_gives_the_same_labels_and_pictures(tmp_path, make):
+    assert prepare(make(tmp_path / "download"), tmp_path / "NAME", progress=False) == []
+    vocabulary = Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt")
+    for split, labels in LABELS.items():
+        assert (tmp_path / "NAME" / split / "labels.txt").read_text() == caption(split)
+        store = open_split(tmp_path / "NAME", split, vocabulary)
+        assert [store.name(i) for i in range(len(store))] == list(labels)
+        for index, (name, label) in enumerate(labels.items()):
+            seen, rows_columns = store.picture(index), np.argwhere(ink(name, label))
+            (top, left), (bottom, right) = rows_columns.min(axis=0), rows_columns.max(axis=0) + 1
+            assert np.array_equal(seen, np.pad(ink(name, label)[top:bottom, left:right], 4))
+    assert store.tokens(2).tolist() == [UNKNOWN]  # a token that train lacks stays in a test split
+
+
+def test_the_vocabulary_is_the_packages_own_or_made_of_the_training_labels(tmp_path):
+    prepare(make_can(tmp_path / "can", False, "\t"), tmp_path / "A", progress=False)
+    prepare(make_comer(tmp_path / "comer"), tmp_path / "B", progress=False)
+    assert (tmp_path / "A" / "vocabulary.txt").read_text().split() == ["x", "y", "+", r"\frac", "{", "}", "unused"]
+    assert (tmp_path / "B" / "vocabulary.txt").read_text().split() == ["+", r"\frac", "x", "y", "{", "}"]
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_photographs_with_chinese_tokens_come_in_as_they_are(tmp_path, nested):
+    for split in ("train", "test"):
+        folder = tmp_path / "HME100K" / (split if nested else "")
+        (folder / f"{split}_images").mkdir(parents=True)
+        (folder / f"{split}_labels.txt").write_text(f"{split}_0.jpg\tx 、 y\n", encoding="utf-8")
+        (folder / f"{split}_images" / f"{split}_0.jpg").write_bytes(image("a", "x", ".jpg", is_dark_ink=True))
+    assert prepare(tmp_path / "HME100K", tmp_path / "NAME", progress=False) == []
+    vocabulary = Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt")
+    store = open_split(tmp_path / "NAME", "test", vocabulary)
+    assert store.name(0) == "test_0" and vocabulary.decode(store.tokens(0)) == ["x", "、", "y"]
+    copied = tmp_path / "NAME" / "test" / "images" / "test_0.jpg"
+    assert copied.read_bytes() == image("a", "x", ".jpg", is_dark_ink=True)
+    assert store.picture(0)[6, 6] > 200 and store.picture(0)[0, 0] == 0
+
+
+def inkml(label, points="0 0, 10 10, 20 0"):
+    return (
+        '<ink xmlns="http://www.w3.org/2003/InkML">'
+        f'<annotation type="truth">${label}$</annotation><trace id="0">{points}</trace></ink>'
+    )
+
+
+def test_folders_of_pen_strokes_become_splits(tmp_path):
+    for path, label in {"train/sub/a": "x^2", "train/b": r"\frac{x}{2}", "TEST2014/c": "x"}.items():
+        (tmp_path / "ink" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "ink" / f"{path}.inkml").write_text(inkml(label))
+    (tmp_path / "ink" / "train" / "empty.inkml").touch()
+    (tmp_path / "ink" / "train" / "sub" / "b.inkml").write_text(inkml("y"))
+    bad = prepare(tmp_path / "ink", tmp_path / "NAME", progress=False)
+    labels = (tmp_path / "NAME" / "train" / "labels.txt").read_text().splitlines()
+    assert sorted(labels) == ["a\tx ^ { 2 }", "b\t\\frac { x } { 2 }"]
+    assert (tmp_path / "NAME" / "2014" / "labels.txt").read_text() == "c\tx\n"
+    assert sorted(item.where for item in bad) == ["train/empty.inkml", "train/sub/b.inkml"]
+    assert "duplicate name 'b'" in str(bad) and "empty" in str(bad)
+
+
+def test_a_folder_that_is_one_split_takes_the_name_it_is_given(tmp_path, capsys):
+    (tmp_path / "ink").mkdir()
+    (tmp_path / "ink" / "a.inkml").write_text(inkml("x"))
+    with pytest.raises(DataError, match="--split"):
+        prepare(tmp_path / "ink", tmp_path / "NAME", progress=False)
+    prepare(tmp_path / "ink", tmp_path / "NAME", "2016", progress=False)
+    assert "no split 'train' yet" in capsys.readouterr().err
+    prepare(tmp_path / "ink", tmp_path / "NAME", "train", progress=False)
+    assert {path.parent.parent.name for path in (tmp_path / "NAME").glob("*/store/store.json")} == {"2016", "train"}
+
+
+def test_one_split_of_several_can_be_taken(tmp_path):
+    path = make_comer(tmp_path / "download")
+    assert prepare(path, tmp_path / "NAME", "2014", progress=False) == []
+    assert [folder.name for folder in (tmp_path / "NAME").iterdir() if folder.is_dir()] == ["2014"]
+    with pytest.raises(DataError, match="no split '2019' in it; there are train, 2014"):
+        prepare(path, tmp_path / "NAME", "2019", progress=False)
+
+
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ("14_test", "2014"),
+        ("2019", "2019"),
+        ("TEST2014", "2014"),
+        ("train", "train"),
+        ("val", "validation"),
+        ("a", "a"),
+    ],
+)
+def test_splits_are_named_alike_whatever_the_package_calls_them(text, name):
+    assert dataset.packages._split_name(text) == name
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ("touch attacked",)
+
+
+@pytest.mark.parametrize("hidden", [Attack(), {"a": [Attack()]}, {"a": np.array([Attack()], object)}])
+def test_a_pickle_that_asks_for_anything_but_arrays_is_refused_and_not_run(tmp_path, monkeypatch, hidden):
+    monkeypatch.chdir(tmp_path)
+    Path("train_images.pkl").write_bytes(pickle.dumps(hidden))
+    with pytest.raises(DataError, match=r"train_images\.pkl: .*asks for posix\.system"):
+        read_pickle("train_images.pkl")
+    assert not Path("attacked").exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_every_protocol_and_of_old_numpy_are_read(tmp_path, protocol):
+    value = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": [np.float64(0.5), ("text", 1, None)]}
+    for old in (False, True):
+        data = pickle.dumps(value, protocol)
+        if old and protocol < 4:  # names end with a line; in later protocols their length is written before them
+            assert b"numpy._core" in data
+            data = data.replace(b"numpy._core", b"numpy.core")
+        (tmp_path / "p.pkl").write_bytes(data)
+        again = read_pickle(tmp_path / "p.pkl")
+        assert np.array_equal(again["a"], value["a"]) and again["b"] == value["b"]
+
+
+def test_a_truncated_pickle_is_an_error_that_names_it(tmp_path):
+    make_can(tmp_path / "can", False, "\t")
+    path = tmp_path / "can" / "train_images.pkl"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"train_images\.pkl: not a readable pickle"):
+        prepare(tmp_path / "can", tmp_path / "NAME", progress=False)
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/outside.txt", "data/../../x", r"..\x", "C:/x"])
+def test_a_zip_that_unpacks_outside_its_folder_is_refused(tmp_path, name):
+    path = make_comer(tmp_path / "download")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, "x")
+    with pytest.raises(DataError, match=r"data\.zip: .* would unpack outside its folder"):
+        prepare(path, tmp_path / "NAME", progress=False)
+    assert not (tmp_path / "NAME").exists()
+
+
+def test_bad_items_of_a_package_are_named_and_the_rest_comes_in(tmp_path):
+    folder = make_can(tmp_path / "can", False, "\t")
+    pictures = pickle.loads((folder / "train_images.pkl").read_bytes())
+    blank = np.zeros((9, 9), np.uint8)
+    pictures |= {"blank": blank, "deep": blank.astype(float), "unasked": ink("u", "x"), "late": ink("l", "x")}
+    (folder / "train_images.pkl").write_bytes(pickle.dumps(pictures))
+    with open(folder / "train_labels.txt", "a") as file:
+        file.write("gone\tx\nblank\tx\ndeep\tx\nlate\tx \\foo\na_1\ty\n../../up\tx\n")
+    told = "\n".join(map(str, prepare(folder, tmp_path / "NAME", progress=False)))
+    for words in (
+        "train_labels.txt, line 4: no picture 'gone' in train_images.pkl",
+        "train_labels.txt, line 5: blank: has no ink",
+        "train_labels.txt, line 6: expected a picture, uint8 (height, width), got float64",
+        r"train_labels.txt, line 7: token 2 of 2, \foo, is not in the vocabulary",
+        "train_labels.txt, line 8: duplicate name 'a_1', first in line 1",
+        "train_labels.txt, line 9: '../../up' cannot be a file's name",
+        "train_images.pkl, unasked: a picture without a label",
+    ):
+        assert words in told
+    assert len(told.splitlines()) == 7
+    assert (tmp_path / "NAME" / "train" / "labels.txt").read_text() == caption("train")
+    assert (tmp_path / "NAME" / "train" / "left_out.txt").read_text() == told + "\n"
+    assert len(open_split(tmp_path / "NAME", "train", Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt"))) == 3
+
+
+def test_two_pictures_of_one_name_are_one_too_many(tmp_path):
+    folder = make_plain(tmp_path / "plain")
+    (folder / "train" / "images" / "a_1.jpg").write_bytes(image("a", "x", ".jpg"))
+    (bad,) = prepare(folder, tmp_path / "NAME", progress=False)
+    assert str(bad) == "train/images, a_1.png: a picture without a label"
+
+
+def test_a_repeated_token_in_the_packages_vocabulary_names_its_file(tmp_path):
+    folder = make_can(tmp_path / "can", False, "\t")
+    (folder / "words_dict.txt").write_text("eos\nsos\nx\nx\n")
+    with pytest.raises(DataError, match=r"words_dict\.txt: .*'x' occurs twice"):
+        prepare(folder, tmp_path / "NAME", progress=False)
+
+
+def test_a_broken_picture_in_a_zip_is_named(tmp_path):
+    path = make_comer(tmp_path / "download")
+    data = path.read_bytes()
+    spot = data.index(image("a_2", LABELS["train"]["a_2"], ".bmp"))
+    path.write_bytes(data[: spot + 200] + b"damage" + data[spot + 206 :])
+    (bad,) = prepare(path, tmp_path / "NAME", progress=False)
+    assert bad.where == "data.zip/data/train/caption.txt, line 2" and "a_2.bmp: cannot be unpacked" in bad.reason
+
+
+def test_labels_without_pictures_beside_them_are_not_passed_over_in_silence(tmp_path, capsys):
+    folder = make_can(tmp_path / "can", False, "\t")
+    (folder / "14_test_images.pkl").unlink()
+    prepare(folder, tmp_path / "NAME", progress=False)
+    assert "14_test_labels.txt: no pictures beside it" in capsys.readouterr().err
+
+
+def test_two_sources_of_one_split_are_an_error_that_names_both(tmp_path):
+    folder = make_can(tmp_path / "can", False, "\t")
+    (folder / "train" / "images").mkdir(parents=True)
+    (folder / "train" / "labels.txt").write_text("a\tx\n")
+    (folder / "train" / "images" / "a.png").write_bytes(image("a", "x", ".png"))
+    with pytest.raises(DataError, match=r"two splits 'train', in .*images.* and in .*images"):
+        recognise(folder)
+
+
+# ---------------------------------------------------------------------------------------- in place, stopped, again
+
+
+@pytest.mark.parametrize("make", [PACKAGES["pickles, white ink, tabs"], make_unpacked, PACKAGES["folder with a zip"]])
+def test_a_package_found_in_its_place_is_prepared_once_and_says_so(tmp_path, capsys, make):
+    folder = make(tmp_path / "CROHME")
+    prepare_if_needed(folder, progress=False)
+    said = capsys.readouterr().err
+    assert "CROHME: preparing" in said and "passed over" not in said
+    assert (folder / "train" / "labels.txt").read_text() == caption("train")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    prepare_if_needed(folder, progress=False)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert capsys.readouterr().err == ""
+
+
+def test_the_plain_form_needs_nothing_but_its_vocabulary(tmp_path):
+    folder = make_plain(tmp_path / "MINE")
+    prepare_if_needed(folder)
+    made = {path.name for path in folder.rglob("*")} - {path.name for path in make_plain(tmp_path / "again").rglob("*")}
+    assert made == {"vocabulary.txt", ".lock"}
+
+
+def test_training_stops_at_bad_items_once_and_then_says_that_they_are_left_out(tmp_path, capsys):
+    folder = make_can(tmp_path / "CROHME", False, "\t")
+    with open(folder / "train_labels.txt", "a") as file:
+        file.write("gone\tx\n")
+    with pytest.raises(DataError, match=r"(?s)1 bad items.*train_labels\.txt, line 4"):
+        prepare_if_needed(folder, progress=False)
+    capsys.readouterr()
+    prepare_if_needed(folder, progress=False)
+    assert "CROHME/train: 1 items are left out, see" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("there", [None, "readme.txt"])
+def test_where_nothing_is_it_is_said_what_was_looked_for_and_how_to_get_it(tmp_path, there):
+    if there:
+        (tmp_path / "CROHME").mkdir()
+        (tmp_path / "CROHME" / there).touch()
+    with pytest.raises(DataError, match=r"CROHME: no training data\. .*labels\.txt.*train_images\.pkl.*prepare\.py"):
+        prepare_if_needed(tmp_path / "CROHME")
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_stopped_anywhere_and_started_again_the_result_is_the_same(tmp_path, monkeypatch, step):
+    """Every item written and every rename is a place to stop at."""
+    folder, steps = make_can(tmp_path / "CROHME", False, "\t"), iter(range(100))
+
+    def stop_before(function):
+        def stopped(*arguments, **options):
+            if next(steps) == step:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset.packages, "_save", stop_before(dataset.packages._save))
+        patch.setattr(Path, "rename", stop_before(Path.rename))
+        with pytest.raises(KeyboardInterrupt):
+            prepare_if_needed(folder, progress=False)
+    prepare_if_needed(folder, progress=False)
+    vocabulary = Vocabulary.from_file(folder / "vocabulary.txt")
+    for split in LABELS:
+        assert (folder / split / "labels.txt").read_text() == caption(split)
+        assert len(list((folder / split / "images").iterdir())) == len(open_split(folder, split, vocabulary)) == 3
+        assert not list((folder / split).glob("*.partial"))
+
+
+def test_a_finished_split_is_kept_and_a_changed_one_made_again(tmp_path, capsys):
+    folder = make_can(tmp_path / "can", False, "\t")
+    prepare(folder, tmp_path / "NAME", progress=False)
+    (folder / "train_labels.txt").write_text(caption("train").replace("x + y", "y + x"))
+    capsys.readouterr()
+    prepare(folder, tmp_path / "NAME", progress=False)
+    said = capsys.readouterr().err
+    assert "NAME/2014: already there" in said and "NAME/train: already there" not in said
+    assert "y + x" in (tmp_path / "NAME" / "train" / "labels.txt").read_text()
+
+
+def test_a_download_that_grew_brings_its_new_tokens_along(tmp_path, monkeypatch):
+    folder = make_comer(tmp_path / "CROHME").parent
+    prepare_if_needed(folder, progress=False)
+    (folder / "data.zip").unlink()
+    monkeypatch.setitem(LABELS["train"], "d_1", "w")
+    make_comer(tmp_path / "new").rename(folder / "data.zip")
+    assert prepare(folder, folder, progress=False) == []
+    assert "w" in Vocabulary.from_file(folder / "vocabulary.txt").tokens
+
+
+def test_a_split_is_never_seen_with_the_labels_of_another_one(tmp_path, monkeypatch):
+    folder, target = make_can(tmp_path / "can", False, "\t"), tmp_path / "NAME" / "train"
+    prepare(folder, tmp_path / "NAME", progress=False)
+    (folder / "train_labels.txt").write_text(caption("train").replace("x + y", "y + x"))
+    (target / "images.partial").mkdir()
+    (target / "images.partial" / "left_by_a_stopped_run.png").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(folder, tmp_path / "NAME", progress=False)
+        assert not (target / "labels.txt").exists()
+    assert prepare(folder, tmp_path / "NAME", progress=False) == []
+    assert sorted(path.stem for path in (target / "images").iterdir()) == sorted(LABELS["train"])
+
+
+def test_what_was_made_by_hand_is_not_overwritten(tmp_path):
+    folder = make_plain(tmp_path / "NAME")
+    with pytest.raises(DataError, match=r"train/labels\.txt: is in the way"):
+        prepare(make_can(tmp_path / "can", False, "\t"), folder, progress=False)
+    assert (folder / "train" / "labels.txt").read_text() == caption("train")
+
+
+# ------------------------------------------------------------------------------------------------------ the script
+
+
+def run(*arguments):
+    command = [sys.executable, "prepare.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_the_script_lists_bad_items_and_exits_with_1_unless_told_to_skip_them(tmp_path):
+    folder = make_can(tmp_path / "can", False, "\t")
+    with open(folder / "train_labels.txt", "a") as file:
+        file.write("gone\tx\n")
+    arguments = (folder, "--dataset", "NAME", "--root", tmp_path)
+    for skip, code in (([], 1), (["--skip-bad"], 0)):
+        done = run(*arguments, *skip)
+        assert done.returncode == code, done.stderr
+        assert "train_labels.txt, line 4: no picture 'gone'" in done.stderr and "NAME: ready" in done.stdout
+    assert json.loads((tmp_path / "NAME" / "train" / "prepared.json").read_text())["left_out"] == 1
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
+    done = run(tmp_path / "nowhere", "--dataset", "NAME", "--root", tmp_path)
+    assert done.returncode == 2
+    assert "nowhere: not found; expected" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "NAME").exists()
+
+
+def test_asking_for_help_loads_nothing_heavy():
+    code = "import sys, prepare; sys.exit(bool({'numpy', 'cv2', 'torch', 'PIL'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    done = run("--help")
+    assert done.returncode == 0 and "--skip-bad" in done.stdout
