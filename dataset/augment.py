@@ -1,0 +1,378 @@
+"""Distortions of ink, anew in every epoch: of pictures, and of pen strokes before they are drawn.
+
+Every draw is a pure function of (seed, epoch, index), so a picture looks the same with any number of workers, in any
+order. All that moves ink (scale, stretch, shear, rotation, perspective, smooth distortion) is composed into one map and
+sampled once: each resampling blurs. The canvas grows with what is moved, so no ink is cut off, and its size is known
+without drawing: samplers plan batches with `sizes_after`. Nothing is flipped: a mirrored formula says something else.
+
+OpenCV and NumPy only: torchvision would have to import, and to fit the installed torch, wherever pictures are read.
+
+    python -m dataset.augment --dataset NAME --out sheet.png      draws a sheet of examples
+"""
+
+import argparse
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+# Pixels between the control points of the smooth distortion: a little less than the height of an ordinary symbol.
+SPACING = 24
+# A thinned stroke keeps at least this share of its darkness where it was no wider than what is taken away.
+LEAST_INK = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Ranges of the distortions of pictures; all neutral by default. Raises ValueError that names a bad one."""
+
+    scale: tuple[float, float] = (1, 1)  # factor of both sides; drawn with even odds for half and double
+    stretch: tuple[float, float] = (1, 1)  # factor of the width alone
+    rotation: float = 0  # at most so many degrees, either way
+    shear: float = 0  # slant: at most this share of the height, either way
+    perspective: float = 0  # each corner moves by at most this share of the sides
+    distortion: float = 0  # control points, SPACING pixels apart, move by at most so many pixels
+    thickness: float = 0  # share of pictures whose strokes are thickened or thinned, by up to a pixel
+    contrast: float = 0  # ink loses at most this share of its darkness
+    blur: float = 0  # sigma of a Gaussian, at most so many pixels
+    cut_outs: int = 0  # at most so many squares of paper over the ink
+    cut_out_size: int = 8  # pixels, at most; small against a symbol, or the label is no longer true
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if name in ("scale", "stretch"):
+                _check_factors(name, value)
+            elif not 0 <= value <= _LARGEST.get(name, math.inf):
+                raise ValueError(f"{name}: expected a number from 0 to {_LARGEST.get(name, 'anything')}, got {value}")
+
+    @property
+    def moves_ink(self) -> bool:
+        """Whether anything but the grey levels changes."""
+        factors = {*self.scale, *self.stretch}
+        return factors != {1} or any([self.rotation, self.shear, self.perspective, self.distortion])
+
+
+# Beyond these ink folds over, or is not to be read any more.
+_LARGEST = {"rotation": 45, "shear": 1, "perspective": 0.2, "distortion": SPACING / 3, "thickness": 1, "contrast": 0.9}
+
+
+def _check_factors(name: str, value: tuple[float, float]) -> None:
+    low, high = value
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"{name}: expected two positive factors, the smaller first, got {list(value)}")
+
+
+# -------------------------------------------------------------------------------------------------------------- draws
+
+# Which draws of a picture are whose. Control points and cut-outs take as many as they need, from their first one on.
+SCALE, STRETCH, ROTATION, SHEAR, PERSPECTIVE, GEOMETRY = 0, 1, 2, 3, slice(4, 12), 12
+THICKNESS, AMOUNT, CONTRAST, BLUR, CUT_OUTS, APPEARANCE = 0, 1, 2, 3, 4, 5
+FIRST_OF_CUT_OUTS, FIRST_OF_STROKES, FIRST_OF_CONTROL_POINTS = 100, 1_000, 1_000_000
+
+
+def uniform(seed: int, epoch: int, indices: np.ndarray, count: int, first: int = 0) -> np.ndarray:
+    """Draws in [0, 1): float64 (N, count), one row an index, each a function of (seed, epoch, index, place) alone.
+
+    first: the place of the first draw. SplitMix64 (Steele, Lea and Flood 2014) as a counter-based generator.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    key = np.array([seed % 2**64], np.uint64)
+    for part in (np.array([epoch]), np.asarray(indices)):
+        key = _mix(key + golden) + part.astype(np.uint64) * golden
+    places = np.arange(first + 1, first + count + 1, dtype=np.uint64) * golden
+    return (_mix(_mix(key + golden)[:, None] + places) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _factor(draws: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    low, high = bounds
+    return low * (high / low) ** draws
+
+
+def scales(seed: int, epoch: int, count: int, bounds: tuple[float, float]) -> np.ndarray:
+    """The factor by which `augment` scales each of `count` pictures: float64 (count,), log-uniform in the bounds."""
+    return _factor(uniform(seed, epoch, np.arange(count), 1, SCALE)[:, 0], bounds)
+
+
+# ----------------------------------------------------------------------------------------------------------- geometry
+
+
+def sizes_after(sizes: np.ndarray, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
+    """Height and width of every picture after `augment`, without drawing it: (N, 2) int32, given those before."""
+    after = np.empty((len(sizes), 2), np.int32)
+    for start in range(0, len(sizes), 8192):  # so many at once stay in the processor's cache
+        indices = np.arange(start, min(start + 8192, len(sizes)))
+        after[indices, ::-1] = _canvas(_corners(sizes[indices], indices, seed, epoch, settings), settings)
+    return after
+
+
+def _corners(sizes: np.ndarray, indices: np.ndarray, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
+    """Where the corners of pictures go: (N, 4, 2), x and y in pixels, clockwise from the left top, around a centre."""
+    draws = uniform(seed, epoch, indices, GEOMETRY)
+    swing = 2 * draws - 1  # -1 .. 1
+    scale = _factor(draws[:, SCALE], settings.scale)
+    height = sizes[:, 0] * scale
+    width = sizes[:, 1] * scale * _factor(draws[:, STRETCH], settings.stretch)
+    y = height[:, None] * [-0.5, -0.5, 0.5, 0.5]
+    x = width[:, None] * [-0.5, 0.5, 0.5, -0.5] - settings.shear * swing[:, SHEAR, None] * y
+    angle = np.radians(settings.rotation) * swing[:, ROTATION, None]
+    corners = np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=2)
+    sides = np.stack([width, height], axis=1)[:, None]
+    return corners + settings.perspective * sides * swing[:, PERSPECTIVE].reshape(-1, 4, 2)
+
+
+def _canvas(corners: np.ndarray, settings: Augmentation) -> np.ndarray:
+    """The size that holds the corners, and what the smooth distortion moves beyond them: (N, 2) int32, width first."""
+    extent = corners.max(axis=1) - corners.min(axis=1)
+    room = 2 * math.ceil(settings.distortion)
+    # The last digits of a sum depend on the processor; a size must not.
+    return np.maximum(np.ceil(extent - 1e-4), 1).astype(np.int32) + room
+
+
+def _move(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
+    """Scale, stretch, shear, rotate, tilt and distort a picture in one resampling."""
+    height, width = picture.shape
+    corners = _corners(np.array([[height, width]]), np.array([index]), seed, epoch, settings)
+    canvas = _canvas(corners, settings)[0]
+    corners = corners[0] + canvas / 2 - (corners[0].min(axis=0) + corners[0].max(axis=0)) / 2
+    source = np.array([[0, 0], [width, 0], [width, height], [0, height]])
+    # From the canvas back to the picture, first at control points only: they carry perspective and distortion alike.
+    back = cv2.getPerspectiveTransform(corners.astype(np.float32), source.astype(np.float32))
+    columns, rows = (_spline(int(side)) for side in canvas)
+    points = np.ones((rows.shape[1], columns.shape[1], 3))
+    points[..., 0] = (np.arange(columns.shape[1]) - 1) * SPACING
+    points[..., 1] = (np.arange(rows.shape[1])[:, None] - 1) * SPACING
+    if settings.distortion:
+        draws = uniform(seed, epoch, np.array([index]), points[..., :2].size, FIRST_OF_CONTROL_POINTS)
+        points[..., :2] += settings.distortion * (2 * draws - 1).reshape(points[..., :2].shape)
+    points = points @ back.T
+    maps = points[..., :2] / points[..., 2:] - 0.5  # -0.5: a pixel's place is its centre
+    maps = [rows @ maps[..., axis].astype(np.float32) @ columns.T for axis in (0, 1)]
+    return cv2.remap(picture, *maps, cv2.INTER_LINEAR)
+
+
+def _spline(length: int) -> np.ndarray:
+    """How pixels follow control points: (length, points) float32, the uniform cubic B-spline; point 1 lies at pixel 0.
+
+    Rows sum to one and have no negative weight, so no pixel moves further than its control points.
+    """
+    spline = _long_spline(1 << (length - 1).bit_length())  # a shorter one is its beginning
+    return spline[:length, : int((length - 0.5) // SPACING) + 4]
+
+
+@functools.cache
+def _long_spline(length: int) -> np.ndarray:
+    place, t = np.divmod((np.arange(length) + 0.5) / SPACING, 1)
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1)
+    spline = np.zeros((length, int(place[-1]) + 4), np.float32)
+    np.put_along_axis(spline, place.astype(int)[:, None] + np.arange(4), weights / 6, axis=1)
+    return spline
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+def augment(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
+    """Distort one picture: uint8 (H, W) to uint8 of the size that `sizes_after` tells for this index.
+
+    picture: ink 255 on paper 0; it is left as it is, and may be returned itself where nothing changes.
+    """
+    draws = uniform(seed, epoch, np.array([index]), APPEARANCE, GEOMETRY)[0]
+    if draws[THICKNESS] < settings.thickness:
+        picture = _thicken(picture, 2 * draws[AMOUNT] - 1)
+    if settings.moves_ink:
+        picture = _move(picture, index, seed, epoch, settings)
+    if settings.blur * draws[BLUR] > 0.2:  # below, nothing would be seen
+        picture = cv2.GaussianBlur(picture, (0, 0), settings.blur * draws[BLUR])
+    if settings.contrast:
+        picture = cv2.convertScaleAbs(picture, alpha=1 - settings.contrast * draws[CONTRAST])
+    if settings.cut_outs:
+        places = uniform(seed, epoch, np.array([index]), 3 * settings.cut_outs, FIRST_OF_CUT_OUTS).reshape(-1, 3)
+        picture = _cut_out(picture, places[: round(settings.cut_outs * draws[CUT_OUTS])], settings.cut_out_size)
+    return picture
+
+
+def _thicken(picture: np.ndarray, amount: float) -> np.ndarray:
+    """Add a pixel to all strokes, or take one off. amount: from -1, thinner, to 1, thicker; between, a mixture."""
+    square = np.ones((2, 2), np.uint8)
+    if amount > 0:
+        return cv2.addWeighted(picture, 1 - amount, cv2.dilate(picture, square), amount, 0)
+    share = -amount * (1 - LEAST_INK)
+    return cv2.addWeighted(picture, 1 - share, cv2.erode(picture, square), share, 0)
+
+
+def _cut_out(picture: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
+    """Lay squares of paper over a picture. places: (squares, 3) draws of row, column and side."""
+    picture = picture.copy()
+    for row, column, side in places:
+        side = math.ceil(size * (1 + side) / 2)
+        top, left = int(row * picture.shape[0]) - side // 2, int(column * picture.shape[1]) - side // 2
+        picture[max(top, 0) : top + side, max(left, 0) : left + side] = 0
+    return picture
+
+
+# ------------------------------------------------------------------------------------------------------------ strokes
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrokeAugmentation:
+    """Ranges of the distortions of pen strokes; all neutral by default. Raises ValueError that names a bad one.
+
+    Lengths are in pixels of the picture, where an ordinary stroke is 28 high.
+    """
+
+    pen: tuple[int, int] = (3, 3)  # width of the strokes, both ends included
+    jitter: float = 0  # the hand's tremble: places along a stroke move by at most so many pixels
+    shift: float = 0  # each symbol moves by at most so many pixels, in x and in y
+    scale: tuple[float, float] = (1, 1)  # factor of each symbol, about its centre
+    slant: float = 0  # of each symbol: at most this share of its height, either way
+    smoothing: float = 0  # sigma of a Gaussian along the stroke, at most so many points
+
+    def __post_init__(self):
+        if not 1 <= self.pen[0] <= self.pen[1]:
+            raise ValueError(f"pen: expected two widths of at least 1 pixel, the smaller first, got {list(self.pen)}")
+        _check_factors("scale", self.scale)
+        for name in ("jitter", "shift", "slant", "smoothing"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+
+
+def pen_width(index: int, seed: int, epoch: int, settings: StrokeAugmentation) -> int:
+    """The width of the pen, in pixels, for this ink in this epoch."""
+    thin, thick = settings.pen
+    return thin + int((thick - thin + 1) * uniform(seed, epoch, np.array([index]), 1, FIRST_OF_STROKES)[0, 0])
+
+
+def augment_traces(
+    traces: Sequence[np.ndarray],
+    symbols: Sequence[Sequence[int]],
+    index: int,
+    seed: int,
+    epoch: int,
+    settings: StrokeAugmentation,
+) -> list[np.ndarray]:
+    """Distort pen strokes: symbols move, grow and slant, strokes are smoothed and tremble.
+
+    traces: each (points, 2), in pixels (`inkml.pixel_traces`).   symbols: the traces of each symbol; a trace that
+    belongs to none stays in its place. Returns traces with as many points each; the given ones are left as they are.
+    """
+    ends = np.cumsum([len(trace) for trace in traces])
+    knots = int(ends[-1]) // JITTER_POINTS + 2  # of the tremble, along all strokes
+    count = 2 + 4 * len(symbols)
+    draws = uniform(seed, epoch, np.array([index]), count + 2 * knots, FIRST_OF_STROKES)[0]  # the first is the pen's
+
+    traces = [np.asarray(trace, np.float64) for trace in traces]
+    for members, draw in zip(symbols, draws[2:count].reshape(-1, 4), strict=True):
+        if len(members):
+            ink = np.concatenate([traces[member] for member in members])
+            low, high = ink.min(axis=0), ink.max(axis=0)
+            centre, shift = (low + high) / 2, settings.shift * (2 * draw[:2] - 1)
+            # A large symbol grows and slants by no more pixels than an ordinary one: a root must still hold its ink.
+            share = min(1, ORDINARY / max((high - low).max(), 1))
+            scale = _factor(draw[2], settings.scale) ** share
+            slant = settings.slant * (2 * draw[3] - 1) * share
+            for member in members:
+                x, y = (traces[member] - centre).T * scale
+                traces[member] = centre + shift + np.stack([x - slant * y, y], axis=1)
+    if settings.smoothing:
+        traces = [_smooth(trace, settings.smoothing * draws[1]) for trace in traces]
+    if settings.jitter:
+        tremble = settings.jitter * (2 * draws[count:].reshape(2, knots) - 1)
+        at = np.arange(ends[-1]) / JITTER_POINTS
+        moves = np.stack([np.interp(at, np.arange(knots), each) for each in tremble], axis=1)
+        traces = [trace + move for trace, move in zip(traces, np.split(moves, ends[:-1]), strict=True)]
+    return traces
+
+
+# The height, in pixels, of an ordinary symbol.
+ORDINARY = 28
+# Points of a stroke from one draw of the tremble to the next; between them it is linear, or it would be mere noise.
+JITTER_POINTS = 4
+
+
+def _smooth(trace: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian along the stroke. Its ends stay where they are: that is where strokes meet."""
+    if sigma < 0.2 or len(trace) < 3:
+        return trace
+    rows = np.ascontiguousarray(trace.T)  # x and y, each filtered for itself
+    smooth = cv2.GaussianBlur(rows, (0, 1), sigmaX=sigma, sigmaY=1, borderType=cv2.BORDER_REPLICATE).T.copy()
+    smooth[0], smooth[-1] = trace[0], trace[-1]
+    return smooth
+
+
+# ---------------------------------------------------------------------------------------------------- sheet of examples
+
+# Strong enough to be seen.
+EXAMPLES = {
+    "scale": (0.7, 1.4),
+    "stretch": (0.8, 1.25),
+    "rotation": 5,
+    "shear": 0.2,
+    "perspective": 0.05,
+    "distortion": 3,
+    "thickness": 1,
+    "contrast": 0.6,
+    "blur": 1.5,
+    "cut_outs": 4,
+}
+
+
+def sheet(pictures: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+    """Examples, dark on light: a column a picture; as it is, with each distortion alone, with all, in three epochs."""
+    rows = [("as it is", Augmentation(), 0)]
+    rows += [(name.replace("_", " "), Augmentation(**{name: value}), 0) for name, value in EXAMPLES.items()]
+    rows += [(f"all, epoch {epoch}", Augmentation(**EXAMPLES), epoch) for epoch in range(3)]
+    cells = []
+    for name, settings, epoch in rows:
+        head = np.zeros((24, 130), np.uint8)
+        cells.append([cv2.putText(head, name, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1, cv2.LINE_AA)])
+        for index, picture in enumerate(pictures):
+            cell = augment(picture, index, seed, epoch, settings).copy()
+            cells[-1].append(cv2.rectangle(cell, (0, 0), (cell.shape[1] - 1, cell.shape[0] - 1), 60, 1))  # its canvas
+    widths = [max(cell.shape[1] for cell in column) + 8 for column in zip(*cells, strict=True)]
+    heights = [max(cell.shape[0] for cell in row) + 8 for row in cells]
+    page = np.zeros((sum(heights), sum(widths)), np.uint8)
+    for row, top, height in zip(cells, np.cumsum([0, *heights]), heights, strict=False):
+        for cell, left in zip(row, np.cumsum([0, *widths]), strict=False):
+            middle = top + (height - cell.shape[0]) // 2
+            page[middle : middle + cell.shape[0], left + 4 : left + 4 + cell.shape[1]] = cell
+    return 255 - page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw a sheet of examples of every distortion of pictures.")
+    parser.add_argument("--dataset", required=True, help="name of a data set")
+    parser.add_argument("--root", type=Path, default=Path("datasets"), help="where data sets are (datasets)")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--count", type=int, default=4, help="pictures, a column each (4)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="the sheet, a PNG file")
+    options = parser.parse_args()
+
+    from dataset.errors import DataError
+    from dataset.store import open_split
+    from dataset.vocabulary import Vocabulary
+
+    folder = options.root / options.dataset
+    try:
+        store = open_split(folder, options.split, Vocabulary.from_file(folder / "vocabulary.txt"))
+    except DataError as error:
+        parser.exit(2, f"{error}\n")
+    places = np.linspace(0, len(store) - 1, min(options.count, len(store))).astype(int)
+    if not cv2.imwrite(str(options.out), sheet([store.picture(int(place)) for place in places], options.seed)):
+        parser.exit(1, f"{options.out}: cannot be written\n")
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()
