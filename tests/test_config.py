@@ -17,7 +17,7 @@ def test_the_shipped_config_loads(dataset, preset):
     config = load_config(SHIPPED, dataset, preset)
     assert [stage.pictures for stage in config.stages] == ["standard", "pairs", "ink"]
     assert config.dataset == dataset
-    assert config.batch.batch_size == 8
+    assert config.batch.batch_size == (16 if dataset == "SAMPLE" else 8)
 
 
 def test_the_config_survives_its_own_form_as_plain_values():

@@ -73,6 +73,11 @@ class Batch:
     def padding(self, domain):
         return None
 
+    def split(self):
+        middle = len(self) // 2
+        parts = slice(0, middle), slice(middle, None)
+        return tuple(Batch(self.inputs[part], self.indices[part]) for part in parts)
+
     def truths(self):
         return [[int(row.sum())] for row in self.inputs]
 
@@ -146,6 +151,40 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_weights(tmp_path, stop_after
         for each in (run, again)
     ]
     assert untimed[0] == untimed[1]
+
+
+class ForgetfulObjective(Objective):
+    """Runs out of memory when it is shown more than `limit` pictures at once."""
+
+    def __init__(self, model, limit):
+        super().__init__(model)
+        self.limit, self.failures = limit, 0
+
+    def forward(self, batch):
+        losses = super().forward(batch)
+        if len(batch) > self.limit:
+            self.failures += 1
+            raise torch.OutOfMemoryError("made up")
+        return losses
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_a_run_that_keeps_running_out_of_memory_ends_in_the_same_weights(tmp_path, limit):
+    def train_with(limit, folder) -> tuple[Reader, Objective, Run]:
+        torch.manual_seed(7)
+        model, run = Reader(), Run(folder)
+        model.decoder = nn.Linear(4, 1)  # without BatchNorm, whose statistics are a batch's own
+        run.begin({}, [], {"architecture": {}, "vocabulary": [], "data": {}})
+        objective, loaders = ForgetfulObjective(model, limit), Loaders(Batches(), Batches(), "handwritten")
+        fit(model, objective, loaders, STAGE, TRAINING, run, [], torch.device("cpu"), 3, "stage")
+        return model, objective, run
+
+    whole, _, _ = train_with(10**9, tmp_path / "whole")
+    pieces, objective, run = train_with(limit, tmp_path / "pieces")
+    assert objective.failures >= 12
+    for a, b in zip(whole.state_dict().values(), pieces.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert [line["splits"] for line in run.lines()] == [[[5, 20]] * 4] * 3
 
 
 def test_two_runs_with_one_seed_agree(tmp_path):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
 from utils.errors import UserError
+
+# NumPy multiplies only small matrices here; threads that wait for each other would take the cores from torch's.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def training_parser(description: str) -> argparse.ArgumentParser:

@@ -1,0 +1,149 @@
+"""From pictures to batches: what one step sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one step, padded to the largest of them. A picture kind that the stage does not use is None.
+
+    labels (B, L) int64 vocabulary ids without start and end, padded with 0; lengths (B,) int64 tokens.
+    ink and standard (B, 1, H, W) uint8, ink 255 on paper 0; their paddings (B, H, W) bool, True outside the picture.
+    indices: places in the pictures that the loader was given.
+    pixels and padded_pixels count what the pictures hold and what the batch costs.
+    """
+
+    indices: tuple[int, ...]
+    names: tuple[str, ...]
+    labels: torch.Tensor
+    lengths: torch.Tensor
+    ink: torch.Tensor | None
+    ink_padding: torch.Tensor | None
+    standard: torch.Tensor | None
+    standard_padding: torch.Tensor | None
+    pixels: int
+    padded_pixels: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens to be predicted, ends included."""
+        return int(self.lengths.sum()) + len(self)
+
+    def images(self, domain: str) -> torch.Tensor:
+        """(B, 1, H, W) float in 0..1 of one domain, "standard" or "handwritten"."""
+        images = self.standard if domain == "standard" else self.ink
+        return images.float() / 255
+
+    def padding(self, domain: str) -> torch.Tensor:
+        """(B, H, W) bool of one domain."""
+        return self.standard_padding if domain == "standard" else self.ink_padding
+
+    def truths(self) -> list[list[int]]:
+        """The labels as lists of ids."""
+        return [row[:length] for row, length in zip(self.labels.tolist(), self.lengths.tolist(), strict=True)]
+
+    def to(self, device: torch.device) -> Batch:
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def split(self) -> tuple[Batch, Batch]:
+        """Two halves, each padded to its own largest picture and longest label."""
+        middle = len(self) // 2
+        return self._part(slice(0, middle)), self._part(slice(middle, None))
+
+    def _map(self, change) -> Batch:
+        names = ("labels", "lengths", "ink", "ink_padding", "standard", "standard_padding")
+        return replace(self, **{name: change(tensor) for name in names if (tensor := getattr(self, name)) is not None})
+
+    def _part(self, rows: slice) -> Batch:
+        lengths = self.lengths[rows]
+        pictures: dict[str, Any] = {}
+        pixels = padded = 0
+        for kind in ("ink", "standard"):
+            images, padding = getattr(self, kind), getattr(self, f"{kind}_padding")
+            if images is None:
+                continue
+            images, is_picture = images[rows], ~padding[rows]
+            height, width = int(is_picture.any(2).sum(1).max()), int(is_picture.any(1).sum(1).max())
+            pictures[kind] = images[:, :, :height, :width]
+            pictures[f"{kind}_padding"] = ~is_picture[:, :height, :width]
+            pixels += int(is_picture.sum())
+            padded += len(lengths) * height * width
+        return replace(
+            self,
+            indices=self.indices[rows],
+            names=self.names[rows],
+            labels=self.labels[rows, : max(int(lengths.max()), 1)],
+            lengths=lengths,
+            pixels=pixels,
+            padded_pixels=padded,
+            **pictures,
+        )
+
+
+def stack(pictures: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (H, W) uint8 -> (B, 1, H, W) uint8, zero-padded below and to the right, and the padding (B, H, W)."""
+    height, width = (max(picture.shape[side] for picture in pictures) for side in (0, 1))
+    images = np.zeros((len(pictures), 1, height, width), np.uint8)
+    padding = np.ones((len(pictures), height, width), bool)
+    for i, picture in enumerate(pictures):
+        images[i, 0, : picture.shape[0], : picture.shape[1]] = picture
+        padding[i, : picture.shape[0], : picture.shape[1]] = False
+    return torch.from_numpy(images), torch.from_numpy(padding)
+
+
+def blank_batch(count: int, height: int, width: int, tokens: int, kind: str) -> Batch:
+    """A batch of such sizes, to measure with.   kind: "standard", "ink" or "pairs"."""
+    picture, label = np.zeros((height, width), np.uint8), np.full(tokens, 3, np.int32)
+    ink, standard = picture if kind != "standard" else None, picture if kind != "ink" else None
+    return collate([Item(index, "blank", label, ink, standard) for index in range(count)])
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture, or the pair of one label, on its way into a batch."""
+
+    index: int
+    name: str
+    label: np.ndarray
+    ink: np.ndarray | None
+    standard: np.ndarray | None
+
+
+def collate(items: Sequence[Item]) -> Batch | None:
+    """Items -> Batch; nothing where there are none, which happens to a process that has no picture in a step."""
+    if not items:
+        return None
+    lengths = [len(item.label) for item in items]
+    labels = np.zeros((len(items), max(*lengths, 1)), np.int64)
+    for row, item in zip(labels, items, strict=True):
+        row[: len(item.label)] = item.label
+    parts: dict[str, Any] = {"ink": None, "ink_padding": None, "standard": None, "standard_padding": None}
+    pixels = padded = 0
+    for kind in ("ink", "standard"):
+        if getattr(items[0], kind) is not None:
+            pictures = [getattr(item, kind) for item in items]
+            parts[kind], parts[f"{kind}_padding"] = stack(pictures)
+            pixels += sum(picture.size for picture in pictures)
+            padded += parts[kind].numel()
+    return Batch(
+        indices=tuple(item.index for item in items),
+        names=tuple(item.name for item in items),
+        labels=torch.from_numpy(labels),
+        lengths=torch.tensor(lengths),
+        pixels=pixels,
+        padded_pixels=padded,
+        **parts,
+    )

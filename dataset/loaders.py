@@ -1,0 +1,312 @@
+"""What a stage reads: the opened data set, the pictures of a stage, and loaders that deal them out in batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dataset.augment import Augmentation
+from dataset.batch import Batch, Item, collate
+from dataset.errors import DataError
+from dataset.expressions import open_expressions
+from dataset.handwritten_images import HandwrittenImages
+from dataset.packages import prepare_if_needed
+from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
+from dataset.standard_images import STANDARD, VARIED, StandardImages, Styles
+from dataset.store import ImageStore, open_split, split_validation
+from dataset.vocabulary import Vocabulary
+
+
+def open_data(settings: Any, dataset: str, seed: int) -> Data:
+    """Open datasets/NAME; make SAMPLE, or prepare an untouched download, where that is still to be done.
+
+    settings: the `data` table of the config. Raises DataError that says what was looked for, and where.
+    """
+    folder = Path(settings.root) / dataset
+    if dataset == "SAMPLE" and not (folder / "train" / "labels.txt").exists():
+        from dataset.sample import make_sample
+
+        make_sample(folder)
+    prepare_if_needed(folder)
+    return Data(folder, settings, seed)
+
+
+class Data:
+    """An opened data set: its vocabulary, its splits, and the validation part of its training split."""
+
+    def __init__(self, folder: Path, settings: Any, seed: int):
+        """settings: the `data` table of the config."""
+        self.folder, self.settings = folder, settings
+        self.vocabulary = Vocabulary.from_file(folder / "vocabulary.txt")
+        self.stores = {"train": open_split(folder, "train", self.vocabulary)}
+        names = sorted(path.parent.name for path in folder.glob("*/labels.txt"))
+        self.splits = [name for name in names if name not in ("train", "validation")]
+        if "validation" in names:  # the user's own
+            self.stores["validation"] = open_split(folder, "validation", self.vocabulary)
+            self.indices = {name: np.arange(len(store)) for name, store in self.stores.items()}
+        else:
+            self.stores["validation"] = self.stores["train"]
+            parts = split_validation(self.stores["train"], settings.validation_share, seed)
+            self.indices = dict(zip(("train", "validation"), parts, strict=True))
+        for name, indices in self.indices.items():
+            if not len(indices):
+                raise DataError(f"{folder}: nothing left for {name}; expected more labels, or another validation_share")
+
+    def about(self) -> dict:
+        """What whoever reads with the weights must do to a picture, as plain values."""
+        return {name: getattr(self.settings, name) for name in PICTURE_SETTINGS}
+
+    def counts(self) -> dict[str, int]:
+        """Pictures a split."""
+        return {name: len(self._part(name)[1]) for name in ("train", "validation", *self.splits)}
+
+    def describe(self) -> str:
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
+        return f"{len(self.vocabulary.tokens)} tokens; pictures: {counts}"
+
+    def text(self, ids: list[int]) -> str:
+        """A label as a person writes it."""
+        return " ".join(self.vocabulary.decode(ids))
+
+    def ink(self, split: str, augmentation: Augmentation | None = None, limit: int | None = None) -> HandwrittenImages:
+        """The handwriting of "train", "validation" or a test split; at most `limit` pictures, evenly chosen."""
+        store, indices = self._part(split)
+        if limit and len(indices) > limit:
+            indices = indices[np.linspace(0, len(indices) - 1, limit).astype(int)]
+        return HandwrittenImages(store, indices, **_picture_settings(self.about()), augmentation=augmentation)
+
+    def standard(self, split: str, styles: Styles, synthetic: int = 0, limit: int | None = None) -> StandardImages:
+        """The standard images of the different labels of a split, and of so many new ones made from them.
+
+        Those that cannot be drawn are left out, counted and listed on stderr.
+        """
+        store, indices = self._part(split)
+        _, first = np.unique(store.label_hash[indices], return_index=True)
+        labels = [self.vocabulary.decode(store.tokens(int(indices[i]))) for i in np.sort(first)]
+        if limit and len(labels) > limit:
+            labels = [labels[i] for i in np.linspace(0, len(labels) - 1, limit).astype(int)]
+        if synthetic:
+            labels += open_expressions(self.folder / "standard", labels, synthetic, SYNTHETIC_SEED, self._held_out())
+        folder = self.folder / "standard"
+        images = StandardImages(labels, self.vocabulary, folder, styles, **_picture_settings(self.about()))
+        for label, reason in images.failures:
+            print(f"left out, cannot be drawn: {' '.join(label)} ({reason})", file=sys.stderr)
+        if images.failures:
+            print(f"{len(images.failures)} of {len(labels)} labels of {split} have no standard image", file=sys.stderr)
+        return images
+
+    def pairs(self, split: str, styles: Styles, augmentation: Augmentation | None) -> Pairs:
+        """Ink with the standard image of its label; ink whose label cannot be drawn is left out, and that is said."""
+        standard = self.standard(split, styles)
+        ink = self.ink(split, augmentation)
+        mates = _find(standard.label_hash(), ink.label_hash())
+        if (mates < 0).any():
+            print(f"{(mates < 0).sum()} pictures of {split} have no standard image to learn from", file=sys.stderr)
+        return Pairs(ink.part(mates >= 0), standard, mates[mates >= 0])
+
+    def _part(self, split: str) -> tuple[ImageStore, np.ndarray]:
+        if split not in self.stores:
+            self.stores[split] = open_split(self.folder, split, self.vocabulary)
+            self.indices[split] = np.arange(len(self.stores[split]))
+        return self.stores[split], self.indices[split]
+
+    def _held_out(self) -> dict[str, list[list[str]]]:
+        """The labels that no new expression may be, by split."""
+        parts = {split: self._part(split) for split in ("validation", *self.splits)}
+        return {
+            split: [self.vocabulary.decode(store.tokens(int(i))) for i in indices]
+            for split, (store, indices) in parts.items()
+        }
+
+
+class Pairs:
+    """Ink with the standard image of the same label, for alignment. Follows the same protocol as its two sides."""
+
+    def __init__(self, ink: HandwrittenImages, standard: StandardImages, mates: np.ndarray):
+        """mates: (N,) for each picture of ink, the index of its label in `standard`."""
+        self.ink, self.standard, self.mates = ink, standard, mates
+        self.lengths = ink.lengths
+
+    def __len__(self) -> int:
+        return len(self.ink)
+
+    def sizes(self, seed: int, epoch: int) -> np.ndarray:
+        """(N, 2) height and width of the ink."""
+        return self.ink.sizes(seed, epoch)
+
+    def partner_sizes(self, seed: int, epoch: int) -> np.ndarray:
+        """(N, 2) height and width of the standard images that come with it."""
+        return self.standard.sizes(seed, epoch)[self.mates]
+
+
+class Items:
+    """A map-style data set over (epoch, index) keys, so that workers need no word about the epoch."""
+
+    def __init__(self, pictures: Any, kind: str, seed: int):
+        """kind: "standard", "ink" or "pairs"."""
+        self.pictures, self.kind, self.seed = pictures, kind, seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        epoch, index = key
+        ink = standard = None
+        source = self.pictures
+        if self.kind == "pairs":
+            source = self.pictures.ink
+            mate = int(self.pictures.mates[index])
+            standard = self.pictures.standard.picture(mate, self.seed, epoch)
+        if self.kind == "standard":
+            standard = source.picture(index, self.seed, epoch)
+        else:
+            ink = source.picture(index, self.seed, epoch)
+        return Item(index, source.name(index), source.label(index), ink, standard)
+
+
+class Loader:
+    """Batches of one stage. `set_epoch(epoch, first_batch)` first; then iterate; `len()` is the whole epoch's."""
+
+    def __init__(self, items: Items, sampler: Any, workers: int = 0, pin_memory: bool = False):
+        self.items, self.sampler, self.workers, self.epoch = items, sampler, workers, 0
+        # Batches are few and workers stay: the sampler's keys carry the epoch to them.
+        self._loader = torch.utils.data.DataLoader(
+            items,
+            batch_sampler=_Keys(self),
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            # A generator of its own: the loader's draws must not move the one that dropout draws from.
+            generator=torch.Generator(),
+        )
+
+    def set_epoch(self, epoch: int, state: dict | None = None) -> None:
+        """Begin an epoch, or go on in the middle of one from a state."""
+        self.epoch = epoch
+        if state:
+            self.sampler.load_state_dict(state)
+        else:
+            self.sampler.set_epoch(epoch)
+
+    @property
+    def max_pixels(self) -> int | None:
+        """The budget of a batch; None where batches have a fixed count."""
+        return getattr(self.sampler, "max_pixels", None)
+
+    def set_max_pixels(self, max_pixels: int) -> None:
+        self.sampler.set_max_pixels(max_pixels)
+
+    @property
+    def fetched_ahead(self) -> int:
+        """Batches that the workers have asked for before they are needed."""
+        return 2 * self.workers
+
+    def state_dict(self, batches_done: int) -> dict:
+        """Where the epoch stands when so many of its batches were trained on; workers may have read further."""
+        return self.sampler.state_dict(batches_done)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)
+
+
+class _Keys:
+    def __init__(self, loader: Loader):
+        self.loader = loader
+
+    def __iter__(self):
+        for indices in self.loader.sampler:
+            yield [(self.loader.epoch, int(index)) for index in indices]
+
+    def __len__(self) -> int:
+        return len(self.loader.sampler)
+
+
+# ---- from a config to loaders ----------------------------------------------------------------------------------------
+
+SYNTHETIC_SEED = 0
+PICTURE_SETTINGS = ("picture_scale", "max_height", "max_width")
+CPU_PIXELS = 1_350_000  # a batch's budget where there is no GPU to probe
+READING_PIXELS, READING_PICTURES = 1_000_000, 64  # a batch's budget where nothing is trained
+
+
+def _picture_settings(about: dict) -> dict:
+    return {"scale": about["picture_scale"], "max_height": about["max_height"], "max_width": about["max_width"]}
+
+
+def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each wanted key its place in `keys`, or -1."""
+    order = np.argsort(keys)
+    places = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    return np.where(keys[places] == wanted, places, -1)
+
+
+def make_loaders(
+    data: Data, stage: Any, config: Any, batching: str, stride: int, memory: Any = None, ranks: Any = None
+) -> tuple[Loader, Loader]:
+    """The loaders of a stage: what it trains on, and what it is validated on.
+
+    batching: "fixed" or "adaptive".   stride: of the encoder, in pixels.   memory: what a step needs, where it was
+    measured.   ranks: this process among those that train together.
+    """
+    styles = VARIED if stage.styles == "varied" else STANDARD
+    augmentation = Augmentation(**vars(config.augment)) if stage.augment else None
+    limit = config.training.validation_pictures
+    if stage.pictures == "standard":
+        train = data.standard("train", styles, stage.synthetic)
+        validation = data.standard("validation", STANDARD, limit=limit)
+    else:
+        pairs = stage.pictures == "pairs"
+        train = data.pairs("train", styles, augmentation) if pairs else data.ink("train", augmentation)
+        validation = data.ink("validation", limit=limit)
+    share = {"rank": ranks.rank, "world_size": ranks.world_size} if ranks else {}
+    if batching == "fixed":
+        sampler = FixedBatchSampler(
+            train.sizes, config.batch.batch_size, config.seed, stride=stride, pool=config.batch.pool, **share
+        )
+    else:
+        max_pixels = config.batch.max_pixels
+        if max_pixels == "auto":
+            max_pixels = memory.max_pixels if memory else CPU_PIXELS
+        sampler = AdaptiveBatchSampler(
+            train.sizes,
+            max_pixels,
+            config.batch.max_samples,
+            config.seed,
+            stride=stride,
+            lengths=train.lengths if memory else None,
+            token_cost=memory.token_cost if memory else 0.0,
+            partner_sizes=getattr(train, "partner_sizes", None),
+            **share,
+        )
+    items = Items(train, stage.pictures, config.seed)
+    return Loader(items, sampler, config.data.workers), reading_loader(validation, stride, **share)
+
+
+def reading_loader(pictures: HandwrittenImages | StandardImages, stride: int, **share: int) -> Loader:
+    """Every picture once, the same way each time, in batches of like size.   share: rank and world_size."""
+    kind = "standard" if isinstance(pictures, StandardImages) else "ink"
+    sampler = AdaptiveBatchSampler(
+        pictures.sizes(0, 0), READING_PIXELS, READING_PICTURES, shuffle=False, stride=stride, mixing=0, **share
+    )
+    return Loader(Items(pictures, kind, 0), sampler)
+
+
+def open_split_loader(folder: Path, split: str, about: dict, stride: int) -> tuple[Vocabulary, Loader]:
+    """A split to be read by a checkpoint that says `about` itself. Raises DataError when there is no such split."""
+    prepare_if_needed(folder)
+    if not (folder / split / "labels.txt").exists():
+        known = ", ".join(sorted(path.parent.name for path in folder.glob("*/labels.txt")))
+        raise DataError(f"{folder}: no split {split}; there are: {known}")
+    vocabulary = Vocabulary(about["vocabulary"])
+    store = open_split(folder, split, vocabulary)
+    pictures = HandwrittenImages(store, np.arange(len(store)), **_picture_settings(about["data"]))
+    return vocabulary, reading_loader(pictures, stride)

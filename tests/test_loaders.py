@@ -1,0 +1,151 @@
+"""What a stage reads: no expression on both sides of the validation split; the same batches for any workers."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dataset.augment import Augmentation
+from dataset.errors import DataError
+from dataset.loaders import Data, Items, Loader, make_loaders, open_data, open_split_loader
+from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
+from dataset.standard_images import STANDARD, VARIED
+from utils.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+LABELS = ["x ^ { 2 }", "a + b", r"\frac { 1 } { 2 }", "x", r"\sqrt { y }", "b = a", "2 x", "1 + 1", "a ^ { x }", "y"]
+
+
+def write(folder: Path, split: str, labels: list[str], copies: int) -> None:
+    """A split in the plain form: each label, written by several people."""
+    (folder / split / "images").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    lines = []
+    for number, label in enumerate(labels):
+        for copy in range(copies):
+            name = f"{split}_{number}_{copy}"
+            picture = np.full(random.integers(20, 60, 2), 255, np.uint8)
+            picture[8:12, 6:15] = 0
+            cv2.imwrite(str(folder / split / "images" / f"{name}.png"), picture)
+            lines.append(f"{name}\t{label}\n")
+    (folder / split / "labels.txt").write_text("".join(lines))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("datasets") / "MINE"
+    write(folder, "train", [*LABELS, "x ^ {"], copies=3)  # the last one is malformed
+    write(folder, "test", ["x + a"], copies=2)
+    tokens = sorted({token for label in LABELS for token in label.split()})
+    (folder / "vocabulary.txt").write_text("".join(f"{token}\n" for token in tokens))
+    return folder
+
+
+@pytest.fixture
+def data(folder) -> Data:
+    return Data(folder, settings(folder), seed=3)
+
+
+def settings(folder: Path, **changes) -> SimpleNamespace:
+    values = {"root": str(folder.parent), "picture_scale": 1.0, "max_height": 512, "max_width": 512}
+    return SimpleNamespace(**{**values, "validation_share": 0.3, "workers": 0, **changes})
+
+
+def test_no_expression_is_in_training_and_validation(data):
+    hashes = [set(data.ink(split).label_hash().tolist()) for split in ("train", "validation")]
+    assert hashes[0] and hashes[1]
+    assert not hashes[0] & hashes[1]
+    assert data.counts()["train"] + data.counts()["validation"] == 33
+
+
+def test_a_validation_split_of_ones_own_is_used(folder, tmp_path):
+    import shutil
+
+    mine = tmp_path / "MINE"
+    shutil.copytree(folder, mine, ignore=shutil.ignore_patterns("store", "standard"))
+    write(mine, "validation", LABELS[:2], copies=1)
+    assert Data(mine, settings(mine), 0).counts() == {"train": 33, "validation": 2, "test": 2}
+
+
+def test_labels_that_cannot_be_drawn_are_listed_and_left_out_of_standard_images_alone(folder, capsys):
+    data = Data(folder, settings(folder, validation_share=0.05), seed=1)
+    pairs = data.pairs("train", STANDARD, None)
+    assert "x ^ {" in capsys.readouterr().err
+    assert len(data.ink("train")) - len(pairs) == 3
+    for i in range(len(pairs)):
+        assert pairs.ink.label(i).tolist() == pairs.standard.label(int(pairs.mates[i])).tolist()
+
+
+def test_larger_pictures_are_scaled_to_the_limits_and_none_is_lost(folder):
+    ink = Data(folder, settings(folder, max_width=16, picture_scale=0.5), 3).ink("train")
+    sizes = ink.sizes(0, 0)
+    assert sizes[:, 1].max() <= 16
+    assert [ink.picture(i, 0, 0).shape for i in range(len(ink))] == [tuple(size) for size in sizes]
+
+
+@pytest.mark.parametrize("kind", ["standard", "ink", "pairs"])
+def test_batches_are_the_same_for_any_number_of_workers(data, kind):
+    def batches(workers: int) -> list:
+        augmentation = Augmentation(scale=(0.7, 1.4), rotation=3, distortion=2)
+        pictures = {
+            "standard": lambda: data.standard("train", VARIED),
+            "ink": lambda: data.ink("train", augmentation),
+            "pairs": lambda: data.pairs("train", VARIED, augmentation),
+        }[kind]()
+        loader = Loader(Items(pictures, kind, 5), FixedBatchSampler(pictures.sizes, 4, 5), workers)
+        loader.set_epoch(2)
+        return list(loader)
+
+    for one, other in zip(batches(0), batches(2), strict=True):
+        assert one.names == other.names
+        for domain in ("ink", "standard"):
+            a, b = getattr(one, domain), getattr(other, domain)
+            assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_another_epoch_shows_other_pictures(data):
+    standard = data.standard("train", VARIED)
+    assert any(not np.array_equal(standard.picture(0, 0, 0), standard.picture(0, 0, epoch)) for epoch in (1, 2, 3))
+
+
+def test_a_loader_goes_on_in_the_middle_of_an_epoch(data):
+    def loader() -> Loader:
+        ink = data.ink("train", Augmentation(scale=(0.7, 1.4)))
+        return Loader(Items(ink, "ink", 0), AdaptiveBatchSampler(ink.sizes, 1500, seed=1, stride=8))
+
+    whole = loader()
+    whole.set_epoch(3)
+    names = [batch.names for batch in whole]
+    assert len(names) == len(whole) > 3
+    part = loader()
+    part.set_epoch(3, whole.state_dict(2))
+    assert [batch.names for batch in part] == names[2:]
+
+
+@pytest.mark.parametrize("batching", ["fixed", "adaptive"])
+def test_every_stage_of_the_shipped_config_gets_its_loaders(data, batching):
+    config = load_config(ROOT / "config.yaml", "MINE", "small")
+    for stage in config.stages:
+        train, validation = make_loaders(data, stage, config, batching, stride=8)
+        train.set_epoch(0)
+        batch = next(iter(train))
+        assert (batch.ink is None) == (stage.pictures == "standard")
+        assert (batch.standard is None) == (stage.pictures == "ink")
+        assert sum(len(batch) for batch in validation) > 0
+
+
+def test_a_split_is_read_whole_whatever_its_tokens(folder):
+    about = {"vocabulary": ["x", "a"], "data": {"picture_scale": 0.5, "max_height": 512, "max_width": 512}}
+    vocabulary, loader = open_split_loader(folder, "test", about, stride=8)
+    truths = [truth for batch in loader for truth in batch.truths()]
+    assert [vocabulary.decode(truth) for truth in truths] == [["x", "<unknown>", "a"]] * 2
+    with pytest.raises(DataError, match="no split 2099; there are: test, train"):
+        open_split_loader(folder, "2099", about, stride=8)
+
+
+def test_a_missing_data_set_says_what_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match="NOWHERE"):
+        open_data(settings(tmp_path / "NOWHERE"), "NOWHERE", 0)

@@ -1,0 +1,170 @@
+"""The scripts as a person runs them: from nothing to scores, stopped, resumed, and told off in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "data": {"picture_scale": 0.25, "validation_share": 0.2, "workers": 0},
+    "model": {
+        "encoder": {"growth": 4, "layers": [1, 1]},
+        "counting": 4,
+        "gru": {"hidden": 8, "embedding": 8, "attention": 8, "coverage_kernel": 3},
+    },
+    "training": {"save_minutes": 1e-6},
+    "stages": {"standard": {"epochs": 1}, "alignment": {"epochs": 1}, "handwritten": {"epochs": 2}},
+}
+
+
+# Other tests and programs run beside these: threads that wait for each other would wait for those as well.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(script: str, *arguments: str, folder: Path, expected: int = 0, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / script, *arguments]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, **options)
+    assert done.returncode == expected, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A working directory with a config of tiny sizes and a data set of its own."""
+    from dataset.sample import make_sample
+
+    folder = tmp_path_factory.mktemp("home")
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    values["presets"]["tiny"] = TINY
+    values["datasets"]["TINY"] = {"preset": "tiny"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    make_sample(folder / "datasets" / "TINY", train_labels=40, test_labels=8, workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(home) -> Path:
+    """A run that was never stopped."""
+    run("train_stage.py", "--dataset", "TINY", "--preset", "tiny", "--run", "whole", "--device", "cpu", folder=home)
+    return home / "checkpoints" / "whole"
+
+
+def test_training_leaves_everything_a_run_should(trained):
+    names = {path.name for path in trained.iterdir()}
+    kinds = [(stage, kind) for stage in ("standard", "alignment", "handwritten") for kind in ("best", "last")]
+    weights = {f"{stage}-{kind}.safetensors" for stage, kind in kinds}
+    assert names - weights == {
+        "config.yaml", "vocabulary.txt", "log.jsonl", "curves.png", "sheet.png", "state.pt", "summary.json"
+    }  # fmt: skip
+    assert weights <= names
+    summary = json.loads((trained / "summary.json").read_text())
+    assert set(summary["splits"]) == {"validation", "test"}
+    assert summary["splits"]["test"]["items"] == 8
+    assert 0 <= summary["splits"]["test"]["exrate"] <= 100
+    lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["epoch"]) for line in lines] == [
+        ("standard", 1), ("alignment", 1), ("handwritten", 1), ("handwritten", 2)
+    ]  # fmt: skip
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_agrees_with_the_training_script(home, trained):
+    checkpoint = str(trained / "handwritten-best.safetensors")
+    arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--json", "--out", "predictions.jsonl"]
+    scores = json.loads(run("evaluate.py", *arguments, folder=home).stdout)
+    assert scores == json.loads((trained / "summary.json").read_text())["splits"]["test"]
+    predictions = [json.loads(line) for line in (home / "predictions.jsonl").read_text().splitlines()]
+    labels = (home / "datasets" / "TINY" / "test" / "labels.txt").read_text().splitlines()
+    assert [f"{line['id']}\t{line['truth']}" for line in predictions] == labels
+
+
+def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_same_weights(home, trained):
+    """kill -9, again and again, until the run comes through; then every weight and every score is the same."""
+    arguments = [sys.executable, str(ROOT / "train_stage.py"), "--dataset", "TINY", "--preset", "tiny"]
+    arguments += ["--run", "killed", "--device", "cpu"]
+    folder = home / "checkpoints" / "killed"
+    kills = 0
+    for more_states in (1, 9, 17, 10**9):
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(arguments, cwd=home, env=ENVIRONMENT, **pipes)
+        seen, states = None, 0
+        while process.poll() is None and states < more_states:
+            time.sleep(0.002)
+            path = folder / "state.pt"
+            if path.exists() and (now := path.stat().st_mtime_ns) != seen:
+                seen, states = now, states + 1
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        _, errors = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+        if "--resume" not in arguments:
+            arguments.append("--resume")
+    assert kills >= 2
+    for name in ("standard", "alignment", "handwritten"):
+        whole, killed = (path / f"{name}-best.safetensors" for path in (trained, folder))
+        assert whole.read_bytes() == killed.read_bytes(), name
+    scores = [json.loads((path / "summary.json").read_text())["splits"] for path in (trained, folder)]
+    assert scores[0] == scores[1]
+
+
+def test_the_adaptive_script_trains_the_same_stages(home):
+    arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", "adaptive", "--device", "cpu"]
+    done = run("train_stage_ABS.py", *arguments, "--set", "batch.max_pixels=30000", folder=home)
+    assert "adaptive batches" in done.stdout
+    lines = [json.loads(line) for line in (home / "checkpoints" / "adaptive" / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == 4
+    assert lines[0]["largest_batch"] > 1
+
+
+def test_a_single_stage_from_ink_alone_is_one_command(home):
+    stage = "{name: handwritten, pictures: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, "
+    stage += "epochs: 1, learning_rate: 1e-3}"
+    arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", "ink-only", "--device", "cpu"]
+    done = run("train_stage.py", *arguments, "--set", f"stages=[{stage}]", folder=home)
+    assert "alignment" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--dataset", "NOWHERE"], "datasets/NOWHERE"),
+        (["--dataset", "TINY", "--set", "stages.0.epochs=0"], "stages[0].epochs: expected a positive integer, got 0"),
+        (["--dataset", "TINY", "--preset", "huge"], "--preset huge"),
+        (["--dataset", "TINY", "--config", "none.yaml"], "none.yaml: cannot be read"),
+        (["--dataset", "TINY", "--device", "abacus"], "--device abacus"),
+        (["--dataset", "TINY", "--run", "none", "--resume"], "no run to resume"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(home, arguments, expected):
+    done = run("train_stage.py", *arguments, folder=home, expected=2)
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", ["train_stage.py", "train_stage_ABS.py", "evaluate.py", "prepare.py"])
+def test_help_does_not_wait_for_heavy_imports(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / script, "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    modules = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert not modules & {"torch", "matplotlib", "cv2"}
+
+
+def test_a_disk_without_room_is_one_line(home):
+    """A limit on the size of files fails a write half-way, as a full disk does."""
+    resource = pytest.importorskip("resource", reason="needs limits of a Unix system")
+    arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", "full", "--device", "cpu"]
+    done = run("train_stage.py", *arguments, folder=home, expected=2,
+               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))  # fmt: skip
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

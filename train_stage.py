@@ -1,0 +1,80 @@
+"""Train a recogniser of handwritten mathematics in stages: standard images, alignment, handwriting.
+
+    python train_stage.py --dataset SAMPLE
+    python train_stage.py --dataset CROHME --preset small --set stages.2.epochs=20
+    python train_stage.py --dataset CROHME --resume
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+from dataset.errors import DataError
+from utils.script import run_script, training_parser
+
+CHECKPOINTS = Path("checkpoints")
+
+
+def main(batching: str = "fixed") -> int:
+    """Run every stage of the config. batching: "fixed" counts of pictures, or "adaptive" to a budget of pixels."""
+    options = training_parser(__doc__).parse_args()
+
+    from dataset.batch import blank_batch
+    from dataset.loaders import make_loaders, open_data, reading_loader
+    from models.objective import Objective
+    from models.recognizer import Recognizer
+    from utils.config import load_config
+    from utils.distributed import Ranks
+    from utils.memory import MemoryModel
+    from utils.report import print_stages, report
+    from utils.run import Run, choose_folder
+    from utils.training import Loaders, choose_device, fit, measure_memory, seed_everything
+
+    started = time.monotonic()
+    config = load_config(options.config, options.dataset, options.preset, options.set, options.device)
+    device = choose_device(config.device)
+    ranks = Ranks.from_environment(device)
+    folder = ranks.first(lambda: choose_folder(CHECKPOINTS, config.dataset, options.run, options.resume))
+    data = ranks.first_then_all(lambda: open_data(config.data, config.dataset, config.seed))
+
+    seed_everything(config.seed)
+    model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains())
+    stride = model.handwritten_encoder.stride
+    run = Run(folder, is_writer=ranks.is_first)
+    about = {"architecture": model.architecture(), "vocabulary": data.vocabulary.tokens, "data": data.about()}
+    begin = run.resume if options.resume else run.begin
+    begin(config.as_dict() | {"batching": batching}, data.vocabulary.tokens, about)
+    model.to(device)
+    if ranks.is_first:
+        print_stages(config, data, model, run, device, batching)
+
+    finished = []
+    for number, stage in enumerate(config.stages):
+        if not run.restore_finished(stage.name, model):  # an earlier run did it: its best weights are loaded
+            if stage.starts_from_standard:
+                model.start_handwritten_from_standard()
+            objective = Objective(model, stage.losses, config.training.label_smoothing)
+            memory = None
+            if batching == "adaptive" and config.batch.max_pixels == "auto" and device.type == "cuda":
+                make_batch = partial(blank_batch, kind=stage.pictures)
+                probe = partial(measure_memory, objective, stage, make_batch, device)
+                memory = MemoryModel(**ranks.first_then_all(partial(run.keep, f"memory-{stage.name}", probe)))
+            make = partial(make_loaders, data, stage, config, batching, stride, memory, ranks)
+            train, validation = ranks.first_then_all(make)
+            loaders = Loaders(train, validation, "standard" if stage.pictures == "standard" else "handwritten")
+            title = f"stage {number + 1}/{len(config.stages)} {stage.name}"
+            seed = config.seed + number
+            fit(model, objective, loaders, stage, config.training, run, finished, device, seed, title, ranks, memory)
+        finished.append(stage.name)
+
+    if ranks.is_first:
+        loaders = {split: reading_loader(data.ink(split), stride) for split in ("validation", *data.splits)}
+        report(model, data, loaders, config, run, device, time.monotonic() - started)
+    ranks.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main, DataError)
