@@ -1,0 +1,201 @@
+"""How fast the decoders learn and read.
+
+    python tests/benchmarks/decoding.py loop                                   GRU decoder against the plain loop
+    python tests/benchmarks/decoding.py beam --split datasets/CROHME/2014      cached search against re-run prefixes
+    python tests/benchmarks/decoding.py small                                  the small preset: learning and reading
+
+Weights are random. In `beam` and `small` every text is made to end at its label's own length, as a trained network
+would end it. Times are CPU times of this process, so that other processes disturb them less.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+
+from models.counting import counting_loss  # noqa: E402
+from models.decoder import END, START, State  # noqa: E402
+from models.gru_decoder import GRUDecoder  # noqa: E402
+from models.recognizer import Recognizer, label_loss  # noqa: E402
+from models.search import beam_search, greedy  # noqa: E402
+
+VOCABULARY = 113
+# Widths of `presets.small` in config.yaml.
+SMALL_ENCODER = {"growth": 16, "layers": (4, 10), "dropout": 0.1}
+SMALL = {
+    "gru": {"hidden": 192, "embedding": 128, "attention": 64, "coverage_kernel": 7, "dropout": 0.2},
+    "transformer": {"width": 128, "heads": 4, "layers": 2, "feed_forward": 512, "dropout": 0.1},
+}
+
+
+class EndsOnTime:
+    """A decoder whose texts end at given lengths (B,)."""
+
+    def __init__(self, decoder, lengths: torch.Tensor):
+        self.decoder, self.lengths, self.directions = decoder, lengths, decoder.directions
+
+    def start(self, features, padding, counts=None):
+        picture, past = self.decoder.start(features, padding, counts)
+        return State(picture | {"lengths": self.lengths}, past | {"written": torch.zeros_like(self.lengths)})
+
+    def step(self, state, tokens):
+        written = state.past["written"]
+        logits, (picture, past), attention = self.decoder.step(state, tokens)
+        lengths = state.picture["lengths"].repeat_interleave(len(tokens) // len(state.picture["lengths"]))
+        logits[:, [START, END]] = torch.where(written >= lengths, 100.0, -100.0)[:, None]
+        past = past | {"written": written + 1}
+        return logits, State(picture | {"lengths": state.picture["lengths"]}, past), attention
+
+    def __call__(self, *arguments):
+        return self.decoder(*arguments)
+
+
+class ReRun:
+    """A decoder without a cache: every step runs the whole prefix again."""
+
+    def __init__(self, decoder):
+        self.decoder, self.directions = decoder, decoder.directions
+
+    def start(self, features, padding, counts=None):
+        picture = {"features": features, "padding": padding} | ({} if counts is None else {"counts": counts})
+        return State(picture, {"tokens": torch.zeros(len(features), 0, dtype=torch.long)})
+
+    def step(self, state, tokens):
+        tokens = torch.cat([state.past["tokens"], tokens[:, None]], 1)
+        picture = state.picture
+        decoded = self.decoder(picture["features"], picture["padding"], tokens, picture.get("counts"))
+        return decoded.logits[:, -1].clone(), State(picture, {"tokens": tokens}), decoded.attention[:, -1]
+
+    def __call__(self, *arguments):
+        return self.decoder(*arguments)
+
+
+def seconds(work, repeats: int = 5) -> float:
+    """The median time of `work` in CPU seconds, divided by the threads that share it; the first run does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.process_time()
+        work()
+        times.append((time.process_time() - start) / torch.get_num_threads())
+    return sorted(times[1:])[repeats // 2]
+
+
+def loop() -> None:
+    from test_decoders import plain_loop
+
+    for name, sizes, cells in (
+        ("paper", {}, (684, 7, 19)),
+        ("small", SMALL["gru"], (212, 7, 19)),
+    ):
+        torch.manual_seed(0)
+        decoder = GRUDecoder(VOCABULARY, cells[0], **sizes)
+        features, padding = torch.randn(8, *cells), torch.zeros(8, *cells[1:], dtype=torch.bool)
+        features.requires_grad_()
+        counts, tokens = torch.rand(8, VOCABULARY), torch.randint(3, VOCABULARY, (8, 40))
+        fast = seconds(lambda: decoder(features, padding, tokens, counts).logits.sum().backward())  # noqa: B023
+        plain = seconds(lambda: plain_loop(decoder, features, padding, tokens, counts).sum().backward())  # noqa: B023
+        print(f"{name} sizes, 8 pictures, 40 tokens, forward and backward: {fast:.3f} s, plain loop {plain:.3f} s, "
+              f"{plain / fast:.2f} x")  # fmt: skip
+
+
+def open_pictures(split: Path, count: int, scale: float) -> list[tuple[torch.Tensor, int, str]]:
+    """The first pictures of a split in the plain form, ink 1 on paper 0, the lengths of their labels, and names."""
+    from dataset.pictures import normalise, read_picture, resize
+
+    items = []
+    for line in (split / "labels.txt").read_text(encoding="utf-8").splitlines()[:count]:
+        name, label = line.split("\t")
+        picture = resize(normalise(read_picture(next((split / "images").glob(f"{name}*")))), scale)
+        items.append((torch.from_numpy(picture) / 255, len(label.split()), name))
+    return items
+
+
+def batches(items: list[tuple[torch.Tensor, int, str]], size: int):
+    """Pictures of about the same size together: images, padding, lengths, names."""
+    items = sorted(items, key=lambda item: item[0].numel())
+    for first in range(0, len(items), size):
+        part = items[first : first + size]
+        height, width = (max(picture.shape[side] for picture, *_ in part) for side in (0, 1))
+        images = torch.zeros(len(part), 1, height, width)
+        padding = torch.ones(len(part), height, width, dtype=torch.bool)
+        for i, (picture, *_) in enumerate(part):
+            images[i, 0, : picture.shape[0], : picture.shape[1]] = picture
+            padding[i, : picture.shape[0], : picture.shape[1]] = False
+        yield images, padding, torch.tensor([length for _, length, _ in part]), [name for *_, name in part]
+
+
+@torch.no_grad()
+def beam(split: Path, count: int, width: int) -> None:
+    items = open_pictures(split, count, 0.5)
+    for kind in ("transformer", "gru"):
+        torch.manual_seed(0)
+        network = Recognizer(VOCABULARY, SMALL_ENCODER, kind, SMALL[kind], domains=("handwritten",)).eval()
+        spent, texts = {}, {}
+        for name, wrap in (("cached", lambda decoder: decoder), ("prefix re-run", ReRun)):
+            spent[name], texts[name] = 0.0, []
+            for images, padding, lengths, _ in batches(items, 10):
+                features, padding, counts = network.encode(images, padding, "handwritten")
+                decoder = EndsOnTime(wrap(network.decoder), lengths)
+                start = time.process_time()
+                found = beam_search(decoder, features, padding, counts, beam=width)
+                spent[name] += (time.process_time() - start) / torch.get_num_threads()
+                texts[name] += [hypothesis.tokens for hypothesis in found]
+        same = sum(one == other for one, other in zip(*texts.values(), strict=True))
+        print(f"{kind}, beam {width}, {network.decoder.directions} direction(s), {len(items)} pictures: "
+              f"cached {spent['cached']:.1f} s, prefix re-run {spent['prefix re-run']:.1f} s, "
+              f"{spent['prefix re-run'] / spent['cached']:.1f} x; {same} readings equal")  # fmt: skip
+
+
+def small(tokens: int = 16, height: int = 52, width: int = 152) -> None:
+    for kind in ("gru", "transformer"):
+        torch.manual_seed(0)
+        counting = 32 if kind == "gru" else 0
+        network = Recognizer(VOCABULARY, SMALL_ENCODER, kind, SMALL[kind], counting, domains=("handwritten",))
+        size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        for batch in (8, 32):
+            images = (torch.rand(batch, 1, height, width) > 0.9).float()
+            padding = torch.zeros(batch, height, width, dtype=torch.bool)
+            labels, lengths = torch.randint(3, VOCABULARY, (batch, tokens)), torch.full((batch,), tokens)
+
+            def learn(arguments=(images, padding, labels, lengths)):
+                taught = network.teach(*arguments)  # noqa: B023
+                loss = label_loss(taught)
+                if taught.counts is not None:
+                    loss = loss + counting_loss(taught.counts, arguments[2])
+                loss.backward()
+
+            @torch.no_grad()
+            def read(arguments=(images, padding, lengths)):
+                images, padding, lengths = arguments
+                features, padding, counts = network.encode(images, padding, "handwritten")  # noqa: B023
+                greedy(EndsOnTime(network.decoder, lengths), features, padding, counts)  # noqa: B023
+
+            learning = batch / seconds(network.train() and learn)
+            reading = batch / seconds(network.eval() and read)
+            print(f"{kind}, {size:.2f} M parameters, batch {batch}, {torch.get_num_threads()} thread(s): "
+                  f"learns {learning:.0f} pictures/s, reads {reading:.0f} pictures/s")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["loop", "beam", "small"])
+    parser.add_argument("--split", type=Path, default=Path("datasets/CROHME/2014"), help="a split in the plain form")
+    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--beam", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.what == "loop":
+        loop()
+    elif options.what == "beam":
+        beam(options.split, options.pictures, options.beam)
+    else:
+        small()
+
+
+if __name__ == "__main__":
+    main()

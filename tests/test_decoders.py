@@ -1,0 +1,345 @@
+"""Both decoders: what they are taught, what they give back, and that they learn."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.counting import CountingHead, true_counts
+from models.decoder import END, PAD, START, frame
+from models.gru_decoder import GRUDecoder
+from models.recognizer import Recognizer, label_loss
+from models.transformer_decoder import TransformerDecoder
+
+VOCABULARY = 12
+OPTIONS = {
+    "gru": {"hidden": 32, "embedding": 24, "attention": 40, "coverage_kernel": 5, "dropout": 0.1},
+    "transformer": {"width": 32, "heads": 4, "layers": 3, "feed_forward": 64, "dropout": 0.1},
+}
+both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks as small as these are slower on two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def recognizer(kind: str, **changes) -> Recognizer:
+    torch.manual_seed(0)
+    arguments = {
+        "encoder": {"layers": (2, 3), "growth": 8, "dropout": 0.0},
+        "decoder": kind,
+        "decoder_options": OPTIONS[kind],
+        "counting": 16 if kind == "gru" else 0,
+    }
+    return Recognizer(VOCABULARY, **{**arguments, **changes})
+
+
+def decoder(kind: str):
+    torch.manual_seed(0)
+    kinds = {"gru": GRUDecoder, "transformer": TransformerDecoder}
+    return kinds[kind](VOCABULARY, 20, **OPTIONS[kind]).eval()
+
+
+def some_features(size: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features (B, 20, 4, 9), their padding (a different width for each picture), and counts."""
+    padding = torch.arange(9).expand(size, 4, 9) >= torch.tensor([9, 6, 4][:size])[:, None, None]
+    return torch.randn(size, 20, 4, 9) * ~padding[:, None], padding, torch.rand(size, VOCABULARY)
+
+
+def some_pictures() -> tuple[torch.Tensor, ...]:
+    """Four made-up pictures, images, padding, and their labels, lengths."""
+    torch.manual_seed(1)
+    images = F.interpolate((torch.rand(4, 1, 6, 12) > 0.7).float(), scale_factor=4)
+    padding = torch.zeros(4, 24, 48, dtype=torch.bool)
+    padding[1, :, 30:] = True
+    padding[3, 17:] = True
+    labels = torch.tensor([[3, 4, 5, 3, 4, 4, 9], [6, 7, 0, 0, 0, 0, 0], [8, 8, 8, 8, 0, 0, 0], [9, 10, 5, 3, 5, 0, 0]])
+    return images.masked_fill(padding[:, None], 0), padding, labels, torch.tensor([7, 2, 4, 5])
+
+
+def test_labels_are_framed_for_each_direction():
+    framed = frame(torch.tensor([[5, 6, 7], [8, 0, 0]]), torch.tensor([3, 1]), 2)
+    assert framed.inputs.tolist() == [[START, 5, 6, 7], [END, 7, 6, 5], [START, 8, PAD, PAD], [END, 8, PAD, PAD]]
+    assert framed.targets.tolist() == [[5, 6, 7, END], [7, 6, 5, START], [8, END, PAD, PAD], [8, START, PAD, PAD]]
+    assert framed.places.tolist() == [[0, 1, 2, -1], [2, 1, 0, -1], [0, -1, -1, -1], [0, -1, -1, -1]]
+
+
+@both_decoders
+@torch.no_grad()
+def test_stepped_equals_one_pass(kind):
+    network = decoder(kind)
+    features, padding, counts = some_features()
+    tokens = torch.randint(3, VOCABULARY, (6, 7))  # two rows for each picture
+    whole = network(features, padding, tokens, counts)
+    state = network.start(features, padding, counts).select(torch.arange(3).repeat_interleave(2))
+    for position in range(7):
+        logits, state, attention = network.step(state, tokens[:, position])
+        assert (logits - whole.logits[:, position]).abs().max() < 1e-4
+        assert (attention - whole.attention[:, position]).abs().max() < 1e-5
+
+
+@both_decoders
+@torch.no_grad()
+def test_rows_that_share_a_picture_equal_rows_with_a_picture_each(kind):
+    network = decoder(kind)
+    features, padding, counts = some_features()
+    tokens = torch.randint(3, VOCABULARY, (6, 5))
+    shared = network(features, padding, tokens, counts)
+    own = network(*(x.repeat_interleave(2, 0) for x in (features, padding)), tokens, counts.repeat_interleave(2, 0))
+    for one, other in zip(shared, own, strict=True):
+        assert (one - other).abs().max() < 1e-5
+
+
+@both_decoders
+@torch.no_grad()
+def test_a_state_can_be_reordered_within_a_picture_and_pictures_can_leave(kind):
+    network = decoder(kind)
+    features, padding, counts = some_features()
+    tokens = torch.randint(3, VOCABULARY, (6, 2))
+    state = network.start(features, padding, counts).select(torch.arange(3).repeat_interleave(2))
+    _, state, _ = network.step(state, tokens[:, 0])
+    logits, _, _ = network.step(state, tokens[:, 1])
+    swapped, _, _ = network.step(state.select(torch.tensor([1, 0, 3, 2, 5, 4])), tokens[[1, 0, 3, 2, 5, 4], 1])
+    fewer, _, _ = network.step(state.select_pictures(torch.tensor([0, 2])), tokens[[0, 1, 4, 5], 1])
+    assert torch.allclose(swapped[[1, 0, 3, 2, 5, 4]], logits, atol=1e-5)
+    assert torch.allclose(fewer, logits[[0, 1, 4, 5]], atol=1e-5)
+
+
+@both_decoders
+@torch.no_grad()
+def test_attention_stays_inside_the_picture_and_sums_to_one(kind):
+    features, padding, counts = some_features()
+    attention = decoder(kind)(features, padding, torch.randint(3, VOCABULARY, (3, 5)), counts).attention
+    assert torch.allclose(attention.sum((2, 3)), torch.ones(3, 5), atol=1e-5)
+    assert (attention * padding[:, None] == 0).all() and attention.dtype == torch.float32
+
+
+@both_decoders
+@torch.no_grad()
+def test_padding_batch_mates_and_longer_labels_do_not_change_the_logits(kind):
+    network = recognizer(kind)
+    images, padding, labels, lengths = some_pictures()
+    network.train()
+    network.teach(images, padding, labels, lengths)  # BatchNorms that do something
+    network.eval()
+    together = network.teach(images, padding, labels, lengths)
+    rows = network.decoder.directions
+    for i in range(4):
+        height, width = (~padding[i]).any(1).sum(), (~padding[i]).any(0).sum()
+        alone = network.teach(
+            images[i : i + 1, :, :height, :width],
+            padding[i : i + 1, :height, :width],
+            labels[i : i + 1, : lengths[i]],
+            lengths[i : i + 1],
+        )
+        length = lengths[i] + 1
+        assert (together.logits[i * rows : (i + 1) * rows, :length] - alone.logits).abs().max() < 1e-4
+        assert (together.glimpses[i * rows : (i + 1) * rows, :length] - alone.glimpses).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_coverage_is_what_was_looked_at_before_a_position_not_at_it():
+    network = decoder("transformer")
+    features, padding, _ = some_features()
+    tokens = torch.randint(3, VOCABULARY, (3, 4))
+    before = network(features, padding, tokens).attention
+    network.refinement.conv.weight.mul_(-20)
+    change = (network(features, padding, tokens).attention - before).abs().amax((0, 2, 3))
+    assert change[0] < 1e-6 and (change[1:] > 1e-4).all()
+
+
+def plain_loop(network: GRUDecoder, features, padding, tokens, counts):
+    """The GRU decoder as its papers write it down: everything anew at every step."""
+    attention = network.attention
+    size, channels, height, width = features.shape
+    cells = features.flatten(2).transpose(1, 2)
+    inside = (~padding).flatten(1).float()
+    hidden = network.first_hidden((cells * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)).tanh()
+    kernel = attention.coverage.weight.view(-1, 1, attention.kernel, attention.kernel)
+    coverage = torch.zeros(size, 1, height, width)
+    cell = torch.nn.GRUCell(network.gru.input_size, network.gru.hidden_size)
+    for name, parameter in network.gru.named_parameters():
+        delattr(cell, name.removesuffix("_l0"))
+        setattr(cell, name.removesuffix("_l0"), parameter)
+    logits = []
+    for token in tokens.unbind(1):
+        embedded = network.embedding(token)
+        hidden = cell(embedded, hidden)
+        seen = F.conv2d(coverage, kernel, padding=attention.kernel // 2).flatten(2).transpose(1, 2)
+        energy = attention.keys(cells, padding) + attention.query(hidden)[:, None] + seen
+        scores = attention.score(energy.tanh())[..., 0].masked_fill(padding.flatten(1), float("-inf"))
+        weights = scores.softmax(1)
+        coverage = coverage + weights.view(size, 1, height, width)
+        glimpse = network.glimpse((weights[..., None] * cells).sum(1))
+        mixed = network.from_hidden(hidden) + network.from_embedding(embedded) + glimpse + network.from_counts(counts)
+        logits.append(network.output(F.dropout(mixed, network.dropout, network.training)))
+    return torch.stack(logits, 1)
+
+
+def test_the_fast_gru_decoder_equals_the_plain_loop():
+    network = decoder("gru")
+    features, padding, counts = some_features()
+    features.requires_grad_()
+    tokens = torch.randint(0, VOCABULARY, (3, 9))
+    results = []
+    both = network(features, padding, tokens, counts).logits, plain_loop(network, features, padding, tokens, counts)
+    for logits in both:
+        network.zero_grad()
+        features.grad = None
+        logits.square().sum().backward()
+        results.append([logits.detach(), features.grad] + [p.grad.clone() for p in network.parameters()])
+    for fast, plain in zip(*results, strict=True):
+        assert torch.allclose(fast, plain, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_padding_does_not_change_the_counts():
+    torch.manual_seed(0)
+    head = CountingHead(20, VOCABULARY, 16).eval()
+    for module in head.counters:
+        torch.nn.init.normal_(module.excite.weight)
+        torch.nn.init.normal_(module.norm.running_mean)
+    features, padding, _ = some_features()
+    counts = head(features * 5, padding)
+    for i, width in enumerate((9, 6, 4)):
+        alone = head(features[i : i + 1, :, :, :width] * 5, padding[i : i + 1, :, :width])
+        assert (counts[i] - alone[0]).abs().max() < 1e-5
+
+
+def test_true_counts_leave_out_padding_and_what_has_no_ink():
+    counts = true_counts(torch.tensor([[3, 4, 3, 5], [5, 0, 0, 0]]), 6, uncounted=[4])
+    assert counts.tolist() == [[0, 0, 0, 2, 0, 1], [0, 0, 0, 0, 0, 1]]
+
+
+@both_decoders
+def test_padding_teaches_nothing(kind):
+    network = recognizer(kind).eval()
+    images, padding, labels, lengths = some_pictures()
+    longer = F.pad(labels, (0, 5))
+    losses = [label_loss(network.teach(images, padding, ids, lengths)).item() for ids in (labels, longer)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@both_decoders
+def test_overfits_four_pictures_read_freely(kind):
+    network = recognizer(kind)
+    images, padding, labels, lengths = some_pictures()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3)
+    for _ in range(200):
+        loss = label_loss(network.teach(images, padding, labels, lengths))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        if loss < 0.01:
+            break
+    network.eval()
+    truths = [row[:length] for row, length in zip(labels.tolist(), lengths.tolist(), strict=True)]
+    for beam in (1, 3):
+        hypotheses = network.read(images, padding, beam=beam)
+        assert [hypothesis.tokens for hypothesis in hypotheses] == truths
+        assert not any(hypothesis.is_cut for hypothesis in hypotheses)
+
+
+@pytest.mark.slow
+@both_decoders
+def test_overfits_32_real_pictures_read_freely(kind, shared_data):
+    sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+    from decoding import SMALL, SMALL_ENCODER, batches, open_pictures
+
+    split = shared_data / "CROHME" / "2014"
+    lines = (split / "labels.txt").read_text(encoding="utf-8").splitlines()[:32]
+    texts = dict(line.split("\t") for line in lines)
+    tokens = sorted({token for text in texts.values() for token in text.split()})
+    truths = {name: [tokens.index(token) + 3 for token in text.split()] for name, text in texts.items()}
+    torch.manual_seed(0)
+    network = Recognizer(len(tokens) + 3, SMALL_ENCODER | {"dropout": 0.0}, kind, SMALL[kind] | {"dropout": 0.0})
+    data = [
+        (
+            images,
+            padding,
+            torch.nn.utils.rnn.pad_sequence([torch.tensor(truths[name]) for name in names], True),
+            lengths,
+        )
+        for images, padding, lengths, names in batches(open_pictures(split, 32, 0.5), 8)
+    ]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    for _ in range(120):
+        network.train()
+        worst = 0.0
+        for batch in data:
+            loss = label_loss(network.teach(*batch))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            worst = max(worst, loss.item())
+        if worst < 0.005:
+            break
+    network.eval()
+    for beam in (1, 10):
+        for images, padding, labels, lengths in data:
+            wanted = [row[:length] for row, length in zip(labels.tolist(), lengths.tolist(), strict=True)]
+            assert [hypothesis.tokens for hypothesis in network.read(images, padding, beam=beam)] == wanted
+
+
+@both_decoders
+def test_the_handwritten_encoder_starts_as_a_copy_and_the_standard_one_stays(kind):
+    network = recognizer(kind)
+    images, padding, labels, lengths = some_pictures()
+    network.teach(images, padding, labels, lengths, domain="standard")  # moves BatchNorm's averages
+    network.start_handwritten_from_standard()
+    before = {name: value.clone() for name, value in network.standard_encoder.state_dict().items()}
+    assert all(torch.equal(before[name], value) for name, value in network.handwritten_encoder.state_dict().items())
+
+    for modules in (network.parts()["standard_encoder"], network.parts()["decoder"]):
+        for module in modules:
+            module.requires_grad_(False).eval()
+    decoder_before = {name: value.clone() for name, value in network.decoder.state_dict().items()}
+    label_loss(network.teach(images, padding, labels, lengths)).backward()
+    torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0).step()
+    after = network.handwritten_encoder.state_dict()
+    assert not torch.equal(before["stem.weight"], after["stem.weight"])
+    assert all(torch.equal(before[name], value) for name, value in network.standard_encoder.state_dict().items())
+    assert all(torch.equal(decoder_before[name], value) for name, value in network.decoder.state_dict().items())
+
+
+@both_decoders
+def test_an_equal_network_can_be_built_from_its_architecture(kind):
+    import json
+
+    network = recognizer(kind, domains=("handwritten",)).eval()
+    copy = Recognizer(**json.loads(json.dumps(network.architecture()))).eval()
+    copy.load_state_dict(network.state_dict())
+    images, padding, *_ = some_pictures()
+    assert copy.read(images, padding) == network.read(images, padding)
+    assert copy.standard_encoder is None
+
+
+def test_a_handwritten_encoder_that_was_left_out_is_made_from_the_standard_one():
+    network = recognizer("gru", domains=("standard",))
+    assert network.handwritten_encoder is None
+    network.start_handwritten_from_standard()
+    assert network.architecture()["domains"] == ["standard", "handwritten"]
+
+
+@both_decoders
+def test_bf16_losses_are_within_one_percent_of_fp32(kind):
+    network = recognizer(kind).eval()
+    batch = some_pictures()
+    full = label_loss(network.teach(*batch))
+    with torch.autocast("cpu", torch.bfloat16):
+        taught = network.teach(*batch)
+        half = label_loss(taught)
+        state = network.decoder.start(taught.features, taught.padding, taught.counts)
+        _, state, attention = network.decoder.step(state, torch.full((4,), START))
+    sums = [value for name, value in state.past.items() if name.startswith("coverage")]
+    assert half.item() == pytest.approx(full.item(), rel=0.01)
+    assert {value.dtype for value in [taught.attention, attention, *sums]} == {torch.float32}

@@ -1,0 +1,89 @@
+"""The encoder: padding and batch mates never change what it says about a picture."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from models.densenet import DenseNet
+
+SIZES = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 90)), min_size=1, max_size=4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks as small as these are slower on two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def encoder(layers: tuple[int, ...]) -> DenseNet:
+    """A small encoder in eval mode whose BatchNorms do something, as after training."""
+    torch.manual_seed(0)
+    network = DenseNet(layers=layers, growth=4, stem=6, dropout=0.0).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return network
+
+
+def batch_of(pictures: list[torch.Tensor], more: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (H, W) -> images (B, 1, H, W) with rubbish in the padding, and the padding."""
+    height = max(picture.shape[0] for picture in pictures) + more
+    width = max(picture.shape[1] for picture in pictures) + more
+    images = torch.full((len(pictures), 1, height, width), 7.0)
+    padding = torch.ones(len(pictures), height, width, dtype=torch.bool)
+    for i, picture in enumerate(pictures):
+        images[i, 0, : picture.shape[0], : picture.shape[1]] = picture
+        padding[i, : picture.shape[0], : picture.shape[1]] = False
+    return images, padding
+
+
+@pytest.mark.parametrize("layers", [(2, 2), (1, 2, 1)])
+@given(sizes=SIZES, more=st.integers(0, 40), seed=st.integers(0, 100))
+@settings(max_examples=12, deadline=None)
+@torch.no_grad()
+def test_a_picture_alone_gives_the_same_features_as_in_any_batch(layers, sizes, more, seed):
+    network = encoder(layers)
+    generator = torch.Generator().manual_seed(seed)
+    pictures = [torch.rand(size, generator=generator) for size in sizes]
+    features, padding = network(*batch_of(pictures, more))
+    for i, picture in enumerate(pictures):
+        alone, _ = network(picture[None, None], torch.zeros(1, *picture.shape, dtype=torch.bool))
+        height, width = alone.shape[2:]
+        assert (features[i, :, :height, :width] - alone[0]).abs().max() < 1e-5
+        assert not padding[i, :height, :width].any() and padding[i].sum() == padding[i].numel() - height * width
+        assert (features[i] * padding[i] == 0).all()
+
+
+@pytest.mark.parametrize(("layers", "stride"), [((1,), 4), ((2, 2), 8), ((1, 1, 1), 16)])
+def test_each_further_block_halves_the_grid(layers, stride):
+    network = encoder(layers)
+    features, padding = network(torch.rand(2, 1, 33, 50), torch.zeros(2, 33, 50, dtype=torch.bool))
+    cells = (-(-33 // stride), -(-50 // stride))
+    assert network.stride == stride
+    assert features.shape == (2, network.channels, *cells) and padding.shape == (2, *cells)
+
+
+def test_the_full_encoder_has_the_published_size():
+    network = DenseNet(layers=(16, 16, 16), growth=24, compression=0.5)
+    assert (network.channels, network.stride) == (684, 16)
+
+
+def test_batch_norm_stays_in_full_precision_under_autocast():
+    network = encoder((2, 2)).train()
+    images, padding = torch.rand(3, 1, 30, 40), torch.zeros(3, 30, 40, dtype=torch.bool)
+    full = network(images, padding)[0]
+    seen = []
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(module.running_mean.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(images, padding)[0]
+    assert set(seen) == {torch.float32}
+    assert (half.float() - full).abs().mean() < 0.02 * full.abs().mean()

@@ -1,0 +1,210 @@
+"""Greedy and beam search: they find what is likeliest, and nothing but the picture decides what it is read as."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.decoder import END, PAD, START, Decoded, State, frame
+from models.recognizer import Recognizer
+from models.search import beam_search, greedy, token_limits
+
+DECODERS = {
+    "gru": {"hidden": 16, "embedding": 16, "attention": 16, "coverage_kernel": 3, "dropout": 0.1},
+    "transformer": {"width": 16, "heads": 2, "layers": 2, "feed_forward": 32, "dropout": 0.1},
+}
+both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks as small as these are slower on two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Chain:
+    """A made-up decoder: the next token depends on the last one and on the picture's own table of logits.
+
+    features: (B, 2 x V, V, 1), a table for each direction.   Direction 2 begins with END.
+    """
+
+    directions = 2
+
+    def start(self, features, padding, counts=None):
+        tables = features[..., 0].unflatten(1, (2, -1))
+        return State({"tables": tables}, {"direction": torch.full((len(features),), -1)})
+
+    def step(self, state, tokens):
+        tables = state.picture["tables"]
+        direction = torch.where(state.past["direction"] < 0, (tokens == END).long(), state.past["direction"])
+        pictures = torch.arange(len(tables)).repeat_interleave(len(tokens) // len(tables))
+        return tables[pictures, direction, tokens], State(state.picture, {"direction": direction}), None
+
+    def __call__(self, features, padding, tokens, counts=None):
+        state = self.start(features, padding)
+        state = state.select(torch.arange(len(features)).repeat_interleave(len(tokens) // len(features)))
+        logits = []
+        for position in tokens.unbind(1):
+            step, state, _ = self.step(state, position)
+            logits.append(step)
+        return Decoded(torch.stack(logits, 1), None, None)
+
+
+def chains(seeds: list[int], vocabulary: int = 5, end: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tables of logits for Chain, one for each seed, and padding of one cell.   end: added to the logits of ending."""
+    tables = torch.stack(
+        [torch.randn(2, vocabulary, vocabulary, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
+    tables[:, 0, :, END] += end
+    tables[:, 1, :, START] += end
+    return tables.flatten(1, 2)[..., None], torch.zeros(len(seeds), 1, 1, dtype=torch.bool)
+
+
+def log_probability(table: torch.Tensor, text: tuple[int, ...], first: int, last: int) -> float:
+    path = [first, *text, last]
+    scores = table.log_softmax(-1)
+    return sum(scores[one, next].item() for one, next in itertools.pairwise(path))
+
+
+def test_a_wide_beam_finds_the_likeliest_of_all_texts():
+    features, padding = chains([1, 2, 3, 4], end=1.0)
+    texts = [text for length in range(1, 7) for text in itertools.product((3, 4), repeat=length)]
+    found = beam_search(Chain(), features, padding, beam=64, directions=1, length_penalty=0.0)
+    for table, hypothesis in zip(features[..., 0], found, strict=True):
+        scores = {text: log_probability(table[:5], text, START, END) for text in texts}
+        best = max(scores, key=scores.get)
+        assert tuple(hypothesis.tokens) == best and hypothesis.score == pytest.approx(scores[best], abs=1e-4)
+
+
+def test_the_other_direction_scores_what_one_direction_proposes():
+    features, padding = chains([1, 2, 3, 4], end=1.0)
+    for table, hypothesis in zip(features[..., 0], beam_search(Chain(), features, padding, beam=4), strict=True):
+        for each in (hypothesis, *hypothesis.alternatives):
+            if each.is_cut:
+                continue
+            text = tuple(each.tokens)
+            forward = log_probability(table[:5], text, START, END)
+            backward = log_probability(table[5:], text[::-1], END, START)
+            assert each.score == pytest.approx((forward + backward) / 2 / (len(text) + 1), abs=1e-4)
+
+
+def test_alternatives_differ_and_are_sorted():
+    features, padding = chains(list(range(6)), end=1.0)
+    for hypothesis in beam_search(Chain(), features, padding, beam=5):
+        texts = [tuple(each.tokens) for each in (hypothesis, *hypothesis.alternatives)]
+        scores = [each.score for each in (hypothesis, *hypothesis.alternatives)]
+        assert len(set(texts)) == len(texts) == 5
+        assert scores == sorted(scores, reverse=True)
+
+
+@given(seeds=st.lists(st.integers(0, 10_000), min_size=1, max_size=6), end=st.floats(-3, 3))
+@settings(max_examples=25, deadline=None)
+def test_a_beam_of_one_equals_greedy(seeds, end):
+    features, padding = chains(seeds, end=end)
+    for one, other in zip(
+        greedy(Chain(), features, padding), beam_search(Chain(), features, padding, beam=1, directions=1), strict=True
+    ):
+        assert (one.tokens, one.is_cut) == (other.tokens, other.is_cut)
+        assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+def test_what_never_ends_is_cut_at_the_limit_and_says_so():
+    features, padding = chains([1, 2], end=-1000.0)
+    limit = token_limits(padding)[0].item()
+    for hypotheses in (greedy(Chain(), features, padding), beam_search(Chain(), features, padding, beam=3)):
+        for hypothesis in hypotheses:
+            assert hypothesis.is_cut and len(hypothesis.tokens) == limit
+
+
+def test_a_text_that_ended_ranks_before_one_that_was_cut():
+    features, padding = chains([5], end=-12.0)
+    features[:, 3, END], features[:, 8, START] = 1.0, 1.0  # only token 3 can end a text, and hardly ever comes
+    features[:, [0, 1, 2, 4, 5, 6, 7, 9], 3] = -14.0
+    hypothesis = beam_search(Chain(), features, padding, beam=3)[0]
+    everything = (hypothesis, *hypothesis.alternatives)
+    assert [each.is_cut for each in everything] == sorted(each.is_cut for each in everything)
+    assert not hypothesis.is_cut
+
+
+def test_neither_padding_nor_a_second_start_nor_nothing_is_ever_written():
+    features, padding = chains([1, 2, 3], end=5.0)
+    features[:, :, [PAD]] = 9.0
+    features[:, :5, START], features[:, 5:, END] = 9.0, 9.0
+    for hypotheses in (greedy(Chain(), features, padding), beam_search(Chain(), features, padding, beam=3)):
+        assert all(token > 2 for hypothesis in hypotheses for token in hypothesis.tokens)
+        assert all(hypothesis.tokens for hypothesis in hypotheses)
+
+
+def test_the_limit_depends_on_the_picture_alone():
+    padding = torch.ones(2, 9, 30, dtype=torch.bool)
+    padding[0, :3, :5] = False
+    padding[1, :9, :30] = False
+    assert token_limits(padding)[0] == token_limits(torch.zeros(1, 3, 5, dtype=torch.bool))[0]
+    assert token_limits(padding)[1] > token_limits(padding)[0]
+
+
+def recognizer(kind: str) -> Recognizer:
+    """A network that ends texts of different lengths, as a trained one does."""
+    torch.manual_seed(3)
+    network = Recognizer(9, {"layers": (1, 1), "growth": 6}, kind, DECODERS[kind], 8 if kind == "gru" else 0)
+    network.train()
+    network.teach(
+        torch.rand(4, 1, 24, 40),
+        torch.zeros(4, 24, 40, dtype=torch.bool),
+        torch.randint(3, 9, (4, 5)),
+        torch.full((4,), 5),
+    )
+    with torch.no_grad():
+        network.decoder.output.weight *= 3
+        network.decoder.output.bias[[START, END]] += 0.5
+    return network.eval()
+
+
+@both_decoders
+@pytest.mark.parametrize("beam", [1, 3])
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 60)), min_size=2, max_size=5),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=5, deadline=None)
+def test_padding_batch_mates_and_order_never_change_a_reading(kind, beam, sizes, seed):
+    network = recognizer(kind)
+    generator = torch.Generator().manual_seed(seed)
+    pictures = [(torch.rand(size, generator=generator) > 0.6).float() for size in sizes]
+
+    def read(chosen: list[torch.Tensor]):
+        height, width = (max(picture.shape[side] for picture in chosen) for side in (0, 1))
+        images = torch.zeros(len(chosen), 1, height, width)
+        padding = torch.ones(len(chosen), height, width, dtype=torch.bool)
+        for i, picture in enumerate(chosen):
+            images[i, 0, : picture.shape[0], : picture.shape[1]] = picture
+            padding[i, : picture.shape[0], : picture.shape[1]] = False
+        return network.read(images, padding, beam=beam)
+
+    together, backwards = read(pictures), read(pictures[::-1])[::-1]
+    for picture, one, other in zip(pictures, together, backwards, strict=True):
+        alone = read([picture])[0]
+        for each in (one, other):
+            assert (each.tokens, each.is_cut) == (alone.tokens, alone.is_cut)
+            assert each.score == pytest.approx(alone.score, abs=1e-4)
+
+
+@both_decoders
+@torch.no_grad()
+def test_a_score_is_what_teaching_gives_for_the_same_text(kind):
+    network = recognizer(kind)
+    images, padding = torch.rand(2, 1, 24, 40), torch.zeros(2, 24, 40, dtype=torch.bool)
+    for hypotheses in (network.read(images, padding), network.read(images, padding, beam=3, directions=1)):
+        for i, hypothesis in enumerate(hypotheses):
+            if hypothesis.is_cut:
+                continue
+            labels, lengths = torch.tensor([hypothesis.tokens]), torch.tensor([len(hypothesis.tokens)])
+            taught = network.teach(images[i : i + 1], padding[i : i + 1], labels, lengths)
+            logits, framed = taught.logits[:1].log_softmax(-1), frame(labels, lengths, 1)
+            score = logits.gather(2, framed.targets[..., None]).mean().item()
+            assert hypothesis.score == pytest.approx(score, abs=1e-4)
