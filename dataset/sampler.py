@@ -1,0 +1,434 @@
+"""Batches of pictures of many sizes: filled up to a memory budget, or of a fixed count.
+
+Both samplers see sizes, never pictures, and speak the protocol of a `batch_sampler` for torch's DataLoader: they yield
+lists of indices, know their exact length, and can be stopped and resumed at any batch. Every rank of a distributed run
+makes the same plan from the same seed and takes its own share of it, so nothing is ever sent between ranks.
+"""
+
+import numpy as np
+
+LANE = 2048  # pictures per lane of cheapest_cuts: enough batches that one forced cut at its end costs little
+LANES_AT_ONCE = 32  # solved side by side; lanes of one group should need similar looks ahead
+
+
+class BatchSampler:
+    """What both samplers share: epochs, ranks, length, and resuming.
+
+    The plan of an epoch is a row of *steps*; a step holds one batch for every rank, of nearly equal cost. All ranks
+    have the same number of steps, and together they see every index exactly once. When the batches do not divide by
+    the number of ranks, the largest are halved until they do. Only when there is nothing left to halve (fewer pictures
+    than ranks, or single pictures alone) do some ranks get an **empty list** in one step: such a rank has no picture
+    to add, but must still take part in that step's exchange of gradients.
+
+    A state is a plain dict of numbers. It resumes with exactly the batches that were left.
+    """
+
+    def __init__(self, sizes, limit, seed, shuffle, rank, world_size):
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}")
+        self.sizes = sizes if callable(sizes) else _checked_sizes(sizes)
+        self.seed, self.shuffle = seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.position = 0  # batches of this epoch that were handed out
+        self._limits = [(0, limit)]  # (position, limit): from this position on, batches are cut by this limit
+        self._is_resumed = False
+        self._batches = None  # (steps, world_size, 2): first and last + 1 place in self._order; None: not planned yet
+
+    def set_epoch(self, epoch):
+        """Begin another epoch. The epoch that is under way, or was just loaded, is left as it is."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self._begin()
+
+    def _begin(self):
+        self.position = 0
+        self._limits = [(0, self._limits[-1][1])]
+        self._is_resumed = False
+        self._batches = None
+
+    def __len__(self):
+        """Batches of this rank in the whole epoch: those handed out and those to come."""
+        self._plan()
+        return len(self._batches)
+
+    def __iter__(self):
+        if self.position and not self._is_resumed:
+            self._begin()
+        self._is_resumed = False
+        self._plan()
+        return self._remaining()
+
+    def _remaining(self):
+        while self.position < len(self):
+            start, end = self._batches[self.position, self.rank]
+            self.position += 1
+            yield self._order[start:end].tolist()
+
+    def state_dict(self, position=None):
+        """Everything that resuming needs, as numbers.
+
+        position: batches of this epoch that were really trained on; a loader with workers has asked for more than
+        that. Default: all that were handed out.
+        """
+        return self._identity() | {
+            "epoch": self.epoch,
+            "position": self.position if position is None else position,
+            "limits": [list(entry) for entry in self._limits],
+        }
+
+    def load_state_dict(self, state):
+        """Continue as the sampler that gave this state would have. ValueError when it was another run or data set."""
+        self.epoch = state["epoch"]
+        self._limits = [tuple(entry) for entry in state["limits"]]
+        self._batches = None
+        self.position = state["position"]
+        self._is_resumed = True
+        for key, here in self._identity().items():
+            if state[key] != here:
+                raise ValueError(f"sampler state: {key} was {state[key]} when it was saved and is {here} now")
+
+    def _identity(self):
+        self._plan()
+        area = int(self._sizes_now.prod(axis=1, dtype=np.int64).sum())
+        return {"seed": self.seed, "world_size": self.world_size, "pictures": len(self._sizes_now), "area": area}
+
+    def summary(self):
+        """Facts about this epoch's plan, of all ranks together, for the log.
+
+        padding: share of the computed pixels that lie outside the pictures. Computed pixels are count x tallest x
+        widest of each batch, both rounded up to the stride.
+        """
+        order, starts, counts = self._filled_batches()
+        if len(counts) == 0:
+            return {"batches": 0, "pictures": 0, "padding": 0.0, "mean_batch": 0.0, "largest_batch": 0, "pixels": 0}
+        tallest, widest = np.maximum.reduceat(self._rounded[order], starts).T.astype(np.int64)
+        computed = int((counts * tallest * widest).sum())
+        return {
+            "batches": len(counts),
+            "pictures": int(counts.sum()),
+            "padding": 1 - self._identity()["area"] / computed,
+            "mean_batch": float(counts.mean()),
+            "largest_batch": int(counts.max()),
+            "pixels": computed,
+        }
+
+    def _filled_batches(self):
+        """The plan without its empty batches: order (N,), first place (batches,) and count (batches,) of each."""
+        self._plan()
+        spans = self._batches.reshape(-1, 2)
+        spans = spans[spans[:, 1] > spans[:, 0]]
+        counts = spans[:, 1] - spans[:, 0]
+        order = np.concatenate([self._order[start:end] for start, end in spans]) if len(spans) else self._order[:0]
+        return order, np.cumsum(counts) - counts, counts
+
+    def _plan(self):
+        """Make the plan of this epoch, unless it is there: one layer for every limit that was in force."""
+        if self._batches is None:
+            sizes = self.sizes
+            self._sizes_now = _checked_sizes(sizes(self.seed, self.epoch)) if callable(sizes) else sizes
+            self._rounded = _round_up(self._sizes_now, self.stride)
+            self._measure()
+            self._order = np.empty(0, np.int64)
+            self._batches = np.empty((0, self.world_size, 2), np.int64)
+            for layer in range(len(self._limits)):
+                self._plan_rest(layer)
+
+    def _plan_rest(self, layer):
+        """Keep the steps up to the layer's position, and plan anew what they leave over."""
+        position, limit = self._limits[layer]
+        kept = self._batches[:position]
+        is_left = np.ones(len(self._sizes_now), bool)
+        for start, end in kept.reshape(-1, 2):
+            is_left[self._order[start:end]] = False
+        random = np.random.default_rng([self.seed, self.epoch, layer])
+        order, ends, costs = self._cut(np.flatnonzero(is_left), limit, random)
+        steps = _deal(ends, costs, self.world_size, random if self.shuffle else None)
+        self._batches = np.concatenate([kept, steps + len(self._order)])
+        self._order = np.concatenate([self._order, order])
+
+    def _measure(self):
+        """A chance to look at an epoch's sizes once, before they are cut."""
+
+    def _cut(self, members, limit, random):
+        """Put the members (n,) in an order and cut it. Returns order (n,), ends (batches,), costs (batches,)."""
+        raise NotImplementedError
+
+
+class FixedBatchSampler(BatchSampler):
+    """Batches of `batch_size` pictures: by chance, as everyone does it, or of like size, with less padding."""
+
+    def __init__(self, sizes, batch_size, seed=0, shuffle=True, rank=0, world_size=1, stride=16, pool=1):
+        """sizes: as for AdaptiveBatchSampler. stride: pixels per feature cell.
+
+        pool: so many batches are drawn at random together, and dealt among themselves by size. 1: by chance alone.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected a positive integer, got {batch_size}")
+        self.pool = pool
+        self.stride = stride
+        super().__init__(sizes, batch_size, seed, shuffle, rank, world_size)
+
+    def _cut(self, members, limit, random):
+        order = random.permutation(members) if self.shuffle else members
+        if self.pool > 1:
+            pools = np.arange(len(order)) // (limit * self.pool)
+            height, width = self._rounded[order].T
+            order = order[np.lexsort((height, width, pools))]
+        ends = np.minimum(np.arange(limit, len(order) + limit, limit), len(order))
+        return order, ends, np.diff(ends, prepend=0)
+
+
+class AdaptiveBatchSampler(BatchSampler):
+    """The Adaptive Batch Sampler: every batch is filled up to a budget of padded pixels, with pictures of like size.
+
+    The plan of an epoch is made in two moves. First the pictures are laid out in one long row, a snake through the
+    plane of sizes: strips of equal work by one side, and within a strip by the other side, up and down in turn. Then
+    the row is cut at the places that make the epoch cheapest (`cheapest_cuts`).
+
+    Epochs differ: strips go by height and by width in turn and begin at random places, equal sizes are shuffled, and
+    `mixing` lends some pictures to the neighbours. Batches come in random order.
+    """
+
+    def __init__(
+        self,
+        sizes,
+        max_pixels,
+        max_samples=None,
+        seed=0,
+        shuffle=True,
+        rank=0,
+        world_size=1,
+        stride=16,
+        lengths=None,
+        token_cost=0.001,
+        partner_sizes=None,
+        partner_cost=1.0,
+        overhead=0.1,
+        mixing=None,
+    ):
+        """
+        sizes: (N, 2) integers, height and width in pixels, or a function (seed, epoch) -> (N, 2) where augmentation
+            makes sizes that differ from epoch to epoch.
+        max_pixels: what a batch may cost at most. A batch costs count x tallest x widest, with both sides rounded up
+            to `stride`. A single picture that costs more gets a batch of its own, and is counted in `oversize`.
+        max_samples: pictures in a batch at most.
+        shuffle: False plans every epoch alike and puts the costliest batches first: trouble shows at once.
+        stride: pixels per feature cell of the encoder.
+        lengths: (N,) tokens per label. A batch's pixels then weigh (1 + token_cost x longest label), because attention
+            keeps something for every token and cell. `utils.memory.fit_memory` measures token_cost.
+        partner_sizes: like sizes, of a second picture that comes with each (alignment). Its padded area is added,
+            times partner_cost: less than 1 where no gradient is kept for it.
+        overhead: what a step costs beyond its pixels, as a share of max_pixels. The plan makes the sum of both
+            least; larger means fewer, fuller batches with more padding.
+        mixing: share of the pictures that are filed one stride larger than they are. Without it, pictures of static
+            sizes keep half or more of their mates. Default: 0.3, or 0 where the sizes of two epochs differ anyhow.
+        """
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels: expected a positive number, got {max_pixels}")
+        if max_samples is not None and max_samples < 1:
+            raise ValueError(f"max_samples: expected a positive integer or None, got {max_samples}")
+        self.max_samples, self.stride = max_samples, stride
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.token_cost = token_cost
+        self.partner_sizes = partner_sizes
+        self.partner_cost = partner_cost
+        self.overhead = overhead
+        self.mixing = mixing
+        super().__init__(sizes, max_pixels, seed, shuffle, rank, world_size)
+
+    @property
+    def max_pixels(self):
+        return self._limits[-1][1]
+
+    def set_max_pixels(self, max_pixels):
+        """Change the budget, now: what was not handed out yet is planned anew, and len() is exact again.
+
+        In a distributed run every rank must call this between the same two batches.
+        """
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels: expected a positive number, got {max_pixels}")
+        while self._limits and self._limits[-1][0] >= self.position:
+            self._limits.pop()
+        self._limits.append((self.position, max_pixels))
+        if self.position == 0:
+            self._batches = None
+        elif self._batches is not None:
+            self._plan_rest(len(self._limits) - 1)
+
+    @property
+    def oversize(self):
+        """How many pictures cost more than max_pixels alone."""
+        self._plan()
+        return int((self._cost(self._columns, 1) > self.max_pixels).sum())
+
+    def summary(self):
+        """As BatchSampler.summary, with the budget, and what the costliest batch takes of it."""
+        order, starts, counts = self._filled_batches()
+        tops = [np.maximum.reduceat(column[order], starts) if len(counts) else column for column in self._columns]
+        costliest = float(self._cost(tops, counts).max(initial=0))
+        return super().summary() | {
+            "max_pixels": self.max_pixels,
+            "costliest_batch": costliest,
+            "oversize": self.oversize,
+        }
+
+    def _measure(self):
+        if self.mixing is None:
+            is_static = not callable(self.sizes) or np.array_equal(self.sizes(self.seed, 0), self.sizes(self.seed, 1))
+            self.mixing = 0.3 if is_static else 0.0
+        columns = [*self._rounded.T]
+        if self.lengths is not None:
+            columns.append(self.lengths)
+        if self.partner_sizes is not None:
+            partners = self.partner_sizes
+            partners = partners(self.seed, self.epoch) if callable(partners) else partners
+            columns.extend(_round_up(_checked_sizes(partners), self.stride).T)
+        if any(len(column) != len(self._rounded) for column in columns):
+            raise ValueError(f"lengths and partner_sizes: expected one entry for each of {len(self._rounded)} sizes")
+        self._columns = [column.astype(np.float64) for column in columns]
+
+    def _cost(self, tops, count):
+        """What `count` pictures cost whose largest measures are `tops`, in the order of self._columns."""
+        cost = tops[0] * tops[1] * count
+        if self.lengths is not None:
+            cost = cost * (1 + self.token_cost * tops[2])
+        if self.partner_sizes is not None:
+            cost = cost + tops[-2] * tops[-1] * (count * self.partner_cost)
+        return cost
+
+    def _cut(self, members, limit, random):
+        columns = [column[members] for column in self._columns]
+        row = self._row(columns, limit, random)
+        columns = [column[row] for column in columns]
+        ends, costs = cheapest_cuts(columns, self._cost, limit, self.overhead * limit, self.max_samples)
+        return members[row], ends, costs
+
+    def _row(self, columns, limit, random):
+        """Lay n pictures in a row so that neighbours are alike. Returns the order, (n,) indices."""
+        work = self._cost(columns, 1)
+        if len(work) < 2:
+            return np.arange(len(work))
+        sides = [columns[0], columns[1]]
+        is_by_width = 0
+        if self.shuffle:
+            longer = int(sides[1].mean() > sides[0].mean())  # one stride more costs least on the longer side
+            is_moved = random.random(len(work)) < self.mixing
+            sides[longer] = sides[longer] + self.stride * is_moved
+            is_by_width = self.epoch % 2
+        across, along = sides[is_by_width], sides[1 - is_by_width]
+
+        # As many strips as make a batch's share of both sides' spread equal: padding is then least.
+        batches = max(1.0, 1.15 * work.sum() / limit)
+        spread = [np.log(side).std() + 1e-3 for side in (across, along)]
+        strips = min(max(1.0, np.sqrt(batches * spread[0] / spread[1])), batches)
+
+        shuffled = random.permutation(len(work)) if self.shuffle else np.arange(len(work))  # orders what is equal
+        order = shuffled[np.lexsort((along[shuffled], across[shuffled]))]
+        begun = np.cumsum(work[order]) / work.sum() * strips
+        strip = np.empty(len(work))
+        strip[order] = np.floor(begun + (random.random() if self.shuffle else 0.0))
+        snake = np.where(strip % 2 == 0, along, -along)
+        return shuffled[np.lexsort((across[shuffled], snake[shuffled], strip[shuffled]))]
+
+
+def cheapest_cuts(columns, cost_of, max_cost, overhead, max_samples=None):
+    """Cut a row of pictures into batches at the least total cost.
+
+    columns: list of (n,) arrays, the measures of each picture (height, width …).
+    cost_of(tops, count): cost of `count` pictures whose largest measures are `tops`; must not fall when these grow.
+    max_cost: no batch costs more, but for single pictures. overhead: added to the cost of each batch.
+    Returns ends (batches,), the place after each batch's last picture, and costs (batches,), overhead not counted.
+
+    Dynamic programming over the place of the last cut, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
+    The row is cut beforehand into lanes that are solved side by side, because numpy is quick only over many numbers.
+    Time grows with n x pictures in a batch: set max_samples where pictures are so small that thousands fit into one.
+    """
+    n = len(columns[0])
+    if n == 0:
+        return np.empty(0, np.int64), np.empty(0)
+    lanes = max(1, round(n / LANE))
+    length = -(-n // lanes)
+    missing = lanes * length - n  # filled up in front of the first lane, where no cut of the others depends on it
+    tops = [np.concatenate([np.full(missing, np.inf), column]).reshape(lanes, length) for column in columns]
+
+    # A batch that begins at a place ends no later than its first picture alone, or any later batch, allows.
+    places = np.arange(length)
+    alone = cost_of(tops, 1)
+    reach = np.clip(max_cost // alone, 1, max_samples or n).astype(np.int64)
+    reach = np.minimum(places + reach, length)[:, ::-1]
+    reach = np.minimum.accumulate(reach, axis=1)[:, ::-1]
+
+    counts = np.arange(1, length + 1, dtype=np.float64)
+    next_cut = np.empty((lanes, length), np.int64)  # where the best batch that begins here ends
+    by_reach = np.argsort((reach - places).max(axis=1))
+    for first in range(0, lanes, LANES_AT_ONCE):
+        group = by_reach[first : first + LANES_AT_ONCE]
+        row = np.arange(len(group))
+        largest = [top[group] for top in tops]  # [:, p]: of all pictures from `place` to p, as place moves to the front
+        ahead = reach[group].max(axis=0)
+        rest = np.zeros((len(group), length + 1))  # least cost of everything from here on
+        for place in reversed(range(length)):
+            end = ahead[place]
+            for measure in largest:
+                window = measure[:, place + 1 : end]
+                np.maximum(window, measure[:, place, None], out=window)
+            cost = cost_of([measure[:, place:end] for measure in largest], counts[: end - place])
+            np.copyto(cost[:, 1:], np.inf, where=cost[:, 1:] > max_cost)
+            cost += rest[:, place + 1 : end + 1]
+            best = cost.argmin(axis=1)
+            rest[:, place] = cost[row, best] + overhead
+            next_cut[group, place] = place + 1 + best
+
+    ends = []
+    for lane in range(lanes):
+        place = 0 if lane else missing
+        while place < length:
+            place = next_cut[lane, place]
+            ends.append(lane * length + place - missing)
+    ends = np.array(ends)
+    starts = np.concatenate([[0], ends[:-1]])
+    return ends, cost_of([np.maximum.reduceat(column, starts) for column in columns], ends - starts)
+
+
+def _deal(ends, costs, world_size, random):
+    """Deal batches to ranks: (steps, world_size, 2) first and last + 1 place of each rank's batch in each step.
+
+    A step lasts as long as its costliest batch, so batches of like cost share one. random: None keeps the steps in
+    order of falling cost.
+    """
+    spans = list(zip([0, *ends[:-1]], ends, strict=True)) if len(ends) else []
+    costs = list(costs)
+    while len(spans) % world_size:
+        largest = max(range(len(spans)), key=lambda b: spans[b][1] - spans[b][0])
+        start, end = spans[largest]
+        if end - start < 2:
+            spans.append((start, start))  # nothing to halve: an empty batch
+            costs.append(0.0)
+        else:
+            middle = (start + end) // 2
+            spans[largest] = (start, middle)
+            spans.append((middle, end))
+            costs.append(costs[largest] * (end - middle) / (end - start))
+            costs[largest] -= costs[-1]
+    steps = np.array(spans, np.int64).reshape(-1, 2)[np.argsort(-np.array(costs), kind="stable")]
+    steps = steps.reshape(-1, world_size, 2)
+    if random is not None:
+        steps = random.permutation(steps)
+        if world_size > 1:  # no rank always gets the largest
+            turns = np.argsort(random.random(steps.shape[:2]), axis=1)
+            steps = np.take_along_axis(steps, turns[:, :, None], axis=1)
+    return steps
+
+
+def _round_up(sizes, stride):
+    return -(-sizes // stride) * stride
+
+
+def _checked_sizes(sizes):
+    sizes = np.asarray(sizes)
+    if sizes.ndim != 2 or sizes.shape[1] != 2 or not np.issubdtype(sizes.dtype, np.integer):
+        raise ValueError(f"sizes: expected an (N, 2) array of integers, got {sizes.shape} of {sizes.dtype}")
+    if len(sizes) and sizes.min() < 1:
+        raise ValueError(f"sizes: expected heights and widths of 1 px or more, got {sizes[sizes.min(axis=1).argmin()]}")
+    return sizes.astype(np.int64, copy=False)
