@@ -6,16 +6,11 @@ from pathlib import Path
 
 import pytest
 
+# One thread, in the scripts that tests start as well: sums must not depend on how many cores there are, and for models
+# of a few numbers more threads only wait for each other. Set before torch and NumPy are imported.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def two_threads():
-    """Timings and sums must not depend on how many cores the machine has."""
-    import torch
-
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

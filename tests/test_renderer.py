@@ -9,7 +9,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from matplotlib import get_data_path
 from test_latex import LABELS
@@ -92,6 +92,7 @@ def test_every_token_of_three_vocabularies_draws_in_every_font(shared_data, font
 
 
 @given(LABELS, st.sampled_from(FAMILIES), STYLES)
+@example(["a"], "stix", Style(em=47.0, margin=1, weight=0.05))  # thick strokes have long corners
 @settings(max_examples=100, deadline=None)
 def test_whatever_the_grammar_makes_draws_inside_its_picture(tokens, font, style):
     assume(ink_tokens(parse(tokens)))

@@ -1,7 +1,6 @@
 """The scripts as a person runs them: from nothing to scores, stopped, resumed, and told off in one line."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,13 +23,9 @@ TINY = {
 }
 
 
-# Other tests and programs run beside these: threads that wait for each other would wait for those as well.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 def run(script: str, *arguments: str, folder: Path, expected: int = 0, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / script, *arguments]
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, **options)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, **options)
     assert done.returncode == expected, done.stderr
     return done
 
@@ -93,7 +88,7 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_same_weights(home, t
     kills = 0
     for more_states in (1, 9, 17, 10**9):
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(arguments, cwd=home, env=ENVIRONMENT, **pipes)
+        process = subprocess.Popen(arguments, cwd=home, **pipes)
         seen, states = None, 0
         while process.poll() is None and states < more_states:
             time.sleep(0.002)

@@ -121,14 +121,37 @@ def test_what_never_ends_is_cut_at_the_limit_and_says_so():
             assert hypothesis.is_cut and len(hypothesis.tokens) == limit
 
 
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_small_picture_is_cut_at_its_own_limit_beside_a_large_one(beam):
+    features, _ = chains([1, 1], end=-1000.0)
+    features = torch.nn.functional.pad(features, (0, 4))
+    padding = torch.zeros(2, 5, 5, dtype=torch.bool)
+    padding[1, 1:] = True
+    found = greedy(Chain(), features, padding) if beam == 1 else beam_search(Chain(), features, padding, beam=beam)
+    assert [len(each.tokens) for each in found] == token_limits(padding).tolist() == [72, 56]
+
+
 def test_a_text_that_ended_ranks_before_one_that_was_cut():
-    features, padding = chains([5], end=-12.0)
-    features[:, 3, END], features[:, 8, START] = 1.0, 1.0  # only token 3 can end a text, and hardly ever comes
-    features[:, [0, 1, 2, 4, 5, 6, 7, 9], 3] = -14.0
-    hypothesis = beam_search(Chain(), features, padding, beam=3)[0]
-    everything = (hypothesis, *hypothesis.alternatives)
-    assert [each.is_cut for each in everything] == sorted(each.is_cut for each in everything)
-    assert not hypothesis.is_cut
+    table = torch.full((6, 6), float("-inf"))
+    table[[PAD, END]] = 0.0
+    table[START, 4], table[START, 3] = 0.0, -2.0
+    table[3, END] = 0.0  # "3" ends, at a mean of about -1 per token
+    table[4, 4], table[4, 5], table[5, 5], table[5, 4] = 0.0, -2.2, 0.0, -2.2  # "4 4 4 …" never does, at about -0.1
+    features, padding = table.repeat(2, 1)[None, ..., None], torch.zeros(1, 1, 1, dtype=torch.bool)
+    hypothesis = beam_search(Chain(), features, padding, beam=2, directions=1)[0]
+    assert hypothesis.tokens == [3] and not hypothesis.is_cut
+    assert hypothesis.alternatives[0].is_cut and hypothesis.alternatives[0].score > hypothesis.score
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_how_often_the_search_looks_who_is_done_changes_nothing(beam, monkeypatch):
+    features, padding = chains(list(range(12)), end=-1.0)
+    readings = []
+    for every in (1, 8, 1000):
+        monkeypatch.setattr("models.search.LOOK_EVERY", {"cpu": every})
+        found = greedy(Chain(), features, padding) if beam == 1 else beam_search(Chain(), features, padding, beam=beam)
+        readings.append([(each.tokens, round(each.score, 3)) for best in found for each in (best, *best.alternatives)])
+    assert readings[0] == readings[1] == readings[2]
 
 
 def test_neither_padding_nor_a_second_start_nor_nothing_is_ever_written():
