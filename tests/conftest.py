@@ -20,3 +20,11 @@ def shared_data() -> Path:
     if not (folder / "CROHME").is_dir():
         pytest.skip(f"no CROHME data in {folder}; set HMER_DATA to a folder that has it")
     return folder
+
+
+def pytest_collection_modifyitems(config, items):
+    """Slow tests run when they are asked for."""
+    if "slow" not in config.getoption("-m"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; run it with: pytest -m slow"))
