@@ -12,28 +12,29 @@ from functools import partial
 from pathlib import Path
 
 from dataset.errors import DataError
+from utils.config import load_config
 from utils.script import run_script, training_parser
 
 CHECKPOINTS = Path("checkpoints")
 
 
-def main(batching: str = "fixed") -> int:
+def main(batching: str = "fixed", description: str = __doc__) -> int:
     """Run every stage of the config. batching: "fixed" counts of pictures, or "adaptive" to a budget of pixels."""
-    options = training_parser(__doc__).parse_args()
+    options = training_parser(description).parse_args()
+    started = time.monotonic()
+    config = load_config(options.config, options.dataset, options.preset, options.set, options.device)
 
+    # Heavy imports come once the words above are known to make sense.
     from dataset.batch import blank_batch
     from dataset.loaders import make_loaders, open_data, reading_loader
     from models.objective import Objective
     from models.recognizer import Recognizer
-    from utils.config import load_config
     from utils.distributed import Ranks
     from utils.memory import MemoryModel
     from utils.report import print_stages, report
     from utils.run import Run, choose_folder
     from utils.training import Loaders, choose_device, fit, measure_memory, seed_everything
 
-    started = time.monotonic()
-    config = load_config(options.config, options.dataset, options.preset, options.set, options.device)
     device = choose_device(config.device)
     ranks = Ranks.from_environment(device)
     folder = ranks.first(lambda: choose_folder(CHECKPOINTS, config.dataset, options.run, options.resume))

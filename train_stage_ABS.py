@@ -9,4 +9,4 @@ from train_stage import main
 from utils.script import run_script
 
 if __name__ == "__main__":
-    run_script(lambda: main(batching="adaptive"), DataError)
+    run_script(lambda: main("adaptive", __doc__), DataError)

@@ -291,13 +291,11 @@ class _Parser:
 
     def piece(self) -> Node:
         """One piece with its scripts."""
-        token = self.tokens[self.position]
-        if token in _SCRIPT_MARKS:
-            base = None  # `{}^2` is often written without the braces
-        else:
-            base = self.nucleus()
+        start = self.position
+        # `{}^2` is often written without the braces
+        base = None if self.tokens[start] in _SCRIPT_MARKS else self.nucleus()
         if self.position < len(self.tokens) and self.tokens[self.position] in _SCRIPT_MARKS:
-            return self.scripts(base)
+            return self.scripts(base, start)
         return base
 
     def nucleus(self) -> Node:
@@ -392,8 +390,7 @@ class _Parser:
 
     # -- constructs; each is named after the kind of node that it makes
 
-    def scripts(self, base: Node | None) -> Node:
-        start = self.position if base is None else base.start
+    def scripts(self, base: Node | None, start: int) -> Node:
         below = above = None
         limits, limits_index, primes = "", -1, []
         while (token := self.peek()) in _SCRIPT_MARKS:

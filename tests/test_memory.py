@@ -58,7 +58,6 @@ class Training:
     def __init__(self, limit=10**9, fails_in="forward", dropout=0.0):
         torch.manual_seed(0)
         self.model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(dropout), torch.nn.Linear(8, 1))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.limit, self.fails_in, self.steps = limit, fails_in, []
 
     def step(self, piece, total=None):
@@ -73,7 +72,12 @@ class Training:
 
     def run(self, batch):
         self.total = int(batch.tokens.sum())
-        return run_in_pieces(batch, self.step, lambda: self.optimizer.zero_grad(set_to_none=True), CPU)
+        return run_in_pieces(batch, self.step, self.model.zero_grad, CPU)
+
+    @torch.no_grad()
+    def learn(self):
+        for parameter in self.model.parameters():
+            parameter -= 0.1 * parameter.grad
 
     def gradients(self):
         return torch.cat([parameter.grad.reshape(-1) for parameter in self.model.parameters()])
@@ -97,7 +101,7 @@ def test_a_run_in_which_every_batch_fails_at_first_ends_with_the_same_weights():
         training = Training(limit, "backward")
         for seed in range(12):
             training.run(make_batch(5 + seed, seed))
-            training.optimizer.step()
+            training.learn()
         results.append(torch.cat([parameter.detach().reshape(-1) for parameter in training.model.parameters()]))
     torch.testing.assert_close(*results)
 
@@ -130,7 +134,7 @@ def test_a_single_picture_gets_a_second_chance_once_memory_was_freed():
             raise MemoryError
         return training.step(piece, 1)
 
-    assert run_in_pieces(make_batch(1), step, training.optimizer.zero_grad, CPU)[1] is False
+    assert run_in_pieces(make_batch(1), step, training.model.zero_grad, CPU)[1] is False
 
 
 def test_what_a_failed_step_held_is_freed_before_the_next():
@@ -178,28 +182,22 @@ def train_rank(rank, folder, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     ranks, training = Ranks(rank, 2), Training(fails_in="backward")
-    model = torch.nn.parallel.DistributedDataParallel(training.model, broadcast_buffers=False)
     unused = torch.nn.Parameter(torch.ones(2))
     outcomes = []
     for turn, share in enumerate(SHARES):
         training.limit = LIMITS[turn][rank]
         whole = make_batch(sum(share), turn)
         batch = whole.part(0, share[0]) if rank == 0 else whole.part(share[0], len(whole))
-        total = int(ranks.total(int(batch.tokens.sum()), CPU))
-
-        def step(piece, total=total):
-            with model.no_sync():
-                return training.step(piece, total)
-
+        training.total = int(ranks.total(int(batch.tokens.sum()), CPU))
         try:
-            _, was_split = run_in_pieces(batch, step, training.optimizer.zero_grad, CPU, ranks)
+            _, was_split = run_in_pieces(batch, training.step, training.model.zero_grad, CPU, ranks)
         except MemoryLimitError as error:
             outcomes.append(str(error))
         else:
             sum_gradients([*training.model.parameters(), unused], ranks)
             assert unused.grad is None
             outcomes.append((was_split, training.gradients().tolist()))
-            training.optimizer.step()
+            training.learn()
     queue.put((rank, outcomes))
     torch.distributed.destroy_process_group()
 
@@ -221,7 +219,7 @@ def test_two_ranks_of_which_one_must_split_agree_with_one_process(tmp_path):
         for was_split, gradients in (found[0][turn], found[1][turn]):
             assert was_split == must_split  # both know, so both change their budget
             torch.testing.assert_close(torch.tensor(gradients), alone.gradients())
-        alone.optimizer.step()
+        alone.learn()
     # In the last, a picture does not fit on the first rank: both stop.
     assert "picture0" in found[0][3] and "another rank" in found[1][3]
 

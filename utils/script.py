@@ -15,7 +15,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 def training_parser(description: str) -> argparse.ArgumentParser:
     """The flags of train_stage.py and train_stage_ABS.py."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a folder in datasets/, or SAMPLE")
     parser.add_argument("--config", default="config.yaml", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--preset", metavar="NAME", help="overrides of the config, such as small; default: full")

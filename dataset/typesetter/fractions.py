@@ -55,8 +55,8 @@ def set_root(typesetter, node: Node, context: Context) -> tuple[int, Box]:
     excess = sign.height + sign.depth - thickness - (radicand.height + radicand.depth + clearance)
     clearance += max(excess, 0.0) / 2
     top = radicand.height + clearance + thickness
-    body = Box(radicand.width, top, radicand.depth, [(0.0, 0.0, radicand)])
-    body.rules = [(0.0, top - thickness, max(radicand.width, LEAST_RULE * scale), thickness, node.token)]
+    body = Box(max(radicand.width, LEAST_RULE * scale), top, radicand.depth, [(0.0, 0.0, radicand)])
+    body.rules = [(0.0, top - thickness, body.width, thickness, node.token)]
     root = beside([raised(sign, top - sign.height), body])
     root.height = top + rule
     if degree_node is None:
