@@ -58,6 +58,7 @@ def draw_sheet(items: Sequence[tuple[np.ndarray, str, str]], path: Path, title: 
     grid = np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
     for axes in grid.flat:
         axes.axis("off")
+        axes.set_anchor("W")  # pictures start where their text does
     for axes, (picture, truth, prediction) in zip(grid.flat, items, strict=False):
         axes.imshow(255 - picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
         is_right = truth == prediction
@@ -68,5 +69,5 @@ def draw_sheet(items: Sequence[tuple[np.ndarray, str, str]], path: Path, title: 
     figure.savefig(path, format="png", dpi=110)
 
 
-def _short(text: str, length: int = 76) -> str:
+def _short(text: str, length: int = 64) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
