@@ -234,7 +234,6 @@ class _Keys:
 
 SYNTHETIC_SEED = 0
 PICTURE_SETTINGS = ("picture_scale", "max_height", "max_width")
-CPU_PIXELS = 1_350_000  # a batch's budget where there is no GPU to probe
 READING_PIXELS, READING_PICTURES = 1_000_000, 64  # a batch's budget where nothing is trained
 
 
@@ -275,7 +274,7 @@ def make_loaders(
     else:
         max_pixels = config.batch.max_pixels
         if max_pixels == "auto":
-            max_pixels = memory.max_pixels if memory else CPU_PIXELS
+            max_pixels = memory.max_pixels if memory else config.batch.cpu_max_pixels
         sampler = AdaptiveBatchSampler(
             train.sizes,
             max_pixels,

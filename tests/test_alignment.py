@@ -88,7 +88,7 @@ def test_feature_maps_of_different_sizes_are_pooled_as_adaptive_pooling_does(wan
 
 def boxes() -> torch.Tensor:
     """One 8-pixel cell each for the tokens of the made-up labels; the second token of label 2 has no place."""
-    left = torch.tensor([[0.0, 8.0, 16.0], [0.0, 8.0, 0.0]])
+    left = torch.tensor([[0.0, 8.0, 16.0], [40.0, 0.0, 0.0]])
     result = torch.stack([left + 1, torch.full_like(left, 9.0), left + 7, torch.full_like(left, 15.0)], -1)
     result[1, 1:] = torch.nan
     return result
@@ -100,7 +100,8 @@ def test_attention_inside_the_boxes_costs_nothing(directions):
     attention = torch.zeros_like(pupil.attention)
     for row, places in enumerate(pupil.places.tolist()):
         for position, place in enumerate(places):
-            attention[row, position, 1, max(place, 0)] = 1.0
+            left = boxes()[row // directions, max(place, 0), 0].nan_to_num()
+            attention[row, position, 1, int(left) // 8] = 1.0
     assert alignment.attention_to_boxes(pupil._replace(attention=attention), boxes(), 8).abs() < 1e-5
     assert alignment.attention_to_boxes(pupil._replace(attention=attention.roll(1, 3)), boxes(), 8) > 5
 
@@ -109,7 +110,7 @@ def test_attention_is_drawn_to_the_boxes_of_tokens_that_have_one():
     pupil = taught(0)
     alignment.attention_to_boxes(pupil, boxes(), 8).backward()
     gradient = pupil.attention.grad
-    assert (gradient[0, 0, 1, 0], gradient[0, 1, 1, 1], gradient[1, 0, 1, 0]) < (0.0, 0.0, 0.0)
+    assert (gradient[0, 0, 1, 0], gradient[0, 1, 1, 1], gradient[1, 0, 1, 5]) < (0.0, 0.0, 0.0)
     assert (gradient[:, 3] == 0).all() and (gradient[1, 1:] == 0).all()  # the end, the padding, the placeless token
     assert (gradient[0, 0] != 0).sum() == 1
 

@@ -21,15 +21,6 @@ OPTIONS = {
 both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these are slower on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def recognizer(kind: str, **changes) -> Recognizer:
     torch.manual_seed(0)
     arguments = {

@@ -11,15 +11,6 @@ from models.densenet import DenseNet
 SIZES = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 90)), min_size=1, max_size=4)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these are slower on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def encoder(layers: tuple[int, ...]) -> DenseNet:
     """A small encoder in eval mode whose BatchNorms do something, as after training."""
     torch.manual_seed(0)

@@ -18,15 +18,6 @@ DECODERS = {
 both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these are slower on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Chain:
     """A made-up decoder: the next token depends on the last one and on the picture's own table of logits.
 

@@ -54,6 +54,7 @@ class BatchConfig:
     batch_size: int = positive()
     pool: int = positive()
     max_pixels: int | Literal["auto"] = positive()
+    cpu_max_pixels: int = positive()
     max_samples: int | None = positive()
 
 

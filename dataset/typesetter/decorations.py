@@ -85,8 +85,9 @@ def _accented(typesetter, node: Node, context: Context) -> Box:
     else:
         mark = _inked_accent(typesetter, name, content.width, context, node.token)
         y = content.height + (0.12 if name.startswith(_WIDE) else 0.08) * context.scale + mark.depth
-    result = Box(content.width, max(content.height, y + mark.height), content.depth)
-    result.boxes = [(0.0, 0.0, content), (skew + (content.width - mark.width) / 2, y, mark)]
+    width = content.width if content.width > 0 else mark.width  # over nothing it stands alone
+    result = Box(width, max(content.height, y + mark.height), content.depth)
+    result.boxes = [(0.0, 0.0, content), (skew + (width - mark.width) / 2, y, mark)]
     return result
 
 
