@@ -5,12 +5,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # One thread, in the scripts that tests start as well: sums must not depend on how many cores there are, and for models
 # of a few numbers more threads only wait for each other. Set before torch and NumPy are imported.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+# The same examples each time, so that a change passes or fails for what it changes. To look for new ones:
+# HYPOTHESIS=explore pytest tests/test_renderer.py
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS", "repeatable"))
 
 
 @pytest.fixture(scope="session")

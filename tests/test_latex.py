@@ -54,8 +54,8 @@ def structures(inner: st.SearchStrategy) -> st.SearchStrategy:
     )
 
 
-LEAVES = st.one_of(st.sampled_from(SYMBOLS).map(lambda token: [token]), st.just(["{", "}"]))
-PIECES = st.recursive(LEAVES, structures, max_leaves=12)
+LEAVES = [*([token] for token in SYMBOLS), ["{", "}"]]
+PIECES = st.recursive(st.sampled_from(LEAVES), structures, max_leaves=12)
 LABELS = st.lists(PIECES, min_size=1, max_size=4).map(lambda parts: joined(parts, []))
 
 

