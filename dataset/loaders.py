@@ -260,7 +260,7 @@ def make_loaders(
     augmentation = Augmentation(**vars(config.augment)) if stage.augment else None
     limit = config.training.validation_pictures
     if stage.pictures == "standard":
-        train = data.standard("train", styles, stage.synthetic)
+        train = data.standard("train", styles, stage.expressions.synthetic)
         validation = data.standard("validation", STANDARD, limit=limit)
     else:
         pairs = stage.pictures == "pairs"

@@ -33,7 +33,7 @@ def test_the_config_survives_its_own_form_as_plain_values():
         ("stages.0.losses.magic=1", "stages[0].losses.magic: unknown loss"),
         ("stages.0.losses.feature_map=1", "stages[0].losses.feature_map: needs `pictures: pairs`"),
         ("stages.0.trains=[handwritten_encoder]", "stages[0].trains: handwritten_encoder does not see"),
-        ("stages.2.synthetic=10", "stages[2].synthetic"),
+        ("stages.2.expressions.synthetic=10", "stages[2].expressions.synthetic"),
         ("stages=[]", "stages: expected at least one stage"),
         ("stages.0.augment=maybe", "stages[0].augment: expected true or false, got 'maybe'"),
         ("stages=3", "stages: expected a list, got 3"),

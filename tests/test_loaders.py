@@ -106,6 +106,18 @@ def test_batches_are_the_same_for_any_number_of_workers(data, kind):
             assert (a is None and b is None) or torch.equal(a, b)
 
 
+def test_new_expressions_join_the_training_labels_and_none_is_held_out(data):
+    plain, more = data.standard("train", STANDARD), data.standard("train", STANDARD, synthetic=8)
+    assert len(more) == len(plain) + 8
+    labels = {tuple(more.label(i).tolist()) for i in range(len(more))}
+    assert len(labels) == len(more)
+    for split in ("validation", "test"):
+        ink = data.ink(split)
+        assert not labels & {tuple(ink.label(i).tolist()) for i in range(len(ink))}
+    manifest = data.folder / "standard" / "expressions-8-0.json"
+    assert '"validation"' in manifest.read_text() and '"test"' in manifest.read_text()
+
+
 def test_another_epoch_shows_other_pictures(data):
     standard = data.standard("train", VARIED)
     assert any(not np.array_equal(standard.picture(0, 0, 0), standard.picture(0, 0, epoch)) for epoch in (1, 2, 3))

@@ -147,6 +147,13 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpressionsConfig:
+    """Labels beside those of the training split: so many new ones, made from their trees."""
+
+    synthetic: int = not_negative(default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One stage of training. A stage is data: which pictures, what learns, from which losses, for how long."""
 
@@ -157,7 +164,7 @@ class StageConfig:
     epochs: int = positive()
     learning_rate: float = positive()
     styles: Literal["standard", "varied"] = "varied"
-    synthetic: int = not_negative(default=0)
+    expressions: ExpressionsConfig = ExpressionsConfig()
     augment: bool = False
     starts_from_standard: bool = False
 
@@ -301,8 +308,8 @@ def _check_stages(config: Config, errors: list[str]) -> None:
         unseen = "handwritten_encoder" if stage.pictures == "standard" else "standard_encoder"
         if unseen in stage.trains:
             errors.append(f"{key}.trains: {unseen} does not see `pictures: {stage.pictures}`")
-        if stage.synthetic and stage.pictures != "standard":
-            errors.append(f"{key}.synthetic: new expressions have no ink; expected `pictures: standard`")
+        if stage.expressions.synthetic and stage.pictures != "standard":
+            errors.append(f"{key}.expressions.synthetic: new expressions have no ink; expected `pictures: standard`")
     if not config.stages:
         errors.append("stages: expected at least one stage")
 
