@@ -199,6 +199,11 @@ class Loader:
         """The budget of a batch; None where batches have a fixed count."""
         return getattr(self.sampler, "max_pixels", None)
 
+    @property
+    def oversize(self) -> int:
+        """Pictures that cost more than the budget alone; each has a batch of its own."""
+        return self.sampler.oversize
+
     def set_max_pixels(self, max_pixels: int) -> None:
         self.sampler.set_max_pixels(max_pixels)
 

@@ -117,6 +117,8 @@ def test_the_adaptive_script_trains_the_same_stages(home):
     lines = [json.loads(line) for line in (home / "checkpoints" / "adaptive" / "log.jsonl").read_text().splitlines()]
     assert len(lines) == 4
     assert lines[0]["largest_batch"] > 1
+    assert all(line["max_pixels"] == 30000 and line["oversize"] == 0 for line in lines)
+    assert all(line["largest_padded"] <= 30000 for line in lines if line["stage"] != "alignment")
 
 
 def test_a_single_stage_from_ink_alone_is_one_command(home):

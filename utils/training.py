@@ -329,7 +329,7 @@ def fit(
         parts = ranks.gather([sums.as_dict()])
         line = {"stage": stage.name, "epoch": epoch + 1, "learning_rate": rate, **EpochSums.line(parts)}
         if budget:
-            line["max_pixels"] = budget.max_pixels
+            line |= {"max_pixels": budget.max_pixels, "oversize": train.oversize}
         if device.type == "cuda":
             line["peak_memory"] = torch.cuda.max_memory_allocated(device)
         if memory:
