@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-from dataset.errors import DataError
 from utils.script import run_script
 
 
@@ -61,4 +60,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_script(main, DataError)
+    run_script(main)

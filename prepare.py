@@ -13,7 +13,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from dataset.errors import DataError
 from utils.script import run_script
 
 
@@ -45,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_script(main, DataError)
+    run_script(main)

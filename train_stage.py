@@ -11,7 +11,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-from dataset.errors import DataError
 from utils.config import load_config
 from utils.script import run_script, training_parser
 
@@ -78,4 +77,4 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main, DataError)
+    run_script(main)

@@ -4,9 +4,8 @@
     python train_stage_ABS.py --dataset CROHME --set batch.max_pixels=auto
 """
 
-from dataset.errors import DataError
 from train_stage import main
 from utils.script import run_script
 
 if __name__ == "__main__":
-    run_script(lambda: main("adaptive", __doc__), DataError)
+    run_script(lambda: main("adaptive", __doc__))

@@ -359,9 +359,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the sheet, a PNG file")
     options = parser.parse_args()
 
-    from dataset.errors import DataError
     from dataset.store import open_split
     from dataset.vocabulary import Vocabulary
+    from utils.errors import DataError
 
     folder = options.root / options.dataset
     try:

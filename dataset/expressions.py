@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dataset.errors import DataError
 from dataset.latex import ALPHABETS, LatexError, parse, to_tokens, walk
+from utils.errors import DataError
 
 # Raise this when other labels are made from the same input.
 VERSION = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dataset.augment import Augmentation, augment, sizes_after
-from dataset.pictures import resize
 from dataset.store import ImageStore
+from utils.pictures import resize
 
 
 class HandwrittenImages:

@@ -16,7 +16,7 @@ from xml.parsers import expat
 import cv2
 import numpy as np
 
-from dataset.errors import DataError
+from utils.errors import DataError
 
 # The height, in pixels, that a trace of ordinary size gets, and the paper around the ink of a picture.
 TRACE_HEIGHT = 28

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from dataset.errors import DataError
+from utils.errors import DataError
 
 # Braces, fractions and roots inside one another. Real labels stay below 12; Python's own recursion limit is far away.
 MAX_DEPTH = 60

@@ -12,7 +12,6 @@ import torch
 
 from dataset.augment import Augmentation
 from dataset.batch import Batch, Item, collate
-from dataset.errors import DataError
 from dataset.expressions import open_expressions
 from dataset.handwritten_images import HandwrittenImages
 from dataset.packages import prepare_if_needed
@@ -20,6 +19,7 @@ from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 from dataset.standard_images import STANDARD, VARIED, StandardImages, Styles
 from dataset.store import ImageStore, open_split, split_validation
 from dataset.vocabulary import Vocabulary
+from utils.errors import DataError
 
 
 def open_data(settings: Any, dataset: str, seed: int) -> Data:

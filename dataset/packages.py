@@ -28,10 +28,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataset.errors import BadItem, DataError
 from dataset.inkml import rasterise, read_inkml
 from dataset.pickles import read_pickle
-from dataset.pictures import normalise
 from dataset.store import (
     PICTURE_SUFFIXES,
     Item,
@@ -49,6 +47,8 @@ from dataset.store import (
     stem,
 )
 from dataset.vocabulary import Vocabulary
+from utils.errors import BadItem, DataError
+from utils.pictures import normalise
 
 LABEL_FILE = re.compile(r"(?:(?P<split>.+)[_-])?(?:labels?|captions?)\.txt")
 VOCABULARY_FILES = ("words_dict.txt", "dictionary.txt", "vocabulary.txt")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset.errors import DataError
+from utils.errors import DataError
 
 
 def _encode(text: str, encoding: str) -> bytes:

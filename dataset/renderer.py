@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset.errors import DataError
 from dataset.latex import LatexError, parse, tokenize
 from dataset.typesetter import drawing, fonts, symbols
 from dataset.typesetter.drawing import picture_size as picture_size  # for those who must know sizes without drawing
 from dataset.typesetter.typeset import Typesetter
+from utils.errors import DataError
 
 FAMILIES = symbols.FAMILIES
 MAX_TOKENS = 6_000  # the longest label of CROHME has 204

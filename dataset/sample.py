@@ -25,9 +25,9 @@ from matplotlib.ft2font import FT2Font, LoadFlags
 from matplotlib.path import Path as Outline
 from tqdm import tqdm
 
-from dataset.errors import DataError
 from dataset.renderer import Style, layout
 from dataset.vocabulary import Vocabulary
+from utils.errors import DataError
 
 # Raise this when anything below changes what is made: an older SAMPLE is then made again.
 VERSION = 1

@@ -25,9 +25,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.augment import Augmentation, augment, sizes_after, uniform
-from dataset.pictures import MARGIN
 from dataset.renderer import Layout, RenderError, Style, draw_ink, layout, picture_size
 from dataset.vocabulary import Vocabulary
+from utils.pictures import MARGIN
 
 Range = tuple[float, float]
 

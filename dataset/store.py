@@ -21,9 +21,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from dataset.errors import BadItem, DataError
-from dataset.pictures import normalise, read_picture
 from dataset.vocabulary import UNKNOWN, Vocabulary
+from utils.errors import BadItem, DataError
+from utils.pictures import normalise, read_picture
 
 T = TypeVar("T")
 

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from dataset import expressions
-from dataset.errors import DataError
 from dataset.expressions import canonical, cell_of, digest, open_expressions, profile, synthesize
 from dataset.latex import parse, to_tokens
 from dataset.renderer import layout
 from dataset.sample import make_labels
+from utils.errors import DataError
 
 
 @pytest.fixture(scope="module")

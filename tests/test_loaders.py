@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dataset.augment import Augmentation
-from dataset.errors import DataError
 from dataset.loaders import Data, Items, Loader, make_loaders, open_data, open_split_loader
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 from dataset.standard_images import STANDARD, VARIED
 from utils.config import load_config
+from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ["x ^ { 2 }", "a + b", r"\frac { 1 } { 2 }", "x", r"\sqrt { y }", "b = a", "2 x", "1 + 1", "a ^ { x }", "y"]

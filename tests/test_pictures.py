@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.errors import DataError
-from dataset.pictures import MARGIN, normalise, read_picture, resize
+from utils.errors import DataError
+from utils.pictures import MARGIN, normalise, read_picture, resize
 
 
 def strokes(height=90, width=160):

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import dataset.packages
-from dataset.errors import DataError
 from dataset.packages import prepare, prepare_if_needed, recognise
 from dataset.pickles import read_pickle
 from dataset.store import open_split
 from dataset.vocabulary import UNKNOWN, Vocabulary
+from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = {

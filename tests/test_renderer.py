@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from matplotlib import get_data_path
 from test_latex import LABELS
 
-from dataset.errors import DataError
 from dataset.latex import ACCENTS, ALPHABETS, ARROWS, FRACTIONS, MODULI, STACKS, ink_tokens, parse
 from dataset.renderer import FAMILIES, Layout, RenderError, Style, draw, draw_ink, layout, picture_size, render
+from utils.errors import DataError
 
 STYLES = st.builds(
     Style,

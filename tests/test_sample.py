@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from dataset import sample
-from dataset.errors import DataError
 from dataset.latex import parse, to_tokens
-from dataset.pictures import MARGIN, normalise, read_picture
 from dataset.renderer import layout, render
 from dataset.sample import Writer, make_labels, make_sample, skeleton_strokes, thin, trace, write, writer_of
 from dataset.store import read_split
+from utils.errors import DataError
+from utils.pictures import MARGIN, normalise, read_picture
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from dataset import standard_images
-from dataset.pictures import MARGIN
 from dataset.renderer import Style, draw_ink, layout
 from dataset.sample import make_labels
 from dataset.standard_images import STANDARD, VARIED, LayoutCache, StandardImages, key_of
 from dataset.store import ImageStore, StoreWriter
 from dataset.vocabulary import Vocabulary
+from utils.pictures import MARGIN
 
 BAD = [r"\frac { 1 }".split(), "x ^ { 2".split()]
 

@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.errors import DataError
-from dataset.pictures import normalise
 from dataset.store import (
     FILES,
     ImageStore,
@@ -22,6 +20,8 @@ from dataset.store import (
     split_validation,
 )
 from dataset.vocabulary import UNKNOWN, Vocabulary
+from utils.errors import DataError
+from utils.pictures import normalise
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
 

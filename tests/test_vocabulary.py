@@ -2,8 +2,8 @@
 
 import pytest
 
-from dataset.errors import DataError
 from dataset.vocabulary import EOS, PAD, SOS, UNKNOWN, Vocabulary
+from utils.errors import DataError
 
 
 def test_the_three_specials_come_first():

@@ -1,5 +1,7 @@
 """What a user can get wrong, or has to know, in one line. The scripts print these without a traceback."""
 
+from typing import NamedTuple
+
 
 class UserError(ValueError):
     """The message names the file, key or picture, and what was expected."""
@@ -19,3 +21,20 @@ class LossError(UserError):
 
 class MemoryLimitError(UserError):
     """A single picture that does not fit into memory; names it, and what would help."""
+
+
+class DataError(UserError):
+    """Something that a user can mend in their data; the message names the file, the line, and what was expected."""
+
+
+class BadItem(NamedTuple):
+    """One item that cannot be imported.
+
+    where: the file, and the line where there is one (`train/labels.txt, line 7`).   reason: what is wrong with it.
+    """
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"

@@ -27,13 +27,13 @@ def training_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_script(main: Callable[[], int | None], *user_errors: type[Exception]) -> None:
-    """Call main; user errors, ours and the named ones, are one line on stderr and exit code 2. Ctrl-C: 130."""
+def run_script(main: Callable[[], int | None]) -> None:
+    """Call main; what a user can get wrong is one line on stderr and exit code 2. Ctrl-C: 130."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         print("\nstopped; --resume continues", file=sys.stderr)
         sys.exit(130)
-    except (UserError, OSError, *user_errors) as error:  # OSError: a full disk, a file that is not there
+    except (UserError, OSError) as error:  # OSError: a full disk, a file that is not there
         print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset.errors import DataError
+from utils.errors import DataError
 
 FONTS = (  # cached layouts know fonts by their place: only ever append
     "cmr10",

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from dataset.errors import DataError
+from utils.errors import DataError
 
 # Paper around the ink, in pixels, on all four sides.
 MARGIN = 4
