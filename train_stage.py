@@ -55,7 +55,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
         if not run.restore_finished(stage.name, model):  # an earlier run did it: its best weights are loaded
             if stage.starts_from_standard:
                 model.start_handwritten_from_standard()
-            objective = Objective(model, stage.losses, config.training.label_smoothing)
+            losses = [name for name, weight in stage.losses.items() if weight]
+            objective = Objective(model, losses, config.training.label_smoothing)
             memory = None
             if batching == "adaptive" and config.batch.max_pixels == "auto" and device.type == "cuda":
                 make_batch = partial(blank_batch, kind=stage.pictures)

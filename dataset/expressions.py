@@ -10,6 +10,7 @@ the old ones or the excluded ones. `open_expressions` keeps them in a file, with
 import hashlib
 import json
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from dataset.latex import ALPHABETS, LatexError, parse, to_tokens, walk
-from utils.errors import DataError
 
 # Raise this when other labels are made from the same input.
 VERSION = 1
@@ -87,16 +87,17 @@ def synthesize(
     target: Mapping[Cell, float] | None = None,
     progress: bool = False,
 ) -> list[list[str]]:
-    """`count` different new labels in canonical form, none of them in `labels` or in `exclude`.
+    """`count` different new labels in canonical form, none of them in `labels` or in `exclude`; fewer where few labels
+    give no more.
 
     labels: token lists; how often a branch or a symbol occurs in them is how often it is used.
     target: the share of new labels in every cell, as `profile` gives it. Where a cell has no more new labels (there are
     few of one token), the other cells fill the gap.
-    The same arguments give the same labels. Raises DataError when so many cannot be made.
+    The same arguments give the same labels.
     """
     templates = [template for tokens in labels if (template := read_template(tokens))]
     if not templates:
-        raise DataError("no well-formed labels to make new ones from")
+        return []
     maker = _Maker(templates, Random(seed))
     taken = {_number(template.tokens) for template in templates}
     for tokens in exclude:
@@ -126,8 +127,8 @@ def synthesize(
                 others = {other: share for other, share in target.items() if failures[other] <= PATIENCE}
                 for other, more in _quotas(others, missing).items():
                     wanted[other] = wanted.get(other, 0) + more
-            if not wanted and len(made) < count:
-                raise DataError(f"only {len(made)} of {count} new labels can be made from these {len(templates)}")
+            if not wanted:
+                break
     return made
 
 
@@ -312,6 +313,8 @@ def open_expressions(
     if path.exists() and path.with_suffix(".json").exists() and path.with_suffix(".json").read_text() == about:
         return [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     made = synthesize(labels, count, seed, unseen, progress=progress)
+    if len(made) < count:
+        print(f"{folder}: only {len(made)} of {count} new labels can be made from {len(labels)}", file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The manifest goes first and comes last: it never stands beside a file that it does not describe.
     path.with_suffix(".json").unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from dataset.batch import Batch, Item, collate
 from dataset.expressions import open_expressions
 from dataset.handwritten_images import HandwrittenImages
 from dataset.packages import prepare_if_needed
+from dataset.replay import Replay
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 from dataset.standard_images import STANDARD, VARIED, StandardImages, Styles
 from dataset.store import ImageStore, open_split, split_validation
@@ -270,11 +271,21 @@ def make_loaders(
     else:
         pairs = stage.pictures == "pairs"
         train = data.pairs("train", styles, augmentation) if pairs else data.ink("train", augmentation)
+        if stage.replay.first or stage.replay.last:
+            shares = np.linspace(stage.replay.first, stage.replay.last, stage.epochs)
+            train = Replay(train, data.standard("train", styles, stage.expressions.synthetic), shares)
         validation = data.ink("validation", limit=limit)
     share = {"rank": ranks.rank, "world_size": ranks.world_size} if ranks else {}
+    chosen = getattr(train, "chosen", None)
     if batching == "fixed":
         sampler = FixedBatchSampler(
-            train.sizes, config.batch.batch_size, config.seed, stride=stride, pool=config.batch.pool, **share
+            train.sizes,
+            config.batch.batch_size,
+            config.seed,
+            stride=stride,
+            pool=config.batch.pool,
+            chosen=chosen,
+            **share,
         )
     else:
         max_pixels = config.batch.max_pixels
@@ -289,6 +300,7 @@ def make_loaders(
             lengths=train.lengths if memory else None,
             token_cost=memory.token_cost if memory else 0.0,
             partner_sizes=getattr(train, "partner_sizes", None),
+            chosen=chosen,
             **share,
         )
     items = Items(train, stage.pictures, config.seed)

@@ -23,10 +23,11 @@ class BatchSampler:
     A state is a plain dict of numbers. It resumes with exactly the batches that were left.
     """
 
-    def __init__(self, sizes, limit, seed, shuffle, rank, world_size):
+    def __init__(self, sizes, limit, seed, shuffle, rank, world_size, chosen=None):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}")
         self.sizes = sizes if callable(sizes) else _checked_sizes(sizes)
+        self.chosen = chosen
         self.seed, self.shuffle = seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -107,7 +108,7 @@ class BatchSampler:
         return {
             "batches": len(counts),
             "pictures": int(counts.sum()),
-            "padding": 1 - self._identity()["area"] / computed,
+            "padding": 1 - int(self._sizes_now[order].prod(axis=1, dtype=np.int64).sum()) / computed,
             "mean_batch": float(counts.mean()),
             "largest_batch": int(counts.max()),
             "pixels": computed,
@@ -138,7 +139,11 @@ class BatchSampler:
         """Keep the steps up to the layer's position, and plan anew what they leave over."""
         position, limit = self._limits[layer]
         kept = self._batches[:position]
-        is_left = np.ones(len(self._sizes_now), bool)
+        if self.chosen is None:
+            is_left = np.ones(len(self._sizes_now), bool)
+        else:
+            is_left = np.zeros(len(self._sizes_now), bool)
+            is_left[self.chosen(self.seed, self.epoch)] = True
         for start, end in kept.reshape(-1, 2):
             is_left[self._order[start:end]] = False
         random = np.random.default_rng([self.seed, self.epoch, layer])
@@ -158,8 +163,8 @@ class BatchSampler:
 class FixedBatchSampler(BatchSampler):
     """Batches of `batch_size` pictures: by chance, as everyone does it, or of like size, with less padding."""
 
-    def __init__(self, sizes, batch_size, seed=0, shuffle=True, rank=0, world_size=1, stride=16, pool=1):
-        """sizes: as for AdaptiveBatchSampler. stride: pixels per feature cell.
+    def __init__(self, sizes, batch_size, seed=0, shuffle=True, rank=0, world_size=1, stride=16, pool=1, chosen=None):
+        """sizes, chosen: as for AdaptiveBatchSampler. stride: pixels per feature cell.
 
         pool: so many batches are drawn at random together, and dealt among themselves by size. 1: by chance alone.
         """
@@ -167,7 +172,7 @@ class FixedBatchSampler(BatchSampler):
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size}")
         self.pool = pool
         self.stride = stride
-        super().__init__(sizes, batch_size, seed, shuffle, rank, world_size)
+        super().__init__(sizes, batch_size, seed, shuffle, rank, world_size, chosen)
 
     def _cut(self, members, limit, random):
         order = random.permutation(members) if self.shuffle else members
@@ -206,6 +211,7 @@ class AdaptiveBatchSampler(BatchSampler):
         partner_cost=1.0,
         overhead=0.1,
         mixing=None,
+        chosen=None,
     ):
         """
         sizes: (N, 2) integers, height and width in pixels, or a function (seed, epoch) -> (N, 2) where augmentation
@@ -223,6 +229,7 @@ class AdaptiveBatchSampler(BatchSampler):
             least; larger means fewer, fuller batches with more padding.
         mixing: share of the pictures that are filed one stride larger than they are. Without it, pictures of static
             sizes keep half or more of their mates. Default: 0.3, or 0 where the sizes of two epochs differ anyhow.
+        chosen: a function (seed, epoch) -> the indices that an epoch shows, where it does not show all.
         """
         if max_pixels < 1:
             raise ValueError(f"max_pixels: expected a positive number, got {max_pixels}")
@@ -235,7 +242,7 @@ class AdaptiveBatchSampler(BatchSampler):
         self.partner_cost = partner_cost
         self.overhead = overhead
         self.mixing = mixing
-        super().__init__(sizes, max_pixels, seed, shuffle, rank, world_size)
+        super().__init__(sizes, max_pixels, seed, shuffle, rank, world_size, chosen)
 
     @property
     def max_pixels(self):

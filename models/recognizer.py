@@ -33,6 +33,13 @@ class Taught(NamedTuple):
     padding: Tensor  # (B, h, w)
 
 
+class Explanation(NamedTuple):
+    """Why a picture was read as it was, token by token, the end not included."""
+
+    confidences: Tensor  # (L,) probability of each token after those before it, from left to right
+    attention: Tensor  # (L, h, w) where the decoder looked for it; each sums to 1 over the picture's cells
+
+
 def label_loss(taught: Taught, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy over the real tokens of the batch, ends included; padding teaches nothing."""
     logits = taught.logits.flatten(0, 1).float()
@@ -43,7 +50,8 @@ class Recognizer(nn.Module):
     """Pictures in, token ids out.
 
     encoder: arguments of DenseNet.   decoder: "gru" or "transformer"; decoder_options: arguments of its class.
-    counting: channels of the counting head; 0: no such head.   domains: the kinds of pictures that have an encoder.
+    counting: channels of the counting head; 0: no such head. The gru decoder is told the counts; the encoder of a
+    transformer learns from them.   domains: the kinds of pictures that have an encoder.
     """
 
     def __init__(
@@ -78,8 +86,7 @@ class Recognizer(nn.Module):
         """The network that the section `model` of a configuration describes."""
         options = dataclasses.asdict(settings)
         decoder = options["decoder"]
-        counting = options["counting"] if decoder == "gru" else 0
-        return cls(vocabulary_size, options["encoder"], decoder, options[decoder], counting, domains)
+        return cls(vocabulary_size, options["encoder"], decoder, options[decoder], options["counting"], domains)
 
     def architecture(self) -> dict[str, Any]:
         """Plain values, for JSON; Recognizer(**architecture) is a network with the same parts and sizes."""
@@ -151,3 +158,26 @@ class Recognizer(nn.Module):
         if beam == 1 and directions in (None, 1):
             return greedy(self.decoder, features, padding, counts, length_penalty)
         return beam_search(self.decoder, features, padding, counts, beam, directions, length_penalty)
+
+    @torch.no_grad()
+    def explain(
+        self, images: Tensor, padding: Tensor, readings: Sequence[Sequence[int]], domain: str = "handwritten"
+    ) -> list[Explanation]:
+        """How sure each token of a reading is, and where it was seen; call eval() first.
+
+        readings: for each picture, token ids without start and end.   The rest: see encode().
+        """
+        lengths = torch.tensor([len(tokens) for tokens in readings], device=images.device)
+        labels = torch.full((len(readings), max(int(lengths.max()), 1)), PAD, device=images.device)
+        for row, tokens in zip(labels, readings, strict=True):
+            row[: len(tokens)] = torch.as_tensor(tokens, device=images.device)
+        taught = self.teach(images, padding, labels, lengths, domain)
+        forwards = slice(0, None, self.decoder.directions)
+        chances = taught.logits[forwards].float().softmax(-1)
+        own = chances.gather(2, taught.targets[forwards, :, None])[..., 0]
+        looks = taught.attention[forwards]
+        extents = [(int(inside.any(1).sum()), int(inside.any(0).sum())) for inside in ~taught.padding]
+        return [
+            Explanation(sure[:length], look[:length, :height, :width])
+            for sure, look, length, (height, width) in zip(own, looks, lengths.tolist(), extents, strict=True)
+        ]

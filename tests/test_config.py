@@ -77,7 +77,7 @@ def test_later_overrides_win(tmp_path):
 
 
 def test_an_unknown_preset_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="--preset huge: unknown; .* has: full, small"):
+    with pytest.raises(ConfigError, match="--preset huge: unknown; .* has: full, paper, small"):
         load_config(SHIPPED, "CROHME", "huge")
 
 

@@ -154,6 +154,14 @@ class ExpressionsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """Standard images shown among the ink: so many for each picture of ink, in the first epoch and in the last."""
+
+    first: float = not_negative(default=0.0)
+    last: float = not_negative(default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One stage of training. A stage is data: which pictures, what learns, from which losses, for how long."""
 
@@ -165,6 +173,7 @@ class StageConfig:
     learning_rate: float = positive()
     styles: Literal["standard", "varied"] = "varied"
     expressions: ExpressionsConfig = ExpressionsConfig()
+    replay: ReplayConfig = ReplayConfig()
     augment: bool = False
     starts_from_standard: bool = False
 
@@ -299,8 +308,8 @@ def _check_stages(config: Config, errors: list[str]) -> None:
                 errors.append(f"{key}.losses.{name}: unknown loss; known: {', '.join(LOSSES)}")
             elif name in PAIR_LOSSES and stage.pictures != "pairs":
                 errors.append(f"{key}.losses.{name}: needs `pictures: pairs`, this stage has {stage.pictures}")
-            elif name == "counting" and not (config.model.counting and config.model.decoder == "gru"):
-                errors.append(f"{key}.losses.counting: needs `decoder: gru` and `model.counting` above 0")
+            elif name == "counting" and not config.model.counting:
+                errors.append(f"{key}.losses.counting: needs `model.counting` above 0")
             if weight < 0:
                 errors.append(f"{key}.losses.{name}: expected a non-negative number, got {weight}")
         if not any(stage.losses.values()):
@@ -308,7 +317,10 @@ def _check_stages(config: Config, errors: list[str]) -> None:
         unseen = "handwritten_encoder" if stage.pictures == "standard" else "standard_encoder"
         if unseen in stage.trains:
             errors.append(f"{key}.trains: {unseen} does not see `pictures: {stage.pictures}`")
-        if stage.expressions.synthetic and stage.pictures != "standard":
+        is_replayed = stage.replay.first > 0 or stage.replay.last > 0
+        if is_replayed and stage.pictures != "ink":
+            errors.append(f"{key}.replay: standard images among ink; expected `pictures: ink`, got {stage.pictures}")
+        if stage.expressions.synthetic and not (stage.pictures == "standard" or is_replayed):
             errors.append(f"{key}.expressions.synthetic: new expressions have no ink; expected `pictures: standard`")
     if not config.stages:
         errors.append("stages: expected at least one stage")

@@ -300,6 +300,7 @@ def fit(
         watch = LossWatch(stage.name, epoch + 1, every=1 if device.type == "cpu" else 20)
         steps = len(loaders.train)
         clock = saved = time.monotonic()
+        cpu_clock = time.process_time()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         name = f"{title} epoch {epoch + 1}/{stage.epochs}"
@@ -320,11 +321,14 @@ def fit(
                     tqdm.write(f"{title}: {why} ({size}); from now on {budget.max_pixels:,} pixels a batch")
             now = time.monotonic()
             sums.seconds, clock = sums.seconds + now - clock, now
+            cpu_now = time.process_time()
+            sums.cpu_seconds, cpu_clock = sums.cpu_seconds + cpu_now - cpu_clock, cpu_now
             # All ranks must agree on when to save: the first one's clock counts.
             if ranks.total((now - saved > 60 * training.save_minutes) * ranks.is_first, device) and number + 1 < steps:
                 watch.check()
                 save_state(epoch, number + 1)
                 clock = saved = time.monotonic()
+                cpu_clock = time.process_time()
         watch.check()
         parts = ranks.gather([sums.as_dict()])
         line = {"stage": stage.name, "epoch": epoch + 1, "learning_rate": rate, **EpochSums.line(parts)}
@@ -407,8 +411,15 @@ class LossWatch:
 class EpochSums:
     """What an epoch's log line is made of, in one process; losses are kept on the device until the epoch ends."""
 
-    def __init__(self, losses: dict | None = None, seconds: float = 0.0, batches: Iterable = (), splits: Iterable = ()):
-        self.losses, self.seconds = dict(losses or {}), seconds
+    def __init__(
+        self,
+        losses: dict | None = None,
+        seconds: float = 0.0,
+        cpu_seconds: float = 0.0,
+        batches: Iterable = (),
+        splits: Iterable = (),
+    ):
+        self.losses, self.seconds, self.cpu_seconds = dict(losses or {}), seconds, cpu_seconds
         self.batches = [list(batch) for batch in batches]  # pictures, pixels, padded pixels
         self.splits = [list(batch) for batch in splits]  # those that did not fit into memory: pictures, padded pixels
 
@@ -422,7 +433,8 @@ class EpochSums:
 
     def as_dict(self) -> dict:
         losses = {name: float(value) for name, value in self.losses.items()}
-        return {"losses": losses, "seconds": self.seconds, "batches": self.batches, "splits": self.splits}
+        times = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        return {"losses": losses, **times, "batches": self.batches, "splits": self.splits}
 
     @staticmethod
     def line(parts: Sequence[dict]) -> dict:
@@ -441,6 +453,7 @@ class EpochSums:
             "padding": round(1 - float(pixels.sum() / padded.sum()), 4),
             "splits": [batch for part in parts for batch in part["splits"]],
             "seconds": round(seconds, 2),
+            "cpu_seconds": round(sum(part["cpu_seconds"] for part in parts), 2),  # of the training processes
             "pictures_per_second": round(float(counts.sum()) / max(seconds, 1e-9), 1),
         }
 
