@@ -5,6 +5,8 @@ lists of indices, know their exact length, and can be stopped and resumed at any
 makes the same plan from the same seed and takes its own share of it, so nothing is ever sent between ranks.
 """
 
+import math
+
 import numpy as np
 
 LANE = 2048  # pictures per lane of cheapest_cuts: enough batches that one forced cut at its end costs little
@@ -177,9 +179,14 @@ class FixedBatchSampler(BatchSampler):
     def _cut(self, members, limit, random):
         order = random.permutation(members) if self.shuffle else members
         if self.pool > 1:
-            pools = np.arange(len(order)) // (limit * self.pool)
+            # In each pool as many strips by width as there are batches in a strip, and these by height: up, down, up …
+            place = np.arange(len(order))
+            pools = place // (limit * self.pool)
             height, width = self._rounded[order].T
-            order = order[np.lexsort((height, width, pools))]
+            by_width = np.lexsort((width, pools))
+            order, height = order[by_width], height[by_width]
+            strips = place % (limit * self.pool) // (limit * math.ceil(math.sqrt(self.pool)))
+            order = order[np.lexsort((np.where(strips % 2, -height, height), strips, pools))]
         ends = np.minimum(np.arange(limit, len(order) + limit, limit), len(order))
         return order, ends, np.diff(ends, prepend=0)
 

@@ -97,10 +97,12 @@ def test_malformed_labels_are_no_templates_but_are_excluded():
 
 
 def test_where_few_labels_give_no_more_there_are_fewer_and_that_is_said(tmp_path, capsys):
-    assert 0 < len(synthesize([["x"], ["y"]], 500, seed=0)) < 500
+    few = ["x + 1".split(), "y - 2".split(), "x ^ { 2 }".split()]
+    made = synthesize(few, 500, seed=0)
+    assert 0 < len(made) < 500
     assert synthesize([["{"]], 5, seed=0) == []
-    made = open_expressions(tmp_path, [["x"], ["y"]], 500, 0, {}, progress=False)
-    assert f"only {len(made)} of 500 new labels can be made from 2" in capsys.readouterr().err
+    assert open_expressions(tmp_path, few, 500, 0, {}, progress=False) == made
+    assert f"only {len(made)} of 500 new labels can be made from 3" in capsys.readouterr().err
 
 
 def test_the_manifest_says_what_was_excluded(old, tmp_path):

@@ -12,6 +12,7 @@ from utils.errors import ConfigError, LossError
 from utils.run import Run
 from utils.training import (
     AveragedWeights,
+    LastEpochs,
     Loaders,
     choose_device,
     fit,
@@ -22,7 +23,7 @@ from utils.training import (
 
 TRAINING = TrainingConfig(
     optimizer="adamw", weight_decay=1e-4, momentum=0.9, warmup_epochs=0.5, final_learning_rate=0.01, clip_norm=1.0,
-    ema=0.9, label_smoothing=0.0, validate_every=1, validation_pictures=10, save_minutes=1e-9,
+    ema=0.9, average_last=2, label_smoothing=0.0, validate_every=1, validation_pictures=10, save_minutes=1e-9,
 )  # fmt: skip
 STAGE = StageConfig(
     name="only", pictures="ink", trains=("decoder",), losses={"label": 1.0}, epochs=3, learning_rate=0.05
@@ -212,7 +213,8 @@ def test_a_loss_that_is_not_finite_names_stage_epoch_and_pictures(tmp_path):
 
 def test_the_best_weights_are_those_of_the_best_validation(tmp_path):
     _, run = train(tmp_path / "run", stage=replace(STAGE, epochs=6))
-    best = max(line["validation"]["exrate"] for line in run.lines())
+    lines = run.lines()
+    best = max(line["validation"]["exrate"] for line in [*lines, {"validation": lines[-1]["validation_of_mean"]}])
     from utils.run import load_checkpoint
 
     assert load_checkpoint(run.best("only")).about["validation"]["exrate"] == best
@@ -237,6 +239,19 @@ def test_averaged_weights_follow_the_model():
     for _ in range(50):
         averaged.update(model)
     assert averaged.model.weight.item() == pytest.approx(start + 1)
+
+
+def test_the_mean_of_the_last_epochs_is_their_mean():
+    model, last = nn.BatchNorm1d(1), LastEpochs()
+    for value in (1.0, 2.0, 6.0):
+        with torch.no_grad():
+            model.weight.fill_(value)
+            model.running_mean.fill_(10 * value)
+            model.num_batches_tracked.fill_(int(value))
+        last.add(model)
+    assert last.weights["weight"].item() == pytest.approx(3)
+    assert last.weights["running_mean"].item() == pytest.approx(30)
+    assert last.weights["num_batches_tracked"].item() == 6
 
 
 def test_frozen_parts_are_in_eval_mode():

@@ -110,6 +110,7 @@ class TrainingConfig:
     final_learning_rate: float = share()
     clip_norm: float = positive()
     ema: float = share()
+    average_last: int = not_negative()
     label_smoothing: float = share()
     validate_every: int = positive()
     validation_pictures: int = positive()

@@ -113,6 +113,25 @@ class AveragedWeights:
             kept.copy_(new)
 
 
+class LastEpochs:
+    """The plain mean of the weights with which the last epochs ended (Izmailov et al., UAI 2018, section 3).
+
+    Of the averaged weights, so that it is a mean of means; BatchNorm statistics are averaged alike.
+    """
+
+    def __init__(self) -> None:
+        self.weights: dict[str, torch.Tensor] = {}
+        self.epochs = 0
+
+    def add(self, model: nn.Module) -> None:
+        self.epochs += 1
+        for name, weight in model.state_dict().items():
+            if not weight.is_floating_point() or name not in self.weights:
+                self.weights[name] = weight.clone()
+            else:
+                self.weights[name].lerp_(weight, 1 / self.epochs)
+
+
 @dataclass
 class Loaders:
     """What a stage reads: batches to learn from (`set_epoch`, exact `len`) and batches to be tested on."""
@@ -232,7 +251,7 @@ def fit(
     averaged = AveragedWeights(model, training.ema)
     train = loaders.train
     budget = Budget(train.max_pixels, fetched_ahead=train.fetched_ahead) if train.max_pixels else None
-    best, first_epoch, first_batch, sums = None, 0, 0, EpochSums()
+    best, first_epoch, first_batch, sums, last_epochs = None, 0, 0, EpochSums(), LastEpochs()
     seed_everything(seed + 1000 * ranks.rank)
 
     state = run.state_of(stage.name)
@@ -240,6 +259,7 @@ def fit(
         model.load_state_dict(state["model"])
         averaged.model.load_state_dict(state["averaged"])
         averaged.steps = state["averaged_steps"]
+        last_epochs.weights, last_epochs.epochs = state["last_epochs"], state["last_epochs_count"]
         optimizer.load_state_dict(state["optimizer"])
         best, first_epoch, first_batch = state["best"], state["epoch"], state["batch"]
         if budget:
@@ -258,6 +278,8 @@ def fit(
             model=model.state_dict(),
             averaged=averaged.model.state_dict(),
             averaged_steps=averaged.steps,
+            last_epochs=last_epochs.weights,
+            last_epochs_count=last_epochs.epochs,
             optimizer=optimizer.state_dict(),
             best=best,
             epoch=epoch,
@@ -266,6 +288,16 @@ def fit(
             budget=budget.state_dict() if budget else None,
             ranks=ranks.gather([own]),
         )
+
+    def validate(epoch: int) -> dict[str, float]:
+        """Read with the averaged weights; they are kept where nothing was better."""
+        nonlocal best
+        name = f"{title} validation"
+        found = score(read_all(averaged.model, loaders.validation, device, loaders.domain, name, ranks))
+        if best is None or _rank(found) >= _rank(best):
+            best = found
+            run.save_weights(stage.name, "best", averaged.model.state_dict(), epoch=epoch, validation=found)
+        return found
 
     def learn(batch: Any) -> bool:
         """One step of the optimizer. Returns whether memory made it go in pieces."""
@@ -338,17 +370,17 @@ def fit(
             line["peak_memory"] = torch.cuda.max_memory_allocated(device)
         if memory:
             line["peak_memory_predicted"] = int(memory.predict(line["largest_padded"]))
+        if epoch + 1 > stage.epochs - training.average_last:
+            last_epochs.add(averaged.model)
         if (epoch + 1) % training.validate_every == 0 or epoch + 1 == stage.epochs:
             started = time.monotonic()
-            name = f"{title} validation"
-            results = read_all(averaged.model, loaders.validation, device, loaders.domain, name, ranks)
-            line["validation"] = score(results)
-            line["validation_seconds"] = round(time.monotonic() - started, 1)
+            line["validation"] = validate(epoch + 1)
             about = {"epoch": epoch + 1, "validation": line["validation"]}
-            if best is None or _rank(line["validation"]) >= _rank(best):
-                best = line["validation"]
-                run.save_weights(stage.name, "best", averaged.model.state_dict(), **about)
             run.save_weights(stage.name, "last", averaged.model.state_dict(), **about)
+            if epoch + 1 == stage.epochs and last_epochs.epochs > 1:
+                averaged.model.load_state_dict(last_epochs.weights)
+                line["validation_of_mean"] = validate(epoch + 1)
+            line["validation_seconds"] = round(time.monotonic() - started, 1)
         run.log(line)
         sums, first_batch = EpochSums(), 0
         if epoch + 1 < stage.epochs:
@@ -374,6 +406,8 @@ def describe(line: dict, title: str, epochs: int) -> str:
     if "validation" in line:
         text += f"  validation ExpRate {line['validation']['exrate']:.1f} %"
         text += f"  wrong tokens {line['validation']['token_error_rate']:.1f} %"
+    if "validation_of_mean" in line:
+        text += f"  with the mean of the last epochs {line['validation_of_mean']['exrate']:.1f} %"
     return text
 
 

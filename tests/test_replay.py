@@ -1,0 +1,70 @@
+"""Standard images among ink: how many, which, and that each comes with its own label."""
+
+import numpy as np
+import pytest
+
+from dataset.replay import Replay
+from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
+
+
+class Pictures:
+    """Made-up pictures: each holds its own number, and is as wide."""
+
+    def __init__(self, numbers, side):
+        self.numbers, self.side = np.array(numbers), side
+        self.lengths = np.ones(len(numbers), np.int32)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def sizes(self, seed, epoch):
+        return np.stack([np.full(len(self), 8), self.numbers], axis=1)
+
+    def picture(self, index, seed, epoch):
+        return np.full((8, self.numbers[index]), self.numbers[index], np.uint8)
+
+    def label(self, index):
+        return np.array([self.numbers[index]])
+
+    def name(self, index):
+        return f"{self.side} {self.numbers[index]}"
+
+
+@pytest.fixture
+def replay():
+    return Replay(Pictures(range(1, 41), "ink"), Pictures(range(101, 201), "standard"), np.linspace(1.0, 0.0, 5))
+
+
+def test_the_share_of_standard_images_decays_and_all_ink_is_always_there(replay):
+    shown = [replay.chosen(0, epoch) for epoch in range(5)]
+    assert [len(indices) - 40 for indices in shown] == [40, 30, 20, 10, 0]
+    assert all(set(range(40)) <= set(indices.tolist()) for indices in shown)
+
+
+def test_each_epoch_draws_other_standard_images_and_the_same_ones_again(replay):
+    assert replay.chosen(0, 0).tolist() == replay.chosen(0, 0).tolist()
+    others = Replay(replay.ink, replay.standard, [1.0])
+    assert others.chosen(0, 0).tolist() != others.chosen(0, 1).tolist() != others.chosen(1, 1).tolist()
+
+
+@pytest.mark.parametrize("sampler", ["fixed", "adaptive"])
+def test_an_epoch_deals_what_was_chosen_once_and_nothing_else(replay, sampler):
+    options = {"seed": 3, "stride": 8, "chosen": replay.chosen}
+    if sampler == "fixed":
+        batches = FixedBatchSampler(replay.sizes, 8, pool=4, **options)
+    else:
+        batches = AdaptiveBatchSampler(replay.sizes, 8000, **options)
+    for epoch in (0, 3):
+        batches.set_epoch(epoch)
+        dealt = [index for batch in batches for index in batch]
+        assert sorted(dealt) == replay.chosen(3, epoch).tolist()
+        assert 0 <= batches.summary()["padding"] < 1
+
+
+def test_pictures_labels_names_and_sizes_belong_together(replay):
+    sizes = replay.sizes(0, 0)
+    for index in (0, 39, 40, 139):
+        number = int(replay.label(index)[0])
+        assert replay.picture(index, 0, 0).shape == tuple(sizes[index])
+        assert replay.picture(index, 0, 0)[0, 0] == number
+        assert replay.name(index) == f"{'ink' if index < 40 else 'standard'} {number}"
