@@ -12,6 +12,7 @@ from models.decoder import END, PAD, START, frame
 from models.gru_decoder import GRUDecoder
 from models.recognizer import Recognizer, label_loss
 from models.transformer_decoder import TransformerDecoder
+from tests.plain import PlainGRUDecoder
 
 VOCABULARY = 12
 OPTIONS = {
@@ -146,41 +147,13 @@ def test_coverage_is_what_was_looked_at_before_a_position_not_at_it():
     assert change[0] < 1e-6 and (change[1:] > 1e-4).all()
 
 
-def plain_loop(network: GRUDecoder, features, padding, tokens, counts):
-    """The GRU decoder as its papers write it down: everything anew at every step."""
-    attention = network.attention
-    size, channels, height, width = features.shape
-    cells = features.flatten(2).transpose(1, 2)
-    inside = (~padding).flatten(1).float()
-    hidden = network.first_hidden((cells * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)).tanh()
-    kernel = attention.coverage.weight.view(-1, 1, attention.kernel, attention.kernel)
-    coverage = torch.zeros(size, 1, height, width)
-    cell = torch.nn.GRUCell(network.gru.input_size, network.gru.hidden_size)
-    for name, parameter in network.gru.named_parameters():
-        delattr(cell, name.removesuffix("_l0"))
-        setattr(cell, name.removesuffix("_l0"), parameter)
-    logits = []
-    for token in tokens.unbind(1):
-        embedded = network.embedding(token)
-        hidden = cell(embedded, hidden)
-        seen = F.conv2d(coverage, kernel, padding=attention.kernel // 2).flatten(2).transpose(1, 2)
-        energy = attention.keys(cells, padding) + attention.query(hidden)[:, None] + seen
-        scores = attention.score(energy.tanh())[..., 0].masked_fill(padding.flatten(1), float("-inf"))
-        weights = scores.softmax(1)
-        coverage = coverage + weights.view(size, 1, height, width)
-        glimpse = network.glimpse((weights[..., None] * cells).sum(1))
-        mixed = network.from_hidden(hidden) + network.from_embedding(embedded) + glimpse + network.from_counts(counts)
-        logits.append(network.output(F.dropout(mixed, network.dropout, network.training)))
-    return torch.stack(logits, 1)
-
-
 def test_the_fast_gru_decoder_equals_the_plain_loop():
     network = decoder("gru")
     features, padding, counts = some_features()
     features.requires_grad_()
     tokens = torch.randint(0, VOCABULARY, (3, 9))
     results = []
-    both = network(features, padding, tokens, counts).logits, plain_loop(network, features, padding, tokens, counts)
+    both = [decode(features, padding, tokens, counts).logits for decode in (network, PlainGRUDecoder(network))]
     for logits in both:
         network.zero_grad()
         features.grad = None
