@@ -1,0 +1,53 @@
+"""Published weights: small, and they read what the run's own weights read."""
+
+import pytest
+import torch
+
+from models.recognizer import Recognizer
+from utils.errors import CheckpointError
+from utils.publish import publish
+from utils.run import load_checkpoint, load_weights, save_checkpoint
+
+OPTIONS = {"hidden": 32, "embedding": 32, "attention": 32, "coverage_kernel": 3}
+
+
+@pytest.fixture
+def source(tmp_path):
+    torch.manual_seed(0)
+    model = Recognizer(9, {"growth": 8, "layers": [3, 3]}, "gru", OPTIONS, counting=8)
+    about = {"architecture": model.architecture(), "vocabulary": list("abcdef"), "data": {}, "stage": "handwritten"}
+    save_checkpoint(tmp_path / "best.safetensors", model.state_dict(), about)
+    return tmp_path / "best.safetensors"
+
+
+def read(path):
+    checkpoint = load_checkpoint(path)
+    model = Recognizer(**checkpoint.about["architecture"])
+    load_weights(model, checkpoint)
+    images = (torch.rand(3, 1, 30, 60, generator=torch.Generator().manual_seed(1)) > 0.8).float()
+    return model.eval().read(images, torch.zeros(3, 30, 60, dtype=torch.bool)), checkpoint
+
+
+def test_published_weights_read_the_same_from_less_than_half_the_bytes(source, tmp_path):
+    size = publish(source, tmp_path / "small.safetensors")
+    assert size < 0.4 * source.stat().st_size
+    (before, _), (after, checkpoint) = read(source), read(tmp_path / "small.safetensors")
+    assert [each.tokens for each in before] == [each.tokens for each in after]
+    assert [each.score for each in before] == pytest.approx([each.score for each in after], abs=0.02)
+    assert checkpoint.about["stage"] == "handwritten" and checkpoint.about["vocabulary"] == list("abcdef")
+
+
+def test_a_weight_too_large_for_16_bits_is_named(source, tmp_path):
+    checkpoint = load_checkpoint(source)
+    checkpoint.weights["decoder.output.bias"][0] = 1e6
+    save_checkpoint(source, checkpoint.weights, checkpoint.about)
+    with pytest.raises(CheckpointError, match="decoder.output.bias is larger than 16 bits hold"):
+        publish(source, tmp_path / "small.safetensors")
+
+
+def test_weights_that_read_standard_images_only_are_refused(tmp_path):
+    model = Recognizer(9, {"growth": 4, "layers": [2]}, "gru", OPTIONS, domains=("standard",))
+    about = {"architecture": model.architecture(), "vocabulary": [], "data": {}}
+    save_checkpoint(tmp_path / "one.safetensors", model.state_dict(), about)
+    with pytest.raises(CheckpointError, match="reads standard images only"):
+        publish(tmp_path / "one.safetensors", tmp_path / "small.safetensors")
