@@ -1,14 +1,17 @@
 """The encoder: DenseNet-B (Huang et al., CVPR 2017, section 3), made so that padding never changes a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class DenseLayer(nn.Module):
-    """1x1 to 4 x growth channels, 3x3 to growth channels, each with BN-ReLU; appended to the input."""
+    """1x1 to 4 x growth channels, 3x3 to growth channels, each with BN-ReLU: what a layer adds to what came before."""
 
     def __init__(self, channels: int, growth: int, dropout: float):
         super().__init__()
@@ -18,12 +21,32 @@ class DenseLayer(nn.Module):
         self.norm2 = nn.BatchNorm2d(growth)
         self.dropout = dropout
 
-    def forward(self, features: Tensor, picture: Tensor) -> Tensor:
-        """features: (B, C, h, w).   picture: (B, 1, h, w), 0 in the padding.   Returns (B, C + growth, h, w)."""
+    def forward(self, picture: Tensor, *features: Tensor) -> Tensor:
+        """picture: (B, 1, h, w), 0 in the padding.   features: (B, …, h, w), C in all.   Returns (B, growth, h, w)."""
         # In place, since BatchNorm's backward pass needs its input alone: masking then costs no memory.
-        bottleneck = self.norm1(self.conv1(features)).mul_(picture).relu_()
+        bottleneck = self.norm1(self.conv1(torch.cat(features, dim=1))).mul_(picture).relu_()
         new = self.norm2(self.conv2(bottleneck)).relu_()
-        return torch.cat([features, F.dropout(new, self.dropout, self.training)], dim=1)
+        return F.dropout(new, self.dropout, self.training)
+
+
+@contextmanager
+def still_statistics(layer: nn.Module) -> Iterator[None]:
+    """BatchNorm's running averages stay: a pass that is computed again has counted already."""
+    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
+
+
+def _contexts(layer: nn.Module):
+    """Around the first computation of a layer, and around the second."""
+    return nullcontext(), still_statistics(layer)
 
 
 class Transition(nn.Module):
@@ -48,6 +71,7 @@ class DenseNet(nn.Module):
 
     layers: of each block.   growth: channels a layer adds.   compression: share of channels that a transition keeps.
     dropout: of what each layer adds and each transition keeps.   stem: channels of the first convolution (2 x growth).
+    recompute: keep only what each layer adds, and compute the rest again in the backward pass: Pleiss et al., 2017.
     """
 
     def __init__(
@@ -57,6 +81,7 @@ class DenseNet(nn.Module):
         compression: float = 0.5,
         dropout: float = 0.2,
         stem: int | None = None,
+        recompute: bool = False,
     ):
         super().__init__()
         channels = 2 * growth if stem is None else stem
@@ -74,6 +99,7 @@ class DenseNet(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.channels = channels
         self.stride = 2 ** (len(layers) + 1)
+        self.recompute = recompute
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # He et al., ICCV 2015
@@ -101,6 +127,13 @@ class DenseNet(nn.Module):
                 features = self.transitions[block - 1](features)
             cells = 2 ** (len(self.blocks) - 1 - block)  # cells of this block along the side of a final cell
             inside = picture.repeat_interleave(cells, 2).repeat_interleave(cells, 3) if cells > 1 else picture
+            added = [features]
             for layer in dense_layers:
-                features = layer(features, inside)
+                if self.recompute and layer.training:
+                    contexts = partial(_contexts, layer)
+                    new = checkpoint(layer, inside, *added, use_reentrant=False, context_fn=contexts)
+                else:
+                    new = layer(inside, *added)
+                added.append(new)
+            features = torch.cat(added, dim=1)
         return self.norm(features).mul_(picture), padding

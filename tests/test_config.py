@@ -17,7 +17,7 @@ def test_the_shipped_config_loads(dataset, preset):
     config = load_config(SHIPPED, dataset, preset)
     assert [stage.pictures for stage in config.stages] == ["standard", "pairs", "ink"]
     assert config.dataset == dataset
-    assert config.batch.batch_size == (16 if dataset == "SAMPLE" else 8)
+    assert (config.data.picture_scale == 0.6) == (dataset == "SAMPLE")  # its own entry counts
 
 
 def test_the_config_survives_its_own_form_as_plain_values():
@@ -43,6 +43,8 @@ def test_the_config_survives_its_own_form_as_plain_values():
         ("model.counting=maybe", "model.counting: expected a non-negative integer, got 'maybe'"),
         ("model.encoder.layers=[4, many]", "model.encoder.layers[1]: expected an integer"),
         ("augment.scale=[1]", "augment.scale: expected a list of 2, got [1]"),
+        ("augment.strokes.pen=[0, 3]", "augment.strokes.pen[0]: expected a positive integer, got 0"),
+        ("augment.strokes.wobble=1", "augment.strokes.wobble: unknown key"),
         ("batch.max_pixels=-5", "batch.max_pixels: expected a positive integer, got -5"),
         ("data=7", "data: expected a table of keys, got 7"),
         ("seed=null", "seed: expected an integer, got None"),
@@ -54,6 +56,18 @@ def test_an_error_names_its_key_and_what_was_expected(assignment, expected):
     with pytest.raises(ConfigError) as error:
         load_config(SHIPPED, "CROHME", assignments=[assignment])
     assert expected in str(error.value)
+
+
+def test_attention_can_be_drawn_to_symbols_in_every_stage_and_is_not_by_default():
+    config = load_config(SHIPPED, "CROHME", assignments=[f"stages.{i}.losses.attention=0.1" for i in range(3)])
+    assert [stage.losses["attention"] for stage in config.stages] == [0.1] * 3
+    assert not any("attention" in stage.losses for stage in load_config(SHIPPED, "CROHME").stages)
+
+
+def test_a_config_without_strokes_leaves_them_as_they_are():
+    values = load_config(SHIPPED, "CROHME").as_dict()
+    without = {name: value for name, value in values["augment"].items() if name != "strokes"}
+    assert parse_config({**values, "augment": without}) == load_config(SHIPPED, "CROHME")
 
 
 def test_all_errors_are_told_at_once():

@@ -1,5 +1,7 @@
 """The encoder: padding and batch mates never change what it says about a picture."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.densenet import DenseNet
+from tests.plain import PlainDenseNet
 
 SIZES = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 90)), min_size=1, max_size=4)
 
@@ -78,3 +81,27 @@ def test_batch_norm_stays_in_full_precision_under_autocast():
         half = network(images, padding)[0]
     assert set(seen) == {torch.float32}
     assert (half.float() - full).abs().mean() < 0.02 * full.abs().mean()
+
+
+def learnt(network: torch.nn.Module) -> list[torch.Tensor]:
+    """What one training step of an encoder gives: features, gradients and BatchNorm's averages."""
+    images, padding = batch_of([torch.ones(40, 90).tril(), torch.ones(25, 60).triu()])
+    torch.manual_seed(1)  # of dropout
+    features, _ = network.train()(images, padding)
+    features.square().mean().backward()
+    return [features, *(parameter.grad for parameter in network.parameters()), *network.buffers()]
+
+
+def test_the_fast_encoder_equals_the_plain_one():
+    network = DenseNet(layers=(3, 4), growth=8, dropout=0.0)
+    plain = PlainDenseNet(copy.deepcopy(network))
+    for fast, slow in zip(learnt(network.to(memory_format=torch.channels_last)), learnt(plain), strict=True):
+        assert (fast - slow).abs().max() <= 1e-4 * slow.abs().max() + 1e-6
+
+
+def test_recomputing_changes_nothing_but_the_memory():
+    network = DenseNet(layers=(3, 4), growth=8, dropout=0.2)
+    again = copy.deepcopy(network)
+    again.recompute = True
+    for kept, recomputed in zip(learnt(network), learnt(again), strict=True):
+        assert torch.equal(kept, recomputed)
