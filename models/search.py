@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from models.decoder import END, PAD, START, frame
 
 LOOK_EVERY = {"cpu": 1, "cuda": 8}  # steps between two looks at which pictures are done: looking makes a GPU wait
-RESCORED_AT_ONCE = 2**21  # hypotheses x tokens x cells of one pass of re-scoring, which needs some 200 bytes for each
+RESCORED_AT_ONCE = 2**21  # hypotheses x tokens x cells of one pass of re-scoring, which needs some 500 bytes for each
 
 
 @dataclass(frozen=True)
@@ -197,19 +197,25 @@ def _score_backwards(
 
     scores = torch.zeros(lengths.shape, device=texts.device)
     longest = lengths.flatten(1).amax(1)
-    pictures_at_once = max(1, RESCORED_AT_ONCE // (inputs[0].numel() * padding[0].numel()))
+    texts_at_once = RESCORED_AT_ONCE // ((length + 1) * padding[0].numel())
+    pictures_at_once = max(1, texts_at_once // (2 * beam))
+    beams_at_once = min(max(1, texts_at_once // 2), beam)  # fewer than all where a single picture is too much
     for part in longest.argsort().split(pictures_at_once):
         end = int(longest[part[-1]]) + 1
-        logits = decoder(
-            features[part],
-            padding[part],
-            inputs[part, ..., :end].flatten(0, 2),
-            None if counts is None else counts[part],
-        ).logits
-        losses = F.cross_entropy(
-            logits.float().flatten(0, 1), targets[part, ..., :end].flatten(), ignore_index=PAD, reduction="none"
-        )
-        scores[part] = -losses.view(len(part), 2, beam, end).sum(-1)
+        for few in torch.arange(beam, device=texts.device).split(beams_at_once):
+            logits = decoder(
+                features[part],
+                padding[part],
+                inputs[part][:, :, few, :end].flatten(0, 2),
+                None if counts is None else counts[part],
+            ).logits
+            losses = F.cross_entropy(
+                logits.float().flatten(0, 1),
+                targets[part][:, :, few, :end].flatten(),
+                ignore_index=PAD,
+                reduction="none",
+            )
+            scores[part[:, None], :, few] = -losses.view(len(part), 2, len(few), end).sum(-1).transpose(1, 2)
     return scores / (lengths + 1) ** length_penalty
 
 

@@ -72,10 +72,13 @@ def test_training_leaves_everything_a_run_should(trained):
 
 def test_evaluate_agrees_with_the_training_script(home, trained):
     checkpoint = str(trained / "handwritten-best.safetensors")
-    arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--json", "--out", "predictions.jsonl"]
+    arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--json", "--out", "scored"]
     scores = json.loads(run("evaluate.py", *arguments, folder=home).stdout)
-    assert scores == json.loads((trained / "summary.json").read_text())["splits"]["test"]
-    predictions = [json.loads(line) for line in (home / "predictions.jsonl").read_text().splitlines()]
+    exact = {"items": scores["items"], **scores["exact"]}
+    del exact["interval"]
+    assert exact == json.loads((trained / "summary.json").read_text())["splits"]["test"]
+    assert (home / "scored" / "report.html").stat().st_size > 10_000
+    predictions = [json.loads(line) for line in (home / "scored" / "predictions.jsonl").read_text().splitlines()]
     labels = (home / "datasets" / "TINY" / "test" / "labels.txt").read_text().splitlines()
     assert [f"{line['id']}\t{line['truth']}" for line in predictions] == labels
 

@@ -222,3 +222,19 @@ def test_a_score_is_what_teaching_gives_for_the_same_text(kind):
             logits, framed = taught.logits[:1].log_softmax(-1), frame(labels, lengths, 1)
             score = logits.gather(2, framed.targets[..., None]).mean().item()
             assert hypothesis.score == pytest.approx(score, abs=1e-4)
+
+
+def test_how_much_is_scored_backwards_at_once_changes_nothing(monkeypatch):
+    """Down to a single text of a single picture: a large formula must not need all of its beams in memory."""
+    torch.manual_seed(2)
+    encoder = {"growth": 4, "layers": [1], "compression": 0.5, "dropout": 0.0}
+    model = Recognizer(9, encoder, "transformer", DECODERS["transformer"]).eval()
+    images, padding = torch.rand(3, 1, 16, 24), torch.zeros(3, 16, 24, dtype=torch.bool)
+    whole = model.read(images, padding, beam=3)
+    for at_once in (1, 300, 900):
+        monkeypatch.setattr("models.search.RESCORED_AT_ONCE", at_once)
+        for one, other in zip(whole, model.read(images, padding, beam=3), strict=True):
+            assert one.tokens == other.tokens
+            assert [each.score for each in one.alternatives] == pytest.approx(
+                [each.score for each in other.alternatives], abs=1e-4
+            )

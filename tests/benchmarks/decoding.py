@@ -3,8 +3,9 @@
     python tests/benchmarks/decoding.py loop                                   GRU decoder against the plain loop
     python tests/benchmarks/decoding.py beam --split datasets/CROHME/2014      cached search against re-run prefixes
     python tests/benchmarks/decoding.py small                                  the small preset: learning and reading
+    python tests/benchmarks/decoding.py full --threads 2                       the full model: seconds a picture
 
-Weights are random. In `beam` and `small` every text is made to end at its label's own length, as a trained network
+Weights are random. In all but `loop` every text is made to end at its label's own length, as a trained network
 would end it. Times are CPU times of this process, so that other processes disturb them less.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import torch
 
@@ -115,9 +117,9 @@ def open_pictures(split: Path, count: int, scale: float) -> list[tuple[torch.Ten
     return items
 
 
-def batches(items: list[tuple[torch.Tensor, int, str]], size: int):
-    """Pictures of about the same size together: images, padding, lengths, names."""
-    items = sorted(items, key=lambda item: item[0].numel())
+def batches(items: list[tuple[torch.Tensor, int, str]], size: int, random: Random | None = None):
+    """Pictures of about the same size together, or by chance: images, padding, lengths, names."""
+    items = random.sample(items, len(items)) if random else sorted(items, key=lambda item: item[0].numel())
     for first in range(0, len(items), size):
         part = items[first : first + size]
         height, width = (max(picture.shape[side] for picture, *_ in part) for side in (0, 1))
@@ -149,6 +151,29 @@ def beam(split: Path, count: int, width: int) -> None:
         print(f"{kind}, beam {width}, {network.decoder.directions} direction(s), {len(items)} pictures: "
               f"cached {spent['cached']:.1f} s, prefix re-run {spent['prefix re-run']:.1f} s, "
               f"{spent['prefix re-run'] / spent['cached']:.1f} x; {same} readings equal")  # fmt: skip
+
+
+@torch.no_grad()
+def full(split: Path, count: int, width: int) -> None:
+    """Seconds on the clock, the encoder and the padding of batches of 32 included."""
+    items = open_pictures(split, count, 1.0)
+    for kind in ("transformer", "gru"):
+        torch.manual_seed(0)
+        network = Recognizer(VOCABULARY, {"layers": (16, 16, 16)}, kind, {}, 512 if kind == "gru" else 0,
+                             domains=("handwritten",)).eval()  # fmt: skip
+        for name, search in (("greedy", greedy), (f"beam {width}, {network.decoder.directions} direction(s)", None)):
+            spent = 0.0
+            for images, padding, lengths, _ in batches(items, 32):
+                started = time.perf_counter()
+                features, cells, counts = network.encode(images, padding, "handwritten")
+                decoder = EndsOnTime(network.decoder, lengths)
+                if search:
+                    search(decoder, features, cells, counts)
+                else:
+                    beam_search(decoder, features, cells, counts, beam=width)
+                spent += time.perf_counter() - started
+            print(f"{kind}, {name}, {torch.get_num_threads()} thread(s), {len(items)} pictures: "
+                  f"{1000 * spent / len(items):.0f} ms a picture")  # fmt: skip
 
 
 def small(tokens: int = 16, height: int = 52, width: int = 152) -> None:
@@ -183,7 +208,7 @@ def small(tokens: int = 16, height: int = 52, width: int = 152) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["loop", "beam", "small"])
+    parser.add_argument("what", choices=["loop", "beam", "small", "full"])
     parser.add_argument("--split", type=Path, default=Path("datasets/CROHME/2014"), help="a split in the plain form")
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--beam", type=int, default=10)
@@ -194,6 +219,8 @@ def main() -> None:
         loop()
     elif options.what == "beam":
         beam(options.split, options.pictures, options.beam)
+    elif options.what == "full":
+        full(options.split, options.pictures, options.beam)
     else:
         small()
 
