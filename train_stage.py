@@ -25,7 +25,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
     # Heavy imports come once the words above are known to make sense.
     from dataset.batch import blank_batch
-    from dataset.loaders import make_loaders, open_data, reading_loader
+    from dataset.loaders import check_stages, make_loaders, open_data, reading_loader
     from models.objective import Objective
     from models.recognizer import Recognizer
     from utils.distributed import Ranks
@@ -38,6 +38,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     ranks = Ranks.from_environment(device)
     folder = ranks.first(lambda: choose_folder(CHECKPOINTS, config.dataset, options.run, options.resume))
     data = ranks.first_then_all(lambda: open_data(config.data, config.dataset, config.seed))
+    check_stages(data, config)
 
     seed_everything(config.seed)
     model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains())

@@ -15,10 +15,15 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from dataset.strokes import Strokes
 
 # Pixels between the control points of the smooth distortion: a little less than the height of an ordinary symbol.
 SPACING = 24
@@ -141,13 +146,9 @@ def _canvas(corners: np.ndarray, settings: Augmentation) -> np.ndarray:
 
 def _move(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
     """Scale, stretch, shear, rotate, tilt and distort a picture in one resampling."""
-    height, width = picture.shape
-    corners = _corners(np.array([[height, width]]), np.array([index]), seed, epoch, settings)
-    canvas = _canvas(corners, settings)[0]
-    corners = corners[0] + canvas / 2 - (corners[0].min(axis=0) + corners[0].max(axis=0)) / 2
-    source = np.array([[0, 0], [width, 0], [width, height], [0, height]])
+    source, corners, canvas = _place(picture.shape, index, seed, epoch, settings)
     # From the canvas back to the picture, first at control points only: they carry perspective and distortion alike.
-    back = cv2.getPerspectiveTransform(corners.astype(np.float32), source.astype(np.float32))
+    back = cv2.getPerspectiveTransform(corners, source)
     columns, rows = (_spline(int(side)) for side in canvas)
     points = np.ones((rows.shape[1], columns.shape[1], 3))
     points[..., 0] = (np.arange(columns.shape[1]) - 1) * SPACING
@@ -159,6 +160,36 @@ def _move(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Augm
     maps = points[..., :2] / points[..., 2:] - 0.5  # -0.5: a pixel's place is its centre
     maps = [rows @ maps[..., axis].astype(np.float32) @ columns.T for axis in (0, 1)]
     return cv2.remap(picture, *maps, cv2.INTER_LINEAR)
+
+
+def _place(
+    size: Sequence[int], index: int, seed: int, epoch: int, settings: Augmentation
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture's corners, where they go, both float32 (4, 2) clockwise from the left top, and the canvas's size."""
+    height, width = size
+    corners = _corners(np.array([[height, width]]), np.array([index]), seed, epoch, settings)
+    canvas = _canvas(corners, settings)[0]
+    corners = corners[0] + canvas / 2 - (corners[0].min(axis=0) + corners[0].max(axis=0)) / 2
+    source = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    return source, corners.astype(np.float32), canvas
+
+
+def boxes_after(
+    boxes: np.ndarray, size: Sequence[int], index: int, seed: int, epoch: int, settings: Augmentation
+) -> np.ndarray:
+    """Where `augment` moves what lies in boxes: float32 (N, 4), left, top, right, bottom in pixels. NaN stays NaN.
+
+    size: height and width of the picture before. The smooth distortion is left out: it moves ink by `distortion` pixels
+    at most, and mostly by a third of that.
+    """
+    if not settings.moves_ink or not len(boxes):
+        return boxes
+    source, corners, _ = _place(size, index, seed, epoch, settings)
+    points = np.ones((len(boxes), 4, 3))
+    points[..., :2] = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    points = points @ cv2.getPerspectiveTransform(source, corners).T
+    points = points[..., :2] / points[..., 2:]
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).astype(np.float32)
 
 
 def _spline(length: int) -> np.ndarray:
@@ -247,6 +278,9 @@ class StrokeAugmentation:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
 
+AS_WRITTEN = StrokeAugmentation()
+
+
 def pen_width(index: int, seed: int, epoch: int, settings: StrokeAugmentation) -> int:
     """The width of the pen, in pixels, for this ink in this epoch."""
     thin, thick = settings.pen
@@ -266,32 +300,55 @@ def augment_traces(
     traces: each (points, 2), in pixels (`inkml.pixel_traces`).   symbols: the traces of each symbol; a trace that
     belongs to none stays in its place. Returns traces with as many points each; the given ones are left as they are.
     """
-    ends = np.cumsum([len(trace) for trace in traces])
+    counts = [len(trace) for trace in traces]
+    ends = np.cumsum(counts)
+    starts = ends - counts
     knots = int(ends[-1]) // JITTER_POINTS + 2  # of the tremble, along all strokes
     count = 2 + 4 * len(symbols)
     draws = uniform(seed, epoch, np.array([index]), count + 2 * knots, FIRST_OF_STROKES)[0]  # the first is the pen's
 
-    traces = [np.asarray(trace, np.float64) for trace in traces]
-    for members, draw in zip(symbols, draws[2:count].reshape(-1, 4), strict=True):
-        if len(members):
-            ink = np.concatenate([traces[member] for member in members])
-            low, high = ink.min(axis=0), ink.max(axis=0)
-            centre, shift = (low + high) / 2, settings.shift * (2 * draw[:2] - 1)
-            # A large symbol grows and slants by no more pixels than an ordinary one: a root must still hold its ink.
-            share = min(1, ORDINARY / max((high - low).max(), 1))
-            scale = _factor(draw[2], settings.scale) ** share
-            slant = settings.slant * (2 * draw[3] - 1) * share
-            for member in members:
-                x, y = (traces[member] - centre).T * scale
-                traces[member] = centre + shift + np.stack([x - slant * y, y], axis=1)
+    points = np.concatenate(traces, dtype=np.float64)
+    owners, low, high = symbol_extents(points, starts, symbols)
+    draw = draws[2:count].reshape(-1, 4)
+    # A large symbol grows and slants by no more pixels than an ordinary one: a root must still hold its ink.
+    share = np.minimum(1, ORDINARY / np.maximum((high - low).max(axis=1), 1))
+    # Of each symbol, and of what belongs to none (the last row): its middle, its move, its growth, its slant.
+    maps = np.zeros((len(symbols) + 1, 6))
+    maps[-1, 4] = 1
+    maps[:-1, :2] = (low + high) / 2
+    maps[:-1, 2:4] = settings.shift * (2 * draw[:, :2] - 1)
+    maps[:-1, 4] = _factor(draw[:, 2], settings.scale) ** share
+    maps[:-1, 5] = settings.slant * (2 * draw[:, 3] - 1) * share
+    maps = np.repeat(maps[owners], counts, axis=0)
+    points = (points - maps[:, :2]) * maps[:, 4:5]
+    points[:, 0] -= maps[:, 5] * points[:, 1]
+    points += maps[:, :2] + maps[:, 2:4]
+
     if settings.smoothing:
-        traces = [_smooth(trace, settings.smoothing * draws[1]) for trace in traces]
+        points = _smooth(points, starts, ends, settings.smoothing * draws[1])
     if settings.jitter:
         tremble = settings.jitter * (2 * draws[count:].reshape(2, knots) - 1)
         at = np.arange(ends[-1]) / JITTER_POINTS
-        moves = np.stack([np.interp(at, np.arange(knots), each) for each in tremble], axis=1)
-        traces = [trace + move for trace, move in zip(traces, np.split(moves, ends[:-1]), strict=True)]
-    return traces
+        points += np.stack([np.interp(at, np.arange(knots), each) for each in tremble], axis=1)
+    return np.split(points, ends[:-1])
+
+
+def symbol_extents(
+    points: np.ndarray, starts: np.ndarray, symbols: Sequence[Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The symbol of each trace (-1: of none), and each symbol's least and greatest x and y, (symbols, 2) both.
+
+    points: (points, 2), of traces that begin at `starts`.   A symbol without traces has no extent: both are 0.
+    """
+    owners = np.full(len(starts), -1)
+    for symbol, members in enumerate(symbols):
+        owners[list(members)] = symbol
+    order = np.argsort(owners, kind="stable")
+    present, first = np.unique(owners[order], return_index=True)
+    extents = np.zeros((2, len(symbols) + 1, 2))  # the last is of what belongs to none
+    for extent, least in zip(extents, (np.minimum, np.maximum), strict=True):
+        extent[present] = least.reduceat(least.reduceat(points, starts)[order], first)
+    return owners, extents[0, :-1], extents[1, :-1]
 
 
 # The height, in pixels, of an ordinary symbol.
@@ -300,13 +357,24 @@ ORDINARY = 28
 JITTER_POINTS = 4
 
 
-def _smooth(trace: np.ndarray, sigma: float) -> np.ndarray:
-    """A Gaussian along the stroke. Its ends stay where they are: that is where strokes meet."""
-    if sigma < 0.2 or len(trace) < 3:
-        return trace
-    rows = np.ascontiguousarray(trace.T)  # x and y, each filtered for itself
-    smooth = cv2.GaussianBlur(rows, (0, 1), sigmaX=sigma, sigmaY=1, borderType=cv2.BORDER_REPLICATE).T.copy()
-    smooth[0], smooth[-1] = trace[0], trace[-1]
+def _smooth(points: np.ndarray, starts: np.ndarray, ends: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian along each stroke. Its ends stay where they are: that is where strokes meet.
+
+    points: (points, 2), of strokes from `starts` to `ends`. All are filtered at once, each between copies of its ends.
+    """
+    if sigma < 0.2:
+        return points
+    room = math.ceil(4 * sigma) + 1  # further than the filter reaches
+    counts = ends - starts + 2 * room
+    padded_ends = np.cumsum(counts)
+    source = np.arange(padded_ends[-1]) - np.repeat(padded_ends - counts + room - starts, counts)
+    source = np.clip(source, np.repeat(starts, counts), np.repeat(ends - 1, counts))
+    rows = np.ascontiguousarray(points[source].T)  # x and y, each filtered for itself
+    smooth = cv2.GaussianBlur(rows, (0, 1), sigmaX=sigma, sigmaY=1, borderType=cv2.BORDER_REPLICATE).T
+    inside = np.arange(ends[-1]) + room * (2 * np.repeat(np.arange(len(starts)), ends - starts) + 1)
+    smooth = smooth[inside]
+    edges = np.concatenate([starts, ends - 1])
+    smooth[edges] = points[edges]
     return smooth
 
 
@@ -327,16 +395,39 @@ EXAMPLES = {
 }
 
 
-def sheet(pictures: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
-    """Examples, dark on light: a column a picture; as it is, with each distortion alone, with all, in three epochs."""
-    rows = [("as it is", Augmentation(), 0)]
-    rows += [(name.replace("_", " "), Augmentation(**{name: value}), 0) for name, value in EXAMPLES.items()]
-    rows += [(f"all, epoch {epoch}", Augmentation(**EXAMPLES), epoch) for epoch in range(3)]
+STROKE_EXAMPLES = {
+    "pen": (1, 6),
+    "jitter": 2,
+    "shift": 5,
+    "scale": (0.7, 1.4),
+    "slant": 0.4,
+    "smoothing": 3,
+}
+
+
+def sheet(pictures: Sequence[np.ndarray], seed: int = 0, strokes: Sequence["Strokes | None"] = ()) -> np.ndarray:
+    """Examples, dark on light: a column a picture; as it is, with each distortion alone, with all, in three epochs.
+
+    strokes: of each picture, where any are known; their distortions come first.
+    """
+    rows = [("as it is", Augmentation(), AS_WRITTEN, 0)]
+    if any(strokes):
+        each = [(f"strokes: {name}", {name: value}, 0) for name, value in STROKE_EXAMPLES.items()]
+        each += [(f"all, epoch {epoch}", STROKE_EXAMPLES, epoch) for epoch in range(3)]
+        rows += [(name, Augmentation(), StrokeAugmentation(**values), epoch) for name, values, epoch in each]
+    each = [(name.replace("_", " "), {name: value}, 0) for name, value in EXAMPLES.items()]
+    each += [(f"all, epoch {epoch}", EXAMPLES, epoch) for epoch in range(3)]
+    rows += [(name, Augmentation(**values), AS_WRITTEN, epoch) for name, values, epoch in each]
     cells = []
-    for name, settings, epoch in rows:
-        head = np.zeros((24, 130), np.uint8)
+    for name, settings, stroke_settings, epoch in rows:
+        head = np.zeros((24, 150), np.uint8)
         cells.append([cv2.putText(head, name, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1, cv2.LINE_AA)])
-        for index, picture in enumerate(pictures):
+        for index, (picture, known) in enumerate(zip_longest(pictures, strokes)):
+            if known and stroke_settings != AS_WRITTEN:
+                from dataset.strokes import draw, vary  # which imports this file
+
+                traces, pen = vary(known, index, seed, epoch, stroke_settings)
+                picture = draw(traces, known.size, pen)
             cell = augment(picture, index, seed, epoch, settings).copy()
             cells[-1].append(cv2.rectangle(cell, (0, 0), (cell.shape[1] - 1, cell.shape[0] - 1), 60, 1))  # its canvas
     widths = [max(cell.shape[1] for cell in column) + 8 for column in zip(*cells, strict=True)]
@@ -350,7 +441,7 @@ def sheet(pictures: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw a sheet of examples of every distortion of pictures.")
+    parser = argparse.ArgumentParser(description="Draw a sheet of examples of every distortion.")
     parser.add_argument("--dataset", required=True, help="name of a data set")
     parser.add_argument("--root", type=Path, default=Path("datasets"), help="where data sets are (datasets)")
     parser.add_argument("--split", default="train")
@@ -360,16 +451,20 @@ def main() -> None:
     options = parser.parse_args()
 
     from dataset.store import open_split
+    from dataset.strokes import open_strokes
     from dataset.vocabulary import Vocabulary
     from utils.errors import DataError
 
     folder = options.root / options.dataset
     try:
         store = open_split(folder, options.split, Vocabulary.from_file(folder / "vocabulary.txt"))
+        known = open_strokes(folder / options.split)
     except DataError as error:
         parser.exit(2, f"{error}\n")
-    places = np.linspace(0, len(store) - 1, min(options.count, len(store))).astype(int)
-    if not cv2.imwrite(str(options.out), sheet([store.picture(int(place)) for place in places], options.seed)):
+    places = [int(place) for place in np.linspace(0, len(store) - 1, min(options.count, len(store)))]
+    pictures = [store.picture(place) for place in places]
+    strokes = [known.find(store.name(place), store.sizes[place]) for place in places] if known else ()
+    if not cv2.imwrite(str(options.out), sheet(pictures, options.seed, strokes)):
         parser.exit(1, f"{options.out}: cannot be written\n")
     print(options.out)
 

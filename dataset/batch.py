@@ -18,6 +18,8 @@ class Batch:
     ink and standard (B, 1, H, W) uint8, ink 255 on paper 0; their paddings (B, H, W) bool, True outside the picture.
     indices: places in the pictures that the loader was given.
     pixels and padded_pixels count what the pictures hold and what the batch costs.
+    boxes (B, L, 4) float32 left, top, right, bottom of each token's ink, in pixels of the ink (of the standard image
+    where there is none), NaN where it has no ink or is not known; None where no loss asks for them.
     """
 
     indices: tuple[int, ...]
@@ -30,6 +32,7 @@ class Batch:
     standard_padding: torch.Tensor | None
     pixels: int
     padded_pixels: int
+    boxes: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,7 +67,7 @@ class Batch:
         return self._part(slice(0, middle)), self._part(slice(middle, None))
 
     def _map(self, change) -> Batch:
-        names = ("labels", "lengths", "ink", "ink_padding", "standard", "standard_padding")
+        names = ("labels", "lengths", "ink", "ink_padding", "standard", "standard_padding", "boxes")
         return replace(self, **{name: change(tensor) for name in names if (tensor := getattr(self, name)) is not None})
 
     def _part(self, rows: slice) -> Batch:
@@ -81,12 +84,14 @@ class Batch:
             pictures[f"{kind}_padding"] = ~is_picture[:, :height, :width]
             pixels += int(is_picture.sum())
             padded += len(lengths) * height * width
+        longest = max(int(lengths.max()), 1)
         return replace(
             self,
             indices=self.indices[rows],
             names=self.names[rows],
-            labels=self.labels[rows, : max(int(lengths.max()), 1)],
+            labels=self.labels[rows, :longest],
             lengths=lengths,
+            boxes=None if self.boxes is None else self.boxes[rows, :longest],
             pixels=pixels,
             padded_pixels=padded,
             **pictures,
@@ -108,7 +113,8 @@ def blank_batch(count: int, height: int, width: int, tokens: int, kind: str) -> 
     """A batch of such sizes, to measure with.   kind: "standard", "ink" or "pairs"."""
     picture, label = np.zeros((height, width), np.uint8), np.full(tokens, 3, np.int32)
     ink, standard = picture if kind != "standard" else None, picture if kind != "ink" else None
-    return collate([Item(index, "blank", label, ink, standard) for index in range(count)])
+    boxes = np.tile(np.float32([0, 0, width, height]), (tokens, 1))
+    return collate([Item(index, "blank", label, ink, standard, boxes) for index in range(count)])
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ class Item:
     label: np.ndarray
     ink: np.ndarray | None
     standard: np.ndarray | None
+    boxes: np.ndarray | None = None
 
 
 def collate(items: Sequence[Item]) -> Batch | None:
@@ -138,6 +145,11 @@ def collate(items: Sequence[Item]) -> Batch | None:
             parts[kind], parts[f"{kind}_padding"] = stack(pictures)
             pixels += sum(picture.size for picture in pictures)
             padded += parts[kind].numel()
+    if items[0].boxes is not None:
+        boxes = np.full((*labels.shape, 4), np.nan, np.float32)
+        for row, item in zip(boxes, items, strict=True):
+            row[: len(item.boxes)] = item.boxes
+        parts["boxes"] = torch.from_numpy(boxes)
     return Batch(
         indices=tuple(item.index for item in items),
         names=tuple(item.name for item in items),

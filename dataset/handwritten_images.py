@@ -1,11 +1,15 @@
-"""The ink of a split, as the network will see it: scaled, kept within limits, distorted anew in every epoch."""
+"""The ink of a split, as the network will see it: scaled, kept within limits, distorted anew in every epoch.
+
+Where a picture's strokes are known, they are distorted too, and drawn anew, before the picture is.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dataset.augment import Augmentation, augment, sizes_after
+from dataset.augment import AS_WRITTEN, Augmentation, StrokeAugmentation, augment, boxes_after, sizes_after
 from dataset.store import ImageStore
+from dataset.strokes import Strokes, StrokeStore, boxes_of, draw, vary
 from utils.pictures import resize
 
 
@@ -20,22 +24,27 @@ class HandwrittenImages:
         max_height: int = 1 << 30,
         max_width: int = 1 << 30,
         augmentation: Augmentation | None = None,
+        strokes: StrokeStore | None = None,
+        stroke_augmentation: StrokeAugmentation = AS_WRITTEN,
     ):
         """scale: of every picture; a picture that is then still larger than the limits is scaled down to them.
 
-        indices: (N,) places in the store. No picture is left out, however large.
+        indices: (N,) places in the store. No picture is left out, however large.   strokes: of the same split.
         """
         self.store, self.indices, self.augmentation = store, np.asarray(indices), augmentation
+        self.strokes, self.stroke_augmentation = strokes, stroke_augmentation
         self.limits = (scale, max_height, max_width)
         sizes = store.sizes[self.indices].astype(np.float64)
         limits = np.array([[max_height, max_width]])
         self.scales = np.minimum(scale, (limits / np.maximum(sizes, 1)).min(axis=1))  # (N,)
         self._sizes = np.maximum(np.rint(sizes * self.scales[:, None]), 1).astype(np.int32)
         self.lengths = store.lengths[self.indices]
+        self._last: tuple = (None, None)  # whose strokes were asked for last, and what they are
 
     def part(self, chosen: np.ndarray) -> HandwrittenImages:
         """Some of these pictures.   chosen: (N,) bool."""
-        return HandwrittenImages(self.store, self.indices[chosen], *self.limits, self.augmentation)
+        ways = self.augmentation, self.strokes, self.stroke_augmentation
+        return HandwrittenImages(self.store, self.indices[chosen], *self.limits, *ways)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -48,12 +57,42 @@ class HandwrittenImages:
 
     def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0."""
-        picture = self.store.picture(int(self.indices[index]))
+        varied = None if self.stroke_augmentation == AS_WRITTEN else self._varied(index, seed, epoch)
+        if varied is None:
+            picture = self.store.picture(int(self.indices[index]))
+        else:
+            strokes, traces, pen = varied
+            picture = draw(traces, strokes.size, pen)
         if self.scales[index] != 1:
             picture = resize(picture, float(self.scales[index]))
         if self.augmentation is None:
             return picture
         return augment(picture, index, seed, epoch, self.augmentation)
+
+    def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `picture`; NaN where not known."""
+        varied = self._varied(index, seed, epoch)
+        if varied is None:
+            return np.full((self.lengths[index], 4), np.nan, np.float32)
+        strokes, traces, pen = varied
+        size = self._sizes[index]
+        boxes = boxes_of(strokes, traces, pen, int(self.lengths[index]))
+        boxes *= np.tile(size / strokes.size, 2)[::-1].astype(np.float32)
+        return boxes if self.augmentation is None else boxes_after(boxes, size, index, seed, epoch, self.augmentation)
+
+    def _varied(self, index: int, seed: int, epoch: int) -> tuple[Strokes, list[np.ndarray], int] | None:
+        """A picture's strokes, the traces as this epoch has them, and the pen; nothing where they are not known.
+
+        Kept until the next is asked for: `boxes` comes after `picture`.
+        """
+        if self.strokes is None:
+            return None
+        if self._last[0] != (index, seed, epoch):
+            place = int(self.indices[index])
+            strokes = self.strokes.find(self.store.name(place), self.store.sizes[place])
+            varied = strokes and (strokes, *vary(strokes, index, seed, epoch, self.stroke_augmentation))
+            self._last = (index, seed, epoch), varied
+        return self._last[1]
 
     def label(self, index: int) -> np.ndarray:
         return self.store.tokens(int(self.indices[index]))

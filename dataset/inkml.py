@@ -322,7 +322,8 @@ def _mathml(element: Element) -> list[tuple[str, str | None]]:
         raise DataError(f"the MathML truth has a <{tag}>, which CROHME does not use")
     if len(forms) != len(children) + 1:
         raise DataError(f"the MathML truth has a <{tag}> with {len(children)} children, expected {len(forms) - 1}")
-    tokens = [(token, identity) for token in forms[0].split()]
+    # The element's symbol is the first token, a bar or a root; the brace after it is nobody's.
+    tokens = [(token, None if place else identity) for place, token in enumerate(forms[0].split())]
     for child, form in zip(children, forms[1:], strict=True):
         tokens += [*child, *((token, None) for token in form.split())]
     return tokens
@@ -366,9 +367,16 @@ def draw_traces(traces: Sequence[np.ndarray], pen: int = PEN) -> np.ndarray:
     low = np.min([trace.min(axis=0) for trace in points], axis=0)
     high = np.max([trace.max(axis=0) for trace in points], axis=0)
     width, height = high - low + pen + LEFT_TOP + RIGHT_BOTTOM
-    picture = np.zeros((height, width), np.uint8)
-    offset = LEFT_TOP + (pen - 1) // 2 - low
-    cv2.polylines(picture, [trace + offset.astype(np.int32) for trace in points], False, 255, 1)
+    offset = (LEFT_TOP + (pen - 1) // 2 - low).astype(np.int32)
+    return draw_pixels([trace + offset for trace in points], (height, width), pen)
+
+
+def draw_pixels(traces: Sequence[np.ndarray], size: Sequence[int], pen: int = PEN) -> np.ndarray:
+    """uint8 (H, W), ink 255 on paper 0.   traces: int32 (points, 2), pixels of the picture.   size: H and W."""
+    picture = np.zeros(size, np.uint8)
+    cv2.polylines(picture, traces, False, 255, 1)
+    columns, rows = np.concatenate(traces).T
+    picture[rows, columns] = 255  # a line through a single point draws nothing
     return cv2.dilate(picture, np.ones((pen, pen), np.uint8))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataset.augment import Augmentation
+from dataset.augment import AS_WRITTEN, Augmentation, StrokeAugmentation
 from dataset.batch import Batch, Item, collate
 from dataset.expressions import open_expressions
 from dataset.handwritten_images import HandwrittenImages
@@ -19,8 +19,9 @@ from dataset.replay import Replay
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 from dataset.standard_images import STANDARD, VARIED, StandardImages, Styles
 from dataset.store import ImageStore, open_split, split_validation
+from dataset.strokes import open_strokes
 from dataset.vocabulary import Vocabulary
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 
 
 def open_data(settings: Any, dataset: str, seed: int) -> Data:
@@ -74,12 +75,28 @@ class Data:
         """A label as a person writes it."""
         return " ".join(self.vocabulary.decode(ids))
 
-    def ink(self, split: str, augmentation: Augmentation | None = None, limit: int | None = None) -> HandwrittenImages:
-        """The handwriting of "train", "validation" or a test split; at most `limit` pictures, evenly chosen."""
+    def ink(
+        self,
+        split: str,
+        augmentation: Augmentation | None = None,
+        limit: int | None = None,
+        strokes: StrokeAugmentation | None = None,
+    ) -> HandwrittenImages:
+        """The handwriting of "train", "validation" or a test split; at most `limit` pictures, evenly chosen.
+
+        strokes: how they are distorted where they are known; None: they are not looked for.
+        """
         store, indices = self._part(split)
         if limit and len(indices) > limit:
             indices = indices[np.linspace(0, len(indices) - 1, limit).astype(int)]
-        return HandwrittenImages(store, indices, **_picture_settings(self.about()), augmentation=augmentation)
+        return HandwrittenImages(
+            store,
+            indices,
+            **_picture_settings(self.about()),
+            augmentation=augmentation,
+            strokes=None if strokes is None else open_strokes(store.folder.parent),
+            stroke_augmentation=strokes or AS_WRITTEN,
+        )
 
     def standard(self, split: str, styles: Styles, synthetic: int = 0, limit: int | None = None) -> StandardImages:
         """The standard images of the different labels of a split, and of so many new ones made from them.
@@ -101,10 +118,19 @@ class Data:
             print(f"{len(images.failures)} of {len(labels)} labels of {split} have no standard image", file=sys.stderr)
         return images
 
-    def pairs(self, split: str, styles: Styles, augmentation: Augmentation | None) -> Pairs:
-        """Ink with the standard image of its label; ink whose label cannot be drawn is left out, and that is said."""
+    def pairs(
+        self,
+        split: str,
+        styles: Styles,
+        augmentation: Augmentation | None,
+        strokes: StrokeAugmentation | None = None,
+    ) -> Pairs:
+        """Ink with the standard image of its label; ink whose label cannot be drawn is left out, and that is said.
+
+        strokes: see `ink`.
+        """
         standard = self.standard(split, styles)
-        ink = self.ink(split, augmentation)
+        ink = self.ink(split, augmentation, strokes=strokes)
         mates = _find(standard.label_hash(), ink.label_hash())
         if (mates < 0).any():
             print(f"{(mates < 0).sum()} pictures of {split} have no standard image to learn from", file=sys.stderr)
@@ -148,9 +174,9 @@ class Pairs:
 class Items:
     """A map-style data set over (epoch, index) keys, so that workers need no word about the epoch."""
 
-    def __init__(self, pictures: Any, kind: str, seed: int):
-        """kind: "standard", "ink" or "pairs"."""
-        self.pictures, self.kind, self.seed = pictures, kind, seed
+    def __init__(self, pictures: Any, kind: str, seed: int, with_boxes: bool = False):
+        """kind: "standard", "ink" or "pairs".   with_boxes: whether a loss asks where each token's ink lies."""
+        self.pictures, self.kind, self.seed, self.with_boxes = pictures, kind, seed, with_boxes
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -167,7 +193,8 @@ class Items:
             standard = source.picture(index, self.seed, epoch)
         else:
             ink = source.picture(index, self.seed, epoch)
-        return Item(index, source.name(index), source.label(index), ink, standard)
+        boxes = source.boxes(index, self.seed, epoch) if self.with_boxes else None
+        return Item(index, source.name(index), source.label(index), ink, standard, boxes)
 
 
 class Loader:
@@ -254,6 +281,39 @@ def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(keys[places] == wanted, places, -1)
 
 
+def check_stages(data: Data, config: Any) -> None:
+    """Raises, before anything takes time, the DataError or ConfigError that a later stage would stop at."""
+    _augmentations(config.augment)
+    for stage in config.stages:
+        _require_boxes(data, stage)
+
+
+def _augmentations(settings: Any) -> tuple[Augmentation, StrokeAugmentation]:
+    """What the section `augment` of a config says about pictures and about strokes. Raises ConfigError."""
+    pictures = dict(vars(settings))
+    strokes = vars(pictures.pop("strokes"))
+    made = []
+    for key, kind, values in (("augment", Augmentation, pictures), ("augment.strokes", StrokeAugmentation, strokes)):
+        try:
+            made.append(kind(**values))
+        except ValueError as error:
+            raise ConfigError(f"{key}.{error}") from None
+    return made[0], made[1]
+
+
+def _needs_boxes(stage: Any) -> bool:
+    return stage.losses.get("attention", 0) > 0
+
+
+def _require_boxes(data: Data, stage: Any) -> None:
+    if _needs_boxes(stage) and stage.pictures != "standard" and open_strokes(data.folder / "train") is None:
+        raise DataError(
+            f"{data.folder / 'train' / 'strokes'}: not found; the loss `attention` of stage {stage.name} needs pen "
+            f"strokes, which are kept where ink comes as InkML: python prepare.py INKML_FOLDER --dataset "
+            f"{data.folder.name}"
+        )
+
+
 def make_loaders(
     data: Data, stage: Any, config: Any, batching: str, stride: int, memory: Any = None, ranks: Any = None
 ) -> tuple[Loader, Loader]:
@@ -263,14 +323,18 @@ def make_loaders(
     measured.   ranks: this process among those that train together.
     """
     styles = VARIED if stage.styles == "varied" else STANDARD
-    augmentation = Augmentation(**vars(config.augment)) if stage.augment else None
+    augmentation, strokes = _augmentations(config.augment) if stage.augment else (None, AS_WRITTEN)
+    _require_boxes(data, stage)
     limit = config.training.validation_pictures
     if stage.pictures == "standard":
         train = data.standard("train", styles, stage.expressions.synthetic)
         validation = data.standard("validation", STANDARD, limit=limit)
     else:
         pairs = stage.pictures == "pairs"
-        train = data.pairs("train", styles, augmentation) if pairs else data.ink("train", augmentation)
+        if pairs:
+            train = data.pairs("train", styles, augmentation, strokes)
+        else:
+            train = data.ink("train", augmentation, strokes=strokes)
         if stage.replay.first or stage.replay.last:
             shares = np.linspace(stage.replay.first, stage.replay.last, stage.epochs)
             train = Replay(train, data.standard("train", styles, stage.expressions.synthetic), shares)
@@ -303,26 +367,39 @@ def make_loaders(
             chosen=chosen,
             **share,
         )
-    items = Items(train, stage.pictures, config.seed)
+    items = Items(train, stage.pictures, config.seed, with_boxes=_needs_boxes(stage))
     return Loader(items, sampler, config.data.workers), reading_loader(validation, stride, **share)
 
 
-def reading_loader(pictures: HandwrittenImages | StandardImages, stride: int, **share: int) -> Loader:
+def reading_loader(
+    pictures: HandwrittenImages | StandardImages, stride: int, most_pictures: int = READING_PICTURES, **share: int
+) -> Loader:
     """Every picture once, the same way each time, in batches of like size.   share: rank and world_size."""
     kind = "standard" if isinstance(pictures, StandardImages) else "ink"
     sampler = AdaptiveBatchSampler(
-        pictures.sizes(0, 0), READING_PIXELS, READING_PICTURES, shuffle=False, stride=stride, mixing=0, **share
+        pictures.sizes(0, 0), READING_PIXELS, most_pictures, shuffle=False, stride=stride, mixing=0, **share
     )
     return Loader(Items(pictures, kind, 0), sampler)
 
 
-def open_split_loader(folder: Path, split: str, about: dict, stride: int) -> tuple[Vocabulary, Loader]:
-    """A split to be read by a checkpoint that says `about` itself. Raises DataError when there is no such split."""
+def open_split_loader(
+    folder: Path,
+    split: str,
+    about: dict,
+    stride: int,
+    store: ImageStore | None = None,
+    most_pictures: int = READING_PICTURES,
+) -> tuple[Vocabulary, Loader]:
+    """A split to be read by a checkpoint that says `about` itself. Raises DataError when there is no such split.
+
+    store: its pictures, where they are open already.   most_pictures: in a batch.
+    """
     prepare_if_needed(folder)
     if not (folder / split / "labels.txt").exists():
         known = ", ".join(sorted(path.parent.name for path in folder.glob("*/labels.txt")))
         raise DataError(f"{folder}: no split {split}; there are: {known}")
     vocabulary = Vocabulary(about["vocabulary"])
-    store = open_split(folder, split, vocabulary)
+    if store is None:
+        store = open_split(folder, split, vocabulary)
     pictures = HandwrittenImages(store, np.arange(len(store)), **_picture_settings(about["data"]))
-    return vocabulary, reading_loader(pictures, stride)
+    return vocabulary, reading_loader(pictures, stride, most_pictures)

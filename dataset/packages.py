@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataset.inkml import rasterise, read_inkml
+from dataset.inkml import draw_traces, pixel_traces, read_inkml
 from dataset.pickles import read_pickle
 from dataset.store import (
     PICTURE_SUFFIXES,
@@ -46,6 +46,7 @@ from dataset.store import (
     read_labels,
     stem,
 )
+from dataset.strokes import StrokeWriter, open_strokes, strokes_of
 from dataset.vocabulary import Vocabulary
 from utils.errors import BadItem, DataError
 from utils.pictures import normalise
@@ -71,6 +72,7 @@ class Split(NamedTuple):
 
     place: what it is read from, for messages.   files: change when the data do.   count: items, nearly.
     read: gives the items, anew with every call.   folder: where it is, if it already has the plain form.
+    has_strokes: whether its items come with pen strokes.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Split(NamedTuple):
     count: int
     read: Callable[[], Iterator[Item | BadItem]]
     folder: Path | None = None
+    has_strokes: bool = False
 
 
 # ------------------------------------------------------------------------------------------------- folders and zips
@@ -259,7 +262,8 @@ def _ink_splits(tree: _Folder, split: str | None) -> Iterator[Split]:
             groups.setdefault(split or next(known, ""), []).append(tree.path(file))
     for name, paths in groups.items():
         place = tree.shown(os.path.relpath(os.path.commonpath([path.parent for path in paths]), tree.root))
-        yield Split(name, f"{place}/*.inkml", paths, len(paths), partial(_read_ink, paths, tree.root))
+        read = partial(_read_ink, paths, tree.root)
+        yield Split(name, f"{place}/*.inkml", paths, len(paths), read, has_strokes=True)
 
 
 def _vocabulary_in(trees: list[_Folder | _Zip], names: list[str]) -> Vocabulary | None:
@@ -317,7 +321,8 @@ def _read_ink(paths: list[Path], root: Path) -> Iterator[Item | BadItem]:
         seen[path.stem] = where
         try:
             ink = read_inkml(path, needs_truth=True)
-            yield Item(path.stem, ink.tokens, rasterise(ink.traces), where)
+            traces = pixel_traces(ink.traces)
+            yield Item(path.stem, ink.tokens, draw_traces(traces), where, strokes_of(traces, ink.symbols))
         except DataError as error:
             yield BadItem(where, str(error).removeprefix(f"{path}: "))
 
@@ -440,12 +445,17 @@ def _is_there(part: Split, folder: Path) -> bool:
     record = folder / "prepared.json"
     if not record.is_file() or not (folder / "labels.txt").is_file():
         return False
+    if part.has_strokes and open_strokes(folder) is None:  # made before strokes were kept
+        return False
     about = json.loads(record.read_text(encoding="utf-8"))
     return about["left_out"] == 0 and about["files"] == _fingerprint(part)
 
 
 def _write_split(part: Split, folder: Path, vocabulary: Vocabulary | None, progress: bool) -> list[BadItem]:
-    """Write labels.txt and images/ of one split; returns the bad items. The pictures keep the polarity they have."""
+    """Write labels.txt, images/ and, where they are known, strokes/ of one split; returns the bad items.
+
+    The pictures keep the polarity they have.
+    """
     labels, images, record = folder / "labels.txt", folder / "images", folder / "prepared.json"
     if not record.exists():  # what we have not made, we do not replace
         for path in (labels, images):
@@ -458,6 +468,7 @@ def _write_split(part: Split, folder: Path, vocabulary: Vocabulary | None, progr
     partial_images.mkdir(parents=True)
     bad, good = [], 0
     save = partial(_save, partial_images, vocabulary if part.name == "train" else None)
+    strokes = StrokeWriter(folder / "strokes") if part.has_strokes else None
     with open(partial_labels, "w", encoding="utf-8", newline="\n") as file:
         items = in_threads(save, part.read())
         for item in tqdm(items, f"{folder.parent.name}/{part.name}", part.count, disable=not progress, unit="item"):
@@ -465,14 +476,19 @@ def _write_split(part: Split, folder: Path, vocabulary: Vocabulary | None, progr
                 bad.append(item)
             else:
                 file.write(f"{item.name}\t{' '.join(item.tokens)}\n")
+                if strokes is not None:
+                    strokes.add(item.name, item.strokes)
                 good += 1
     if not good:
         raise DataError(f"{part.place}: no good item in it{list_of(bad)}")
     labels.unlink(missing_ok=True)
     shutil.rmtree(images, ignore_errors=True)
+    shutil.rmtree(folder / "strokes", ignore_errors=True)
     record.write_text(json.dumps({"files": _fingerprint(part), "left_out": len(bad)}), encoding="utf-8")
     _list_left_out(folder, bad)
     partial_images.rename(images)
+    if strokes is not None:
+        strokes.close()
     partial_labels.rename(labels)
     return bad
 

@@ -41,6 +41,11 @@ class Replay:
         side, place = self._find(index)
         return side.picture(place, seed, epoch)
 
+    def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `picture`; NaN where not known."""
+        side, place = self._find(index)
+        return side.boxes(place, seed, epoch)
+
     def label(self, index: int) -> np.ndarray:
         side, place = self._find(index)
         return side.label(place)

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset.augment import Augmentation, augment, sizes_after, uniform
+from dataset.augment import Augmentation, augment, boxes_after, sizes_after, uniform
 from dataset.renderer import Layout, RenderError, Style, draw_ink, layout, picture_size
 from dataset.vocabulary import Vocabulary
 from utils.pictures import MARGIN
@@ -311,15 +311,15 @@ class StandardImages:
         augmentation = self.styles.augmentation
         return augment(picture, index, seed, epoch, augmentation) if augmentation else picture
 
-    def boxes(self, index: int, seed: int, epoch: int) -> list[tuple[int, float, float, float, float]]:
-        """(token index, left, top, right, bottom) in pixels of `picture`, for every token that leaves ink.
-
-        Raises ValueError for styles with an augmentation: it moves the ink of a picture, not its boxes.
-        """
-        if self.styles.augmentation:
-            raise ValueError("boxes are known for styles without augmentation only")
+    def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `picture`; NaN without ink."""
         layout_, style = self._layout_and_style(index, seed, epoch)
-        return layout_.boxes(style)
+        boxes = np.full((self.lengths[index], 4), np.nan, np.float32)
+        for token, *edges in layout_.boxes(style):
+            boxes[token] = edges
+        if not self.styles.augmentation:
+            return boxes
+        return boxes_after(boxes, picture_size(layout_.extents, style), index, seed, epoch, self.styles.augmentation)
 
     def label_hash(self) -> np.ndarray:
         """(N,) uint64, the same as in an ImageStore of the same vocabulary."""

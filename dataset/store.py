@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +24,9 @@ from tqdm import tqdm
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import BadItem, DataError
 from utils.pictures import normalise, read_picture
+
+if TYPE_CHECKING:
+    from dataset.strokes import Strokes
 
 T = TypeVar("T")
 
@@ -53,13 +56,7 @@ class ImageStore:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        try:
-            self._about = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
-            files = {name: _map(self.folder / f"{name}.bin", kind) for name, kind in FILES.items()}
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder}: not a whole store ({error}); delete it to have it built again") from None
-        if {name: array.nbytes for name, array in files.items()} != self._about["bytes"]:
-            raise DataError(f"{self.folder}: a file has lost its end; delete it to have it built again")
+        self._about, files = map_files(self.folder, FILES, "delete it to have it built again")
         self._pixels, self._pixel_ends = files["pixels"], files["pixel_ends"]
         self._tokens, self._token_ends = files["tokens"], files["token_ends"]
         self._names, self._name_ends = files["names"], files["name_ends"]
@@ -75,14 +72,14 @@ class ImageStore:
 
     def picture(self, index: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0: a read-only view on the file."""
-        return _slice(self._pixels, self._pixel_ends, index).reshape(self.sizes[index])
+        return slice_of(self._pixels, self._pixel_ends, index).reshape(self.sizes[index])
 
     def tokens(self, index: int) -> np.ndarray:
         """int32 vocabulary ids of the label, without `<sos>` and `<eos>`; UNKNOWN (-1) outside the vocabulary."""
-        return _slice(self._tokens, self._token_ends, index)
+        return slice_of(self._tokens, self._token_ends, index)
 
     def name(self, index: int) -> str:
-        return _slice(self._names, self._name_ends, index).tobytes().decode()
+        return slice_of(self._names, self._name_ends, index).tobytes().decode()
 
     def is_built_from(self, labels: Path, vocabulary: Vocabulary) -> bool:
         """Whether this store still says what labels.txt and the vocabulary say. Changed picture files go unseen."""
@@ -95,54 +92,57 @@ class ImageStore:
         return _digest(labels) == about["labels_digest"]  # a copied data set has new times but the same text
 
 
+def map_files(folder: Path, kinds: dict[str, type], remedy: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """What a store's writer said about it, and its flat files by name, memory-mapped.
+
+    kinds: what one element of each is.   Raises DataError, which ends with the remedy, when they are not whole.
+    """
+    try:
+        about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        files = {name: _map(folder / f"{name}.bin", kind) for name, kind in kinds.items()}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: not a whole store ({error}); {remedy}") from None
+    if {name: array.nbytes for name, array in files.items()} != about["bytes"]:
+        raise DataError(f"{folder}: a file has lost its end; {remedy}")
+    return about, files
+
+
 def _map(path: Path, kind: type) -> np.ndarray:
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, kind)
     return np.asarray(np.memmap(path, kind, mode="r"))
 
 
-def _slice(values: np.ndarray, ends: np.ndarray, index: int) -> np.ndarray:
+def slice_of(values: np.ndarray, ends: np.ndarray, index: int) -> np.ndarray:
+    """What item `index` has of a flat file, ends being where each item ends."""
     index = range(len(ends))[index]  # an IndexError where there is no such item, and -1 is the last
     return values[ends[index - 1] if index else 0 : ends[index]]
 
 
-class StoreWriter:
-    """Writes a store item by item, under a temporary name; `close` renames it to `folder`, replacing an older one.
+class FlatWriter:
+    """Writes flat files item by item, under a temporary name; `close` renames it to `folder`, replacing an older one.
 
-    Used in a `with` block it closes by itself, and leaves the older store untouched when the block raises.
+    Used in a `with` block it closes by itself, and leaves the older folder untouched when the block raises.
     """
 
-    def __init__(self, folder: str | Path, **about):
+    def __init__(self, folder: str | Path, kinds: dict[str, type], **about):
+        """kinds: what one element of each file is.   about: what map_files() is to return."""
         self.folder = Path(folder)
         self._partial = self.folder.with_name(f"{self.folder.name}.partial")
-        self._about = about
-        self._count = 0
+        self._kinds, self._about = kinds, about
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
-        self._files = {name: open(self._partial / f"{name}.bin", "wb") for name in FILES}
-
-    def add(self, name: str, picture: np.ndarray, ids: Iterable[int]) -> None:
-        """picture: uint8 (H, W), ink 255 on paper 0.   ids: the label's vocabulary ids, without `<sos>` and `<eos>`."""
-        ids = np.asarray(ids, np.int32)
-        self._write("pixels", picture)
-        self._write("pixel_ends", self._files["pixels"].tell())
-        self._write("sizes", picture.shape)
-        self._write("tokens", ids)
-        self._write("token_ends", self._files["tokens"].tell() // ids.itemsize)
-        self._write("label_hash", int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little"))
-        self._write("names", np.frombuffer(name.encode(), np.uint8))
-        self._write("name_ends", self._files["names"].tell())
-        self._count += 1
+        self._files = {name: open(self._partial / f"{name}.bin", "wb") for name in kinds}
 
     def _write(self, name: str, values) -> None:
-        self._files[name].write(np.ascontiguousarray(values, FILES[name]).tobytes())
+        self._files[name].write(np.ascontiguousarray(values, self._kinds[name]).tobytes())
 
-    def __len__(self) -> int:
-        """Items added so far."""
-        return self._count
+    def _written(self, name: str) -> int:
+        """Elements of a file so far."""
+        return self._files[name].tell() // np.dtype(self._kinds[name]).itemsize
 
     def close(self) -> None:
-        self._about |= {"version": VERSION, "bytes": {name: file.tell() for name, file in self._files.items()}}
+        self._about["bytes"] = {name: file.tell() for name, file in self._files.items()}
         for file in self._files.values():
             file.close()
         (self._partial / "store.json").write_text(json.dumps(self._about), encoding="utf-8")
@@ -153,7 +153,7 @@ class StoreWriter:
         self._partial.rename(self.folder)
         shutil.rmtree(old, ignore_errors=True)
 
-    def __enter__(self) -> "StoreWriter":
+    def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -165,16 +165,43 @@ class StoreWriter:
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
+class StoreWriter(FlatWriter):
+    """Writes an ImageStore."""
+
+    def __init__(self, folder: str | Path, **about):
+        super().__init__(folder, FILES, version=VERSION, **about)
+        self._count = 0
+
+    def add(self, name: str, picture: np.ndarray, ids: Iterable[int]) -> None:
+        """picture: uint8 (H, W), ink 255 on paper 0.   ids: the label's vocabulary ids, without `<sos>` and `<eos>`."""
+        ids = np.asarray(ids, np.int32)
+        self._write("pixels", picture)
+        self._write("pixel_ends", self._written("pixels"))
+        self._write("sizes", picture.shape)
+        self._write("tokens", ids)
+        self._write("token_ends", self._written("tokens"))
+        self._write("label_hash", int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little"))
+        self._write("names", np.frombuffer(name.encode(), np.uint8))
+        self._write("name_ends", self._written("names"))
+        self._count += 1
+
+    def __len__(self) -> int:
+        """Items added so far."""
+        return self._count
+
+
 class Item(NamedTuple):
     """A picture with its label as a package has them.
 
     where: file and line, for messages.   picture: its file, or the bytes of one, or uint8 (H, W) of any polarity.
+    strokes: what the picture was drawn from, where that is known.
     """
 
     name: str
     tokens: list[str]
     picture: Path | bytes | np.ndarray
     where: str
+    strokes: "Strokes | None" = None
 
 
 class Label(NamedTuple):

@@ -81,7 +81,8 @@ def attention_to_boxes(taught, boxes: Tensor, stride: int) -> Tensor:
     """Attention supervision: minus the logarithm of the attention that falls into the cells of a token's own box.
 
     boxes: (B, L, 4) left, top, right, bottom in pixels of the pictures taught, one for each token of the labels; NaN
-    where a token has no place (`{`, `^`).   stride: pixels to a cell.   A cell counts when the box touches it.
+    where a token has no place (`{`, `^`): it has nothing to learn.   stride: pixels to a cell.   A cell counts when the
+    box touches it.
     """
     boxes = boxes.repeat_interleave(len(taught.places) // len(boxes), 0)
     places = taught.places.clamp(min=0)[..., None].expand(-1, -1, 4)
@@ -94,8 +95,9 @@ def attention_to_boxes(taught, boxes: Tensor, stride: int) -> Tensor:
         return ((start + stride > low[..., None]) & (start < high[..., None])).float()
 
     height, width = taught.attention.shape[2:]
-    mass = torch.einsum(
-        "blhw,blh,blw->bl", taught.attention.float(), touched(top, bottom, height), touched(left, right, width)
-    )
+    with torch.autocast(boxes.device.type, enabled=False):
+        mass = torch.einsum(
+            "blhw,blh,blw->bl", taught.attention.float(), touched(top, bottom, height), touched(left, right, width)
+        )
     loss = -(mass + 1e-6).log() * has_box
-    return loss.sum() / has_box.sum().clamp(min=1)
+    return loss.sum() / (taught.targets != PAD).sum()

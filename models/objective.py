@@ -23,7 +23,8 @@ class Objective(nn.Module):
     """forward(batch) -> {name: loss}, the mean over the batch's real tokens (pictures, for counting).
 
     batch: has labels, lengths, images(domain), padding(domain), and `ink`, `standard` that are None where the stage
-    shows none. With both, ink is the pupil and the standard image, under frozen weights, the teacher.
+    shows none. With both, ink is the pupil and the standard image, under frozen weights, the teacher. Its `boxes` are
+    asked for by the loss "attention" alone.
     """
 
     def __init__(self, model: Recognizer, names: Any, label_smoothing: float = 0.0):
@@ -43,6 +44,9 @@ class Objective(nn.Module):
             losses["label"] = label_loss(taught, self.label_smoothing)
         if "counting" in self.names:
             losses["counting"] = counting_loss(taught.counts, batch.labels)
+        if "attention" in self.names:
+            encoder = self.model.standard_encoder if domain == "standard" else self.model.handwritten_encoder
+            losses["attention"] = alignment.attention_to_boxes(taught, batch.boxes, encoder.stride)
         wanted = [name for name in self.names if name in PAIR_LOSSES]
         if wanted:
             with torch.no_grad():

@@ -33,6 +33,14 @@ class Taught(NamedTuple):
     padding: Tensor  # (B, h, w)
 
 
+class Encoded(NamedTuple):
+    """What a decoder is given of pictures."""
+
+    features: Tensor  # (B, C, h, w)
+    padding: Tensor  # (B, h, w)
+    counts: Tensor | None  # (B, V)
+
+
 class Explanation(NamedTuple):
     """Why a picture was read as it was, token by token, the end not included."""
 
@@ -109,14 +117,11 @@ class Recognizer(nn.Module):
         else:
             self.handwritten_encoder.load_state_dict(self.standard_encoder.state_dict())
 
-    def encode(self, images: Tensor, padding: Tensor, domain: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """images: (B, 1, H, W) float, ink 1 on paper 0, padding: (B, H, W).   domain: "standard" or "handwritten".
-
-        Returns features (B, C, h, w), their padding (B, h, w), and the counts (B, V) or None.
-        """
+    def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
+        """images: (B, 1, H, W) float, ink 1 on paper 0, padding: (B, H, W).   domain: "standard" or "handwritten"."""
         encoder = self.standard_encoder if domain == "standard" else self.handwritten_encoder
         features, padding = encoder(images.contiguous(memory_format=torch.channels_last), padding)
-        return features, padding, None if self.counting is None else self.counting(features, padding)
+        return Encoded(features, padding, None if self.counting is None else self.counting(features, padding))
 
     def teach(
         self, images: Tensor, padding: Tensor, labels: Tensor, lengths: Tensor, domain: str = "handwritten"
@@ -154,10 +159,16 @@ class Recognizer(nn.Module):
         beam: 1 reads greedily from left to right; more asks all of the decoder's directions, or as many as `directions`
         says.   See models/search.py.
         """
-        features, padding, counts = self.encode(images, padding, domain)
+        return self.read_encoded(self.encode(images, padding, domain), beam, directions, length_penalty)
+
+    @torch.no_grad()
+    def read_encoded(
+        self, encoded: Encoded, beam: int = 1, directions: int | None = None, length_penalty: float = 1.0
+    ) -> list[Hypothesis]:
+        """read(), for what encode() returned."""
         if beam == 1 and directions in (None, 1):
-            return greedy(self.decoder, features, padding, counts, length_penalty)
-        return beam_search(self.decoder, features, padding, counts, beam, directions, length_penalty)
+            return greedy(self.decoder, *encoded, length_penalty)
+        return beam_search(self.decoder, *encoded, beam, directions, length_penalty)
 
     @torch.no_grad()
     def explain(
@@ -167,17 +178,33 @@ class Recognizer(nn.Module):
 
         readings: for each picture, token ids without start and end.   The rest: see encode().
         """
-        lengths = torch.tensor([len(tokens) for tokens in readings], device=images.device)
-        labels = torch.full((len(readings), max(int(lengths.max()), 1)), PAD, device=images.device)
+        return self.explain_encoded(self.encode(images, padding, domain), readings)
+
+    @torch.no_grad()
+    def explain_encoded(self, encoded: Encoded, readings: Sequence[Sequence[int]]) -> list[Explanation]:
+        """explain(), for what encode() returned."""
+        features, padding, counts = encoded
+        lengths = torch.tensor([len(tokens) for tokens in readings], device=features.device)
+        labels = torch.full((len(readings), max(int(lengths.max()), 1)), PAD, device=features.device)
         for row, tokens in zip(labels, readings, strict=True):
-            row[: len(tokens)] = torch.as_tensor(tokens, device=images.device)
-        taught = self.teach(images, padding, labels, lengths, domain)
+            row[: len(tokens)] = torch.as_tensor(tokens, device=features.device)
+        framed = frame(labels, lengths, self.decoder.directions)
+        decoded = self.decoder(features, padding, framed.inputs, counts)
         forwards = slice(0, None, self.decoder.directions)
-        chances = taught.logits[forwards].float().softmax(-1)
-        own = chances.gather(2, taught.targets[forwards, :, None])[..., 0]
-        looks = taught.attention[forwards]
-        extents = [(int(inside.any(1).sum()), int(inside.any(0).sum())) for inside in ~taught.padding]
+        chances = decoded.logits[forwards].float().softmax(-1)
+        own = chances.gather(2, framed.targets[forwards, :, None])[..., 0]
+        looks = decoded.attention[forwards]
+        extents = [(int(inside.any(1).sum()), int(inside.any(0).sum())) for inside in ~padding]
         return [
             Explanation(sure[:length], look[:length, :height, :width])
             for sure, look, length, (height, width) in zip(own, looks, lengths.tolist(), extents, strict=True)
         ]
+
+
+def __getattr__(name: str) -> Any:
+    """The library's front door stands in models/reader.py; who only trains does not load it."""
+    if name in ("Reader", "Reading"):
+        from models import reader
+
+        return getattr(reader, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

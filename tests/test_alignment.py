@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from models import alignment
 from models.decoder import PAD, frame
-from models.recognizer import Taught
+from models.objective import Objective
+from models.recognizer import Recognizer, Taught
 
 LOSSES = [alignment.glimpse_cosine, alignment.glimpse_contrast, alignment.distribution, alignment.feature_map]
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
@@ -113,6 +114,58 @@ def test_attention_is_drawn_to_the_boxes_of_tokens_that_have_one():
     assert (gradient[0, 0, 1, 0], gradient[0, 1, 1, 1], gradient[1, 0, 1, 5]) < (0.0, 0.0, 0.0)
     assert (gradient[:, 3] == 0).all() and (gradient[1, 1:] == 0).all()  # the end, the padding, the placeless token
     assert (gradient[0, 0] != 0).sum() == 1
+
+
+def test_each_real_token_weighs_the_same_so_that_pieces_of_a_batch_add_up():
+    whole = taught(0)
+    together = alignment.attention_to_boxes(whole, boxes(), 8) * 7  # 4 and 3 real tokens, ends included
+    parts = []
+    for i, tokens in enumerate((4, 3)):
+        rows = whole._replace(targets=whole.targets[i, None], places=whole.places[i, None],
+                              attention=whole.attention[i, None])  # fmt: skip
+        parts.append(alignment.attention_to_boxes(rows, boxes()[i, None], 8) * tokens)
+    assert sum(parts).item() == pytest.approx(together.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("decoder", ["gru", "transformer"])
+def test_the_objective_draws_attention_to_the_boxes(decoder):
+    torch.manual_seed(0)
+    options = {
+        "gru": {"hidden": 16, "embedding": 8, "attention": 8, "coverage_kernel": 3, "dropout": 0.0},
+        "transformer": {"width": 16, "heads": 2, "layers": 1, "feed_forward": 16, "dropout": 0.0},
+    }
+    encoder = {"growth": 4, "layers": [2, 2], "compression": 0.5, "dropout": 0.0}
+    model = Recognizer(7, encoder, decoder, options[decoder], domains=["handwritten"])
+    objective = Objective(model, ["attention"])
+    assert objective.units == {"attention": "tokens"}
+    batch = MadeUpBatch()
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = objective(batch)["attention"]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 3
+
+
+class MadeUpBatch:
+    """Two pictures of two symbols beside each other, in the one order and in the other."""
+
+    ink, standard = True, None
+    labels, lengths = torch.tensor([[3, 4], [4, 3]]), torch.tensor([2, 2])
+    boxes = torch.tensor([[[2.0, 2, 14, 14], [18, 2, 30, 14]]]).expand(2, -1, -1)
+
+    def images(self, domain):
+        images = torch.zeros(2, 1, 16, 32)
+        for row, (stripes, cross) in enumerate(((2, 18), (18, 2))):
+            images[row, 0, 2:14:3, stripes : stripes + 12] = 1
+            images[row, 0, 2:14, cross + 5 : cross + 7] = 1
+        return images
+
+    def padding(self, domain):
+        return torch.zeros(2, 16, 32, dtype=torch.bool)
 
 
 def test_without_any_box_attention_is_left_alone():

@@ -15,11 +15,13 @@ from dataset.augment import (
     StrokeAugmentation,
     augment,
     augment_traces,
+    boxes_after,
     pen_width,
     scales,
     sizes_after,
     uniform,
 )
+from dataset.strokes import StrokeWriter, draw, strokes_of
 
 EVERYTHING = Augmentation(**EXAMPLES)
 MOVES = Augmentation(**{name: EXAMPLES[name] for name in list(EXAMPLES)[:6]})  # all that moves ink
@@ -94,6 +96,32 @@ def test_scales_stay_in_their_bounds_and_favour_neither_side():
     drawn = scales(0, 0, 20_000, (0.5, 2))
     assert 0.5 <= drawn.min() < 0.51 and 1.96 < drawn.max() <= 2
     assert np.mean(drawn < 1) == pytest.approx(0.5, abs=0.02)
+
+
+# --------------------------------------------------------------------------------------------------------------- boxes
+
+
+def test_boxes_go_where_what_lies_in_them_goes():
+    """Two pixels at most are left to the smooth distortion; a box that is turned holds what is turned in it."""
+    moves = Augmentation(**{**{name: EXAMPLES[name] for name in list(EXAMPLES)[:6]}, "distortion": 2})
+    places = np.array([[8, 8, 20, 22], [60, 30, 72, 36], [120, 44, 134, 54]])
+    for index in range(40):
+        boxes = boxes_after(places.astype(np.float32), (60, 140), index, 0, 0, moves)
+        for (left, top, right, bottom), box in zip(places, boxes, strict=True):
+            picture = np.zeros((60, 140), np.uint8)
+            picture[top:bottom, left:right] = 255
+            rows, columns = np.nonzero(augment(picture, index, 0, 0, moves) > 64)
+            extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert np.abs(box - extent).max() < 3.5
+
+
+def test_a_place_that_is_not_known_stays_unknown_and_nothing_moves_without_a_move():
+    boxes = np.float32([[1, 2, 3, 4], [np.nan] * 4])
+    after = boxes_after(boxes, (60, 140), 0, 0, 0, MOVES)
+    assert after.dtype == np.float32 and np.isfinite(after[0]).all() and np.isnan(after[1]).all()
+    still = boxes_after(boxes, (60, 140), 0, 0, 0, Augmentation(thickness=1, blur=1, cut_outs=3))
+    assert np.array_equal(still, boxes, equal_nan=True)
+    assert boxes_after(boxes[:0], (60, 140), 0, 0, 0, MOVES).shape == (0, 4)
 
 
 # ------------------------------------------------------------------------------------------------------------ the same
@@ -314,6 +342,16 @@ def test_smoothing_takes_corners_off_and_keeps_the_ends():
     assert min(lengths) < 38 and max(lengths) <= 40
 
 
+def test_a_stroke_is_smoothed_as_if_it_were_alone():
+    random = np.random.default_rng(0)
+    traces = [random.uniform(0, 30, (count, 2)) for count in (1, 40, 2, 9, 3)]
+    for index in range(10):
+        together = augment_traces(traces, [], index, 0, 0, StrokeAugmentation(smoothing=3))
+        for trace, smooth in zip(traces, together, strict=True):
+            (alone,) = augment_traces([trace], [], index, 0, 0, StrokeAugmentation(smoothing=3))
+            assert np.allclose(alone, smooth, atol=1e-9)
+
+
 def test_a_dot_survives_every_distortion_of_strokes():
     (dot,) = augment_traces([np.array([[3.0, 4.0]])], [(0,)], 0, 0, 0, ALL_STROKES)
     assert dot.shape == (1, 2) and np.isfinite(dot).all()
@@ -352,6 +390,21 @@ def test_the_command_draws_a_sheet_dark_on_light(plain_dataset, tmp_path, monkey
     page = cv2.imread(str(out), cv2.IMREAD_GRAYSCALE)
     assert page.mean() > 200 and page.min() == 0
     assert page.shape[0] > 60 * (len(EXAMPLES) + 4)
+
+
+def test_where_strokes_are_known_the_sheet_shows_their_distortions_too(plain_dataset, tmp_path, monkeypatch):
+    known = strokes_of([trace * 2.0 for trace in ink()[0]], [])
+    picture, split = draw(known.traces, known.size), plain_dataset / "MINE" / "train"
+    with StrokeWriter(split / "strokes") as writer:
+        for name in "abc":
+            cv2.imwrite(str(split / "images" / f"{name}.png"), picture)
+            writer.add(name, known)
+    out = tmp_path / "sheet.png"
+    flags = ["--dataset", "MINE", "--root", str(plain_dataset), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["augment", *flags])
+    module.main()
+    rows = len(EXAMPLES) + len(module.STROKE_EXAMPLES) + 7
+    assert cv2.imread(str(out), cv2.IMREAD_GRAYSCALE).shape[0] > picture.shape[0] * rows
 
 
 def test_a_sheet_of_a_data_set_that_is_not_there_says_so(tmp_path, monkeypatch, capsys):

@@ -1,17 +1,19 @@
 """Batches: what is padded, what is counted, what comes apart again."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.batch import Item, collate, stack
+from dataset.batch import Item, blank_batch, collate, stack
 
 
 def item(index: int, height: int, width: int, length: int, is_pair: bool = False) -> Item:
     ink = np.full((height, width), index + 1, np.uint8)
     standard = np.full((width, height), index + 1, np.uint8) if is_pair else None
-    return Item(index, f"picture {index}", np.arange(3, 3 + length, dtype=np.int32), ink, standard)
+    boxes = np.full((length, 4), index, np.float32) if is_pair else None
+    return Item(index, f"picture {index}", np.arange(3, 3 + length, dtype=np.int32), ink, standard, boxes)
 
 
 sizes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=6)
@@ -39,9 +41,28 @@ def test_a_split_batch_holds_the_same_pictures(sizes, is_pair):
         assert half.names == wanted.names
         assert half.indices == wanted.indices
         assert (half.pixels, half.padded_pixels) == (wanted.pixels, wanted.padded_pixels)
-        for name in ("labels", "lengths", "ink", "ink_padding", "standard", "standard_padding"):
+        for name in ("labels", "lengths", "ink", "ink_padding", "standard", "standard_padding", "boxes"):
             one, other = getattr(half, name), getattr(wanted, name)
-            assert (one is None and other is None) or torch.equal(one, other), name
+            assert (one is None and other is None) or same(one, other), name
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one.float(), other.float(), equal_nan=True)
+
+
+def test_boxes_stand_beside_their_tokens_and_what_has_none_is_not_a_number():
+    batch = collate([item(0, 5, 5, 2, is_pair=True), item(1, 5, 5, 3, is_pair=True)])
+    assert batch.boxes.shape == (*batch.labels.shape, 4) and batch.boxes.dtype == torch.float32
+    assert (batch.boxes[0, :2] == 0).all() and batch.boxes[0, 2].isnan().all() and (batch.boxes[1] == 1).all()
+    assert batch.to(torch.device("meta")).boxes.is_meta
+    assert collate([item(0, 5, 5, 2)]).boxes is None
+
+
+@pytest.mark.parametrize("kind", ["standard", "ink", "pairs"])
+def test_a_blank_batch_has_all_that_a_loss_may_ask_for(kind):
+    batch = blank_batch(2, 8, 16, 5, kind)
+    assert (batch.ink is None, batch.standard is None) == (kind == "standard", kind == "ink")
+    assert batch.boxes.shape == (2, 5, 4) and batch.boxes[0, 0].tolist() == [0, 0, 16, 8]
 
 
 def test_images_are_numbers_between_paper_0_and_ink_1():

@@ -233,7 +233,7 @@ def test_overfits_32_real_pictures_read_freely(kind, shared_data):
             labels = [torch.tensor(truths[name]) for name in names]
             yield images, padding, torch.nn.utils.rnn.pad_sequence(labels, True), lengths
 
-    epochs = 150
+    epochs = 200
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     # The rate ends near zero: the averages of BatchNorm, which reading goes by, must catch up with the weights.
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)

@@ -14,10 +14,15 @@ OVERRIDES = {
     "batch": {"max_pixels": 20000},
     "model": {
         "encoder": {"growth": 4, "layers": [1, 1]},
+        "decoder": "gru",
         "counting": 4,
         "gru": {"hidden": 8, "embedding": 8, "attention": 8, "coverage_kernel": 3},
     },
-    "stages": {"standard": {"epochs": 1}, "alignment": {"epochs": 1}, "handwritten": {"epochs": 1}},
+    "stages": {
+        "standard": {"epochs": 1, "losses": {"counting": 1.0}, "expressions": {"synthetic": 0}},
+        "alignment": {"epochs": 1},
+        "handwritten": {"epochs": 1, "losses": {"counting": 1.0}},
+    },
 }
 
 

@@ -68,6 +68,14 @@ def test_a_symbol_on_which_label_and_mathml_disagree_has_no_place(write):
     assert [symbol.token for symbol in symbols] == [None, 0]
 
 
+def test_the_place_of_a_bar_or_a_root_is_the_command_and_not_the_brace_after_it(write):
+    math = '<msqrt xml:id="x_1"><mfrac xml:id="2_1"><mi>x</mi><mi>y</mi></mfrac></msqrt></math>'
+    content = FILE.replace("$x^2$", r"$\sqrt{\frac{x}{y}}$").replace('<msup><mi xml:id="x_1">x</mi>', math)
+    content = content.replace('<mn xml:id="2_1">2</mn></msup></math>', "")
+    ink = read_inkml(write(content))
+    assert [ink.tokens[symbol.token] for symbol in ink.symbols] == [r"\frac", r"\sqrt"]
+
+
 def test_a_file_without_truth_is_ink_alone(write):
     content = FILE.replace('type="truth">$', 'type="note">$').replace("math", "other")
     assert read_inkml(write(content)).tokens is None
@@ -210,7 +218,8 @@ def test_a_pen_of_any_width_keeps_the_margins(pen):
 
 
 def test_dots_and_lone_minus_signs_have_a_sane_size():
-    assert rasterise([np.array([[3.0, 4]])]).shape == (26, 26)
+    dot = rasterise([np.array([[3.0, 4]])])
+    assert dot.shape == (26, 26) and dot.astype(int).sum() == 9 * 255  # a line through one point draws nothing
     assert rasterise([np.array([[0.0, 0], [300, 1]])]).shape[1] < 40 * 28 + 30
 
 

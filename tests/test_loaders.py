@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.augment import Augmentation
-from dataset.loaders import Data, Items, Loader, make_loaders, open_data, open_split_loader
+from dataset.augment import Augmentation, StrokeAugmentation
+from dataset.inkml import Symbol, draw_traces
+from dataset.loaders import Data, Items, Loader, check_stages, make_loaders, open_data, open_split_loader
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 from dataset.standard_images import STANDARD, VARIED
+from dataset.strokes import StrokeWriter, strokes_of
 from utils.config import load_config
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ["x ^ { 2 }", "a + b", r"\frac { 1 } { 2 }", "x", r"\sqrt { y }", "b = a", "2 x", "1 + 1", "a ^ { x }", "y"]
@@ -87,23 +89,27 @@ def test_larger_pictures_are_scaled_to_the_limits_and_none_is_lost(folder):
 
 
 @pytest.mark.parametrize("kind", ["standard", "ink", "pairs"])
-def test_batches_are_the_same_for_any_number_of_workers(data, kind):
+def test_batches_are_the_same_for_any_number_of_workers(data, inked, kind):
+    """In the pairs, ink is drawn anew from its strokes."""
+    strokes = StrokeAugmentation(pen=(2, 4), jitter=1, shift=3, scale=(0.8, 1.2), slant=0.2, smoothing=1)
+
     def batches(workers: int) -> list:
         augmentation = Augmentation(scale=(0.7, 1.4), rotation=3, distortion=2)
         pictures = {
             "standard": lambda: data.standard("train", VARIED),
             "ink": lambda: data.ink("train", augmentation),
-            "pairs": lambda: data.pairs("train", VARIED, augmentation),
+            "pairs": lambda: Data(inked, settings(inked), 3).pairs("train", VARIED, augmentation, strokes),
         }[kind]()
-        loader = Loader(Items(pictures, kind, 5), FixedBatchSampler(pictures.sizes, 4, 5), workers)
+        items = Items(pictures, kind, 5, with_boxes=kind != "ink")
+        loader = Loader(items, FixedBatchSampler(pictures.sizes, 4, 5), workers)
         loader.set_epoch(2)
         return list(loader)
 
     for one, other in zip(batches(0), batches(2), strict=True):
         assert one.names == other.names
-        for domain in ("ink", "standard"):
-            a, b = getattr(one, domain), getattr(other, domain)
-            assert (a is None and b is None) or torch.equal(a, b)
+        for name in ("ink", "standard", "boxes"):
+            a, b = getattr(one, name), getattr(other, name)
+            assert (a is None and b is None) or torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
 
 
 def test_new_expressions_join_the_training_labels_and_none_is_held_out(data):
@@ -161,3 +167,114 @@ def test_a_split_is_read_whole_whatever_its_tokens(folder):
 def test_a_missing_data_set_says_what_was_looked_for(tmp_path):
     with pytest.raises(DataError, match="NOWHERE"):
         open_data(settings(tmp_path / "NOWHERE"), "NOWHERE", 0)
+
+
+# ---- where strokes are known -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inked(tmp_path_factory) -> Path:
+    """The same labels, written by three people: a stroke for each token that leaves ink, from left to right."""
+    folder = tmp_path_factory.mktemp("datasets") / "INK"
+    (folder / "train" / "images").mkdir(parents=True)
+    random, lines = np.random.default_rng(0), []
+    with StrokeWriter(folder / "train" / "strokes") as writer:
+        for number, label in enumerate(LABELS):
+            places = [place for place, token in enumerate(label.split()) if token not in "{}^_"]
+            for copy in range(3):
+                traces = [random.uniform(0, 20, (9, 2)) + [30 * place, 0] for place in places]
+                symbols = [Symbol("x", (trace,), place) for trace, place in enumerate(places)]
+                name = f"ink_{number}_{copy}"
+                cv2.imwrite(str(folder / "train" / "images" / f"{name}.png"), draw_traces(traces))
+                writer.add(name, strokes_of(traces, symbols))
+                lines.append(f"{name}\t{label}\n")
+    (folder / "train" / "labels.txt").write_text("".join(lines))
+    tokens = sorted({token for label in LABELS for token in label.split()})
+    (folder / "vocabulary.txt").write_text("".join(f"{token}\n" for token in tokens))
+    return folder
+
+
+def supervised(stage: str, *more: str, dataset: str = "INK"):
+    """The shipped configuration, with strokes that are distorted, and a stage that looks where symbols are."""
+    assignments = [
+        "augment.strokes={pen: [2, 4], jitter: 1, shift: 2, scale: [0.8, 1.2], slant: 0.2, smoothing: 1}",
+        "stages.standard.expressions={}",
+        "stages.alignment.augment=true",
+        f"stages.{stage}.losses.attention=0.1",
+        *more,
+    ]
+    config = load_config(ROOT / "config.yaml", dataset, "small", assignments)
+    return config, next(each for each in config.stages if each.name == stage)
+
+
+REPLAY = "stages.handwritten.replay={first: 1, last: 1}"
+
+
+@pytest.mark.parametrize(("stage", "more"), [("standard", ()), ("alignment", ()), ("handwritten", ()),
+                                             ("handwritten", (REPLAY,))])  # fmt: skip
+def test_where_a_loss_asks_batches_say_where_each_token_lies(inked, stage, more):
+    data = Data(inked, settings(inked), 3)
+    config, stage = supervised(stage, *more)
+    check_stages(data, config)
+    train, _ = make_loaders(data, stage, config, "fixed", stride=8)
+    train.set_epoch(0)
+    names = []
+    for batch in train:
+        images = batch.standard if stage.pictures == "standard" else batch.ink
+        assert batch.boxes.shape == (*batch.labels.shape, 4)
+        for name, picture, truth, boxes in zip(batch.names, images[:, 0], batch.truths(), batch.boxes, strict=True):
+            names.append(name)
+            has_box = [token not in "{}^_" for token in data.vocabulary.decode(truth)]
+            assert boxes.isfinite().all(1).tolist() == has_box + [False] * (len(boxes) - len(truth))
+            for left, top, right, bottom in boxes[: len(truth)][has_box].round().int().tolist():
+                assert picture[max(top, 0) : bottom, max(left, 0) : right].max() > 100
+    assert any(name.startswith("ink_") for name in names) == (stage.pictures != "standard")
+    assert any(not name.startswith("ink_") for name in names) == (stage.pictures == "standard" or bool(more))
+
+
+def test_nobody_looks_for_boxes_that_no_loss_asks_for(inked):
+    data = Data(inked, settings(inked), 3)
+    config, _ = supervised("alignment", "stages.alignment.losses.attention=0")
+    for stage in config.stages:
+        train, _ = make_loaders(data, stage, config, "fixed", stride=8)
+        train.set_epoch(0)
+        assert next(iter(train)).boxes is None
+
+
+def test_strokes_are_distorted_where_a_stage_is_augmented_and_never_in_validation(inked):
+    data = Data(inked, settings(inked), 3)
+    plain = "augment={scale: [1, 1], stretch: [1, 1], rotation: 0, shear: 0, perspective: 0, distortion: 0, "
+    plain += "thickness: 0, contrast: 0, blur: 0, cut_outs: 0, cut_out_size: 8, strokes: {shift: 5}}"
+    assignments = [plain, "data.picture_scale=1", "stages.alignment.augment=false"]
+    config = load_config(ROOT / "config.yaml", "INK", "small", assignments)
+    for name, is_distorted in (("alignment", False), ("handwritten", True)):
+        stage = next(each for each in config.stages if each.name == name)
+        loaders = make_loaders(data, stage, config, "fixed", stride=8)
+        loaders[0].set_epoch(0)
+        for loader, expected in zip(loaders, (is_distorted, False), strict=True):
+            batch = next(iter(loader))
+            pictures = loader.items.pictures
+            ink = getattr(pictures, "ink", pictures)
+            height, width = ink.store.sizes[ink.indices[batch.indices[0]]]
+            shown = batch.ink[0, 0, :height, :width].numpy()
+            assert (shown != ink.store.picture(int(ink.indices[batch.indices[0]]))).any() == expected
+
+
+def test_attention_without_strokes_says_before_anything_takes_time_how_to_get_them(data):
+    for name in ("alignment", "handwritten"):
+        config, stage = supervised(name, dataset="MINE")
+        message = rf"MINE/train/strokes: not found; .*`attention` of stage {name} .*InkML"
+        with pytest.raises(DataError, match=message):
+            check_stages(data, config)
+        with pytest.raises(DataError, match=message):
+            make_loaders(data, stage, config, "fixed", stride=8)
+    check_stages(data, supervised("standard", dataset="MINE")[0])  # the typesetter knows
+
+
+@pytest.mark.parametrize(("assignment", "message"), [
+    ("augment.strokes.pen=[4, 2]", r"augment\.strokes\.pen: expected two widths"),
+    ("augment.rotation=90", r"augment\.rotation: expected a number from 0 to 45"),
+])  # fmt: skip
+def test_a_range_that_makes_no_sense_is_a_config_error_from_the_start(data, assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        check_stages(data, load_config(ROOT / "config.yaml", "MINE", assignments=[assignment]))

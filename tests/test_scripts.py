@@ -15,11 +15,16 @@ TINY = {
     "data": {"picture_scale": 0.25, "validation_share": 0.2, "workers": 0},
     "model": {
         "encoder": {"growth": 4, "layers": [1, 1]},
+        "decoder": "gru",
         "counting": 4,
         "gru": {"hidden": 8, "embedding": 8, "attention": 8, "coverage_kernel": 3},
     },
     "training": {"save_minutes": 1e-6},
-    "stages": {"standard": {"epochs": 1}, "alignment": {"epochs": 1}, "handwritten": {"epochs": 2}},
+    "stages": {
+        "standard": {"epochs": 1, "losses": {"counting": 1.0}, "expressions": {"synthetic": 20}},
+        "alignment": {"epochs": 1},
+        "handwritten": {"epochs": 2, "losses": {"counting": 1.0}, "replay": {"first": 0.5, "last": 0.0}},
+    },
 }
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from dataset import standard_images
+from dataset.augment import augment
 from dataset.renderer import Style, draw_ink, layout
 from dataset.sample import make_labels
 from dataset.standard_images import STANDARD, VARIED, LayoutCache, StandardImages, key_of
 from dataset.store import ImageStore, StoreWriter
+from dataset.typesetter import drawing
 from dataset.vocabulary import Vocabulary
 from utils.pictures import MARGIN
 
@@ -112,14 +114,38 @@ def test_boxes_hold_the_ink_of_their_tokens(labels, vocabulary, folder):
     for index in range(0, len(labels), 3):
         picture = pictures.picture(index, 0, 0).copy()
         boxes = pictures.boxes(index, 0, 0)
-        visible = {place for place, token in enumerate(labels[index]) if token not in "{}^_"}
-        assert {token for token, *_ in boxes} == visible
-        for _, left, top, right, bottom in boxes:
+        assert boxes.shape == (len(labels[index]), 4) and boxes.dtype == np.float32
+        assert [np.isnan(box).all() for box in boxes] == [token in "{}^_" for token in labels[index]]
+        for left, top, right, bottom in boxes[np.isfinite(boxes).all(axis=1)]:
             part = np.s_[int(top) : int(np.ceil(bottom)) + 1, int(left) : int(np.ceil(right)) + 1]
             assert 0 <= left < right <= picture.shape[1] and 0 <= top < bottom <= picture.shape[0]
             assert pictures.picture(index, 0, 0)[part].max() > 100
             picture[part] = 0
         assert picture.max() < 100  # nothing is left
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_box_is_where_its_token_alone_puts_ink_however_varied_the_style(labels, vocabulary, folder, scale):
+    """Two pixels at most are left to the smooth distortion. A box that is turned is larger than what is turned in it:
+    by a share of its sides, and never smaller."""
+    pictures = images(labels, vocabulary, folder, VARIED, scale=scale)
+    for index in range(0, len(labels), 6):
+        layout_, style = pictures._layout_and_style(index, 0, 1)
+        placed = drawing.place(layout_, style)
+        ends = np.cumsum([sum(counts) for counts in placed.counts])
+        boxes = pictures.boxes(index, 0, 1)
+        for token in {*placed.tokens.tolist()}:
+            own = [sign for sign, other in enumerate(placed.tokens) if other == token]
+            rows = np.concatenate([np.arange(ends[sign] - sum(placed.counts[sign]), ends[sign]) for sign in own])
+            alone = placed._replace(points=placed.points[rows], normals=placed.normals[rows],
+                                    counts=[placed.counts[sign] for sign in own])  # fmt: skip
+            picture = augment(drawing.fill(alone, style.weight * style.em), index, 0, 1, VARIED.augmentation)
+            assert picture.shape == pictures.picture(index, 0, 1).shape
+            rows, columns = np.nonzero(picture > 50)
+            extent = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            beyond = (boxes[token] - extent) * [-1, -1, 1, 1]
+            width, height = boxes[token, 2:] - boxes[token, :2]
+            assert beyond.min() > -3.5 and (beyond < 3.5 + 0.1 * np.array([height, width] * 2)).all()
 
 
 def test_what_is_larger_than_the_limits_is_drawn_smaller(labels, vocabulary, folder):

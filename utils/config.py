@@ -66,6 +66,7 @@ class EncoderConfig:
     layers: tuple[int, ...]
     compression: float = share()
     dropout: float = share()
+    recompute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +123,25 @@ PARTS = ("standard_encoder", "handwritten_encoder", "decoder")
 LOSSES = (
     "label",
     "counting",
+    "attention",
     "glimpse_cosine",
     "glimpse_contrast",
     "distribution",
     "feature_map",
 )
-PAIR_LOSSES = LOSSES[2:]
+PAIR_LOSSES = LOSSES[3:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrokesConfig:
+    """Ranges of the distortions of pen strokes, where a data set has them; the defaults leave them as they are."""
+
+    pen: tuple[int, int] = positive(default=(3, 3))
+    jitter: float = not_negative(default=0.0)
+    shift: float = not_negative(default=0.0)
+    scale: PositiveRange = positive(default=(1.0, 1.0))
+    slant: float = not_negative(default=0.0)
+    smoothing: float = not_negative(default=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +159,7 @@ class AugmentConfig:
     blur: float = not_negative()
     cut_outs: int = not_negative()
     cut_out_size: int = positive()
+    strokes: StrokesConfig = StrokesConfig()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,20 @@
 """Pictures as the network sees them: grey, ink 255 on paper 0, with a narrow margin, whatever came in."""
 
 import io
+import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import DataError
 
+# The most that Pillow itself takes for a picture, and not for a decompression bomb.
+MAX_PIXELS = 89_478_485
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Paper around the ink, in pixels, on all four sides.
 MARGIN = 4
 # A border whose middle 90 % differ by no more grey levels than this is clean paper: a scan, a screen, a rendering.
@@ -21,33 +27,90 @@ LEAST_INK, LEAST_INK_IN_PHOTOGRAPHS = 64, 96
 LEAST_WINDOW, LARGEST_WINDOW = 31, 101
 
 
-def read_picture(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
-    """Read a picture file, or the bytes of one, as uint8 grey (H, W), in the polarity it has.
+def read_picture(source: str | Path | bytes | Image.Image | np.ndarray, name: str | None = None) -> np.ndarray:
+    """Read a picture as uint8 grey (H, W), in the polarity it has.
 
-    Turned as EXIF says, transparency laid on white, 16 bits scaled to 8. `name` stands for bytes in messages.
-    Raises DataError that names the file when it is missing, empty, truncated or not a picture.
+    source: a file, the bytes of one, an open PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4).
+    Turned as EXIF says, transparency laid on white (light ink on black), 16 bits scaled to 8; of a film, its first
+    picture. `name` stands for anything but a file in messages. Raises DataError that names the picture when it is
+    missing, empty, truncated, too large or not a picture.
     """
-    name = name or (str(source) if not isinstance(source, bytes) else "picture")
+    name = name or (str(source) if isinstance(source, (str, Path)) else "picture")
+    if isinstance(source, np.ndarray):
+        return _grey(_image_of(source, name))
+    if isinstance(source, Image.Image):
+        return _decode(source, name)
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}") from None
     if not data:
         raise DataError(f"{name}: is empty (0 bytes)")
+    is_heic = data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS
+    if is_heic:
+        with suppress(ImportError):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _grey(ImageOps.exif_transpose(image))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error, below
+            image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError:
+        raise DataError(f"{name}: is too large; expected at most {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # of any kind: on broken files the decoders raise OSError, SyntaxError, struct.error …
+        if is_heic:
+            raise DataError(f"{name}: is a HEIC picture; to read it, install pillow-heif, or save it as JPEG") from None
+        reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"{name}: is truncated or not a picture ({reason or type(error).__name__})") from None
+    with image:
+        return _decode(image, name)
+
+
+def _decode(image: Image.Image, name: str) -> np.ndarray:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{name}: has {width} x {height} pixels; expected at most {MAX_PIXELS:,}")
+    try:
+        return _grey(ImageOps.exif_transpose(image))
+    except Exception as error:
         raise DataError(f"{name}: is truncated or not a picture ({error or type(error).__name__})") from None
 
 
+def _image_of(array: np.ndarray, name: str) -> Image.Image:
+    is_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not is_shape or not array.size:
+        shapes = "(height, width), (height, width, 3) or (height, width, 4)"
+        raise DataError(f"{name}: expected an array uint8 {shapes}, got {array.dtype} {array.shape}")
+    return Image.fromarray(array)
+
+
 def _grey(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):  # 16 bits a pixel; Pillow's own conversion would clip them at 255
-        return (np.asarray(image, np.float64) / 257).round().clip(0, 255).astype(np.uint8)
+    if image.mode.startswith(("I", "F")):  # more than 8 bits a pixel; Pillow's own conversion would clip them at 255
+        return _eight_bits(np.asarray(image, np.float64))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("L"))
+
+        def lay_on(paper: str) -> np.ndarray:
+            return np.array(Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("L"))
+
+        on_white = lay_on("white")
+        if np.ptp(on_white) < LEAST_CONTRAST <= np.ptp(on_black := lay_on("black")):  # white ink on nothing
+            return on_black
+        return on_white
+    with suppress(ValueError):
+        return np.array(image.convert("L"))
+    return np.array(image.convert("RGB").convert("L"))  # from Lab there is no other way
+
+
+def _eight_bits(values: Any) -> np.ndarray:
+    """Levels of a deep picture as uint8; its depth is the least one, of at least 8 bits, that holds its values."""
+    if not np.isfinite(values).all():
+        raise ValueError("values that are not finite")
+    highest = values.max(initial=0.0)
+    is_share = 0 < highest <= 1 and (values != values.round()).any()
+    depth = 1.0 if is_share else 2.0 ** max(8, np.ceil(np.log2(highest + 1))) - 1
+    return (values * (255 / depth)).round().clip(0, 255).astype(np.uint8)
 
 
 def normalise(picture: np.ndarray, name: str = "picture") -> np.ndarray:
@@ -60,6 +123,11 @@ def normalise(picture: np.ndarray, name: str = "picture") -> np.ndarray:
     around it, and it is dark or light, whichever has the sharper strokes. Contrast is then stretched until a typical
     ink pixel is 255. Two-valued pictures stay two-valued, and a normalised picture stays as it is.
     """
+    return find_ink(picture, name)[0]
+
+
+def find_ink(picture: np.ndarray, name: str = "picture") -> tuple[np.ndarray, int, int]:
+    """What normalise() returns, with the row and the column of the given picture that its upper left pixel shows."""
     if picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size:
         raise DataError(f"{name}: expected a grey picture, uint8 (height, width), got {picture.dtype} {picture.shape}")
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
@@ -77,7 +145,8 @@ def normalise(picture: np.ndarray, name: str = "picture") -> np.ndarray:
     ink = ((ink - paper_level) * (255 / (ink_level - paper_level))).round().clip(0, 255).astype(np.uint8)
     is_ink = ink >= (LEAST_INK if is_clean else LEAST_INK_IN_PHOTOGRAPHS)
     rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
-    return np.pad(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], MARGIN)
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.pad(ink, MARGIN), int(rows[0]) - MARGIN, int(columns[0]) - MARGIN
 
 
 def _window(picture: np.ndarray) -> tuple[int, int]:

@@ -1,20 +1,34 @@
 """How many pictures a second one core distorts, with everything on, and how fast sizes are known.
 
+Where strokes are known, also how many it draws anew from distorted strokes, distorts, and finds the symbols' boxes in.
+
     python tests/benchmarks/augment.py --dataset CROHME
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the scripts set it; before NumPy is loaded
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dataset.augment import EXAMPLES, Augmentation, augment, sizes_after  # noqa: E402
+from dataset.augment import (  # noqa: E402
+    EXAMPLES,
+    STROKE_EXAMPLES,
+    Augmentation,
+    StrokeAugmentation,
+    augment,
+    sizes_after,
+)
+from dataset.handwritten_images import HandwrittenImages  # noqa: E402
 from dataset.store import open_split  # noqa: E402
+from dataset.strokes import open_strokes  # noqa: E402
 from dataset.vocabulary import Vocabulary  # noqa: E402
 
 
@@ -42,6 +56,22 @@ def main() -> None:
         before = store.sizes[places].astype(float).prod(axis=1).sum()
         rate, core = len(pictures) / seconds, len(pictures) / processor
         print(f"{name:12} {rate:6.0f} pictures a second, {core:6.0f} a core second, {after / before:.2f} x the area")
+    if strokes := open_strokes(folder / "train"):
+        ink = HandwrittenImages(
+            store,
+            places,
+            augmentation=Augmentation(**EXAMPLES),
+            strokes=strokes,
+            stroke_augmentation=StrokeAugmentation(**STROKE_EXAMPLES),
+        )
+        trials = {"with strokes": [ink.picture], "and boxes": [ink.picture, ink.boxes]}
+        for name, calls in trials.items():
+            start, processor = time.perf_counter(), time.process_time()
+            for index in range(len(ink)):
+                for call in calls:
+                    call(index, 0, 0)
+            seconds, processor = time.perf_counter() - start, time.process_time() - processor
+            print(f"{name:12} {len(ink) / seconds:6.0f} pictures a second, {len(ink) / processor:6.0f} a core second")
     start = time.perf_counter()
     sizes_after(np.full((1_000_000, 2), (105, 304)), 0, 0, Augmentation(**EXAMPLES))
     print(f"sizes of a million pictures: {time.perf_counter() - start:.2f} s")

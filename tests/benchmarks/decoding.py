@@ -112,7 +112,7 @@ def open_pictures(split: Path, count: int, scale: float) -> list[tuple[torch.Ten
     items = []
     for line in (split / "labels.txt").read_text(encoding="utf-8").splitlines()[:count]:
         name, label = line.split("\t")
-        picture = resize(normalise(read_picture(next((split / "images").glob(f"{name}*")))), scale)
+        picture = resize(normalise(read_picture(next((split / "images").glob(f"{name}.*")))), scale)
         items.append((torch.from_numpy(picture) / 255, len(label.split()), name))
     return items
 

@@ -1,0 +1,266 @@
+"""The library: a checkpoint reads a picture, and says how sure it is and where it looked."""
+
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.recognizer import Reader, Reading, Recognizer
+from utils.errors import CheckpointError, ConfigError, DataError
+from utils.pictures import normalise
+from utils.run import save_checkpoint
+
+VOCABULARY = [*"abcdexyz12+="]
+DATA = {"picture_scale": 0.5, "max_height": 200, "max_width": 400}
+OPTIONS = {
+    "gru": {"hidden": 16, "embedding": 12, "attention": 16, "coverage_kernel": 3, "dropout": 0.1},
+    "transformer": {"width": 16, "heads": 2, "layers": 2, "feed_forward": 32, "dropout": 0.1},
+}
+both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
+
+
+def recognizer(kind: str = "gru", domains=("standard", "handwritten")) -> Recognizer:
+    torch.manual_seed(0)
+    encoder = {"layers": (2, 2), "growth": 6, "dropout": 0.0}
+    counting = 8 if kind == "gru" else 0
+    network = Recognizer(len(VOCABULARY) + 3, encoder, kind, OPTIONS[kind], counting, domains)
+    for parameter in network.parameters():  # readings that differ from picture to picture, and tokens of their own
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
+    return network.eval()
+
+
+def reader(kind: str = "gru", **data) -> Reader:
+    return Reader(recognizer(kind), VOCABULARY, {**DATA, **data})
+
+
+def written(seed: int = 0, height: int = 60, width: int = 150) -> np.ndarray:
+    """Strokes as training pictures have them: uint8 (H, W), ink 255 on paper 0, 3 px wide."""
+    random = np.random.default_rng(seed)
+    picture = np.zeros((height, width), np.uint8)
+    for left in range(15, width - 35, 35):
+        points = np.stack([random.integers(left, left + 25, 4), random.integers(14, height - 14, 4)], axis=1)
+        points[:2, 1] = 14, height - 14
+        cv2.polylines(picture, [points.astype(np.int32)], False, 255, 3)
+    return picture
+
+
+def saved(path: Path, network: Recognizer, **changes) -> Path:
+    about = {"architecture": network.architecture(), "vocabulary": VOCABULARY, "data": DATA, **changes}
+    save_checkpoint(path, network.state_dict(), about)
+    return path
+
+
+def encoded(picture, kind="PNG", **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind, **options)
+    return file.getvalue()
+
+
+# ---- Recognizer.explain ----------------------------------------------------------------------------------------------
+
+
+def some_pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three pictures of different sizes: images (3, 1, 40, 96) and padding."""
+    images, padding = torch.rand(3, 1, 40, 96).round(), torch.zeros(3, 40, 96, dtype=torch.bool)
+    padding[1, :, 50:] = True
+    padding[2, 20:] = True
+    return images.masked_fill(padding[:, None], 0), padding
+
+
+READINGS = [[3, 4, 5, 6, 7], [8, 3], [9, 9, 4]]
+
+
+@both_decoders
+@torch.no_grad()
+def test_a_picture_alone_is_explained_as_inside_a_batch(kind):
+    network = recognizer(kind)
+    images, padding = some_pictures()
+    together = network.explain(images, padding, READINGS)
+    for i, reading in enumerate(READINGS):
+        height, width = (~padding[i]).any(1).sum(), (~padding[i]).any(0).sum()
+        [alone] = network.explain(images[i : i + 1, :, :height, :width], padding[i : i + 1, :height, :width], [reading])
+        assert alone.attention.shape == together[i].attention.shape == (len(reading), -(-height // 8), -(-width // 8))
+        assert (alone.attention - together[i].attention).abs().max() < 1e-4
+        assert (alone.confidences - together[i].confidences).abs().max() < 1e-4
+
+
+@both_decoders
+@torch.no_grad()
+def test_confidences_are_the_probabilities_that_teaching_gives(kind):
+    network = recognizer(kind)
+    images, padding = some_pictures()
+    lengths = torch.tensor([len(reading) for reading in READINGS])
+    labels = torch.zeros(3, 5, dtype=torch.long)
+    for row, reading in zip(labels, READINGS, strict=True):
+        row[: len(reading)] = torch.tensor(reading)
+    taught = network.teach(images, padding, labels, lengths)
+    for i, explanation in enumerate(network.explain(images, padding, READINGS)):
+        row = taught.logits[i * network.decoder.directions].softmax(-1)
+        wanted = [float(row[position, token]) for position, token in enumerate(READINGS[i])]
+        assert explanation.confidences.tolist() == pytest.approx(wanted, rel=1e-4)
+        attention = explanation.attention.sum((1, 2))
+        assert torch.allclose(attention, torch.ones_like(attention), atol=1e-4)
+
+
+@both_decoders
+@torch.no_grad()
+def test_an_empty_reading_can_be_explained(kind):
+    images, padding = some_pictures()
+    explanations = recognizer(kind).explain(images, padding, [[], [3], []])
+    assert [len(explanation.confidences) for explanation in explanations] == [0, 1, 0]
+
+
+# ---- Reader ----------------------------------------------------------------------------------------------------------
+
+
+@both_decoders
+def test_a_reading_says_what_the_network_read(kind, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(written()))
+    one = reader(kind)
+    reading = one.read(path)
+    assert isinstance(reading, Reading)
+    image = torch.from_numpy(reading.picture)[None, None] / 255
+    padding = torch.zeros(1, *reading.picture.shape, dtype=torch.bool)
+    [hypothesis] = one.model.read(image, padding)
+    [explanation] = one.model.explain(image, padding, [hypothesis.tokens])
+    assert reading.tokens == tuple(VOCABULARY[token - 3] for token in hypothesis.tokens)
+    assert reading.latex == " ".join(reading.tokens) and reading.tokens
+    assert reading.confidences == pytest.approx(explanation.confidences.tolist(), rel=1e-4)
+    assert reading.confidence == pytest.approx(np.prod(reading.confidences), rel=1e-4)
+    assert reading.is_cut == hypothesis.is_cut and reading.score == pytest.approx(hypothesis.score, rel=1e-4)
+    assert len(reading.boxes) == len(reading.tokens)
+
+
+@both_decoders
+def test_many_pictures_are_read_as_each_alone_and_in_their_order(kind):
+    one = reader(kind)
+    pictures = [written(seed, height, width) for seed, (height, width) in
+                enumerate([(60, 150), (60, 400), (90, 150), (50, 90), (60, 390)])]  # fmt: skip
+    together = one.read_many(pictures)
+    assert len({reading.latex for reading in together}) > 1
+    for picture, reading in zip(pictures, together, strict=True):
+        alone = one.read(picture)
+        assert (alone.tokens, alone.boxes) == (reading.tokens, reading.boxes)
+        assert alone.confidence == pytest.approx(reading.confidence, rel=1e-3)
+
+
+def test_all_kinds_of_pictures_are_read_alike(tmp_path):
+    grey = written()
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(grey))
+    colour = np.repeat(grey[..., None], 3, axis=2)
+    opaque = np.dstack([colour, np.full_like(grey, 255)])
+    one = reader()
+    latex = one.read(grey).latex
+    for picture in (path, str(path), path.read_bytes(), Image.open(path), 255 - grey, colour, opaque):
+        assert one.read(picture).latex == latex
+
+
+def test_a_beam_gives_alternatives_and_greedy_none():
+    one = reader("transformer")
+    reading = one.read(written(), beam=4)
+    assert 1 <= len(reading.alternatives) <= 3
+    assert all(other.latex != reading.latex for other in reading.alternatives)
+    scores = [reading.score, *(other.score for other in reading.alternatives)]
+    assert scores == sorted(scores, reverse=True)
+    assert one.read(written()).alternatives == ()
+
+
+def test_the_network_sees_the_size_that_training_saw():
+    picture = written(0, 60, 150)
+    assert reader(picture_scale=1.0).read(picture).picture.shape == normalise(picture).shape
+    assert np.array_equal(reader(picture_scale=1.0).read(picture).picture, normalise(picture))
+    wide = reader(picture_scale=1.0, max_width=64).read(picture).picture
+    assert wide.shape[1] == 64
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (37, 90)])
+def test_boxes_are_where_the_decoder_looked_in_the_given_picture(shift, monkeypatch):
+    """An attention that is all in the cell over a dot gives a box over that dot, wherever the picture was cropped."""
+    down, right = shift
+    picture = np.zeros((120 + down, 300 + right), np.uint8)
+    cv2.circle(picture, (40 + right, 60 + down), 16, 255, 3)
+    cv2.circle(picture, (240 + right, 60 + down), 16, 255, 3)
+    one = reader()
+    explain = one.model.explain_encoded
+
+    def looks_right(encoded, readings):
+        [explanation] = explain(encoded, readings)
+        attention = torch.zeros_like(explanation.attention)
+        cells = one.prepare(picture).views[0].picture.shape[1] // one.model.handwritten_encoder.stride
+        attention[:, 1, cells - 2] = 1
+        return [explanation._replace(attention=attention)]
+
+    monkeypatch.setattr(one.model, "explain_encoded", looks_right)
+    for left, top, right_edge, bottom in one.read(picture).boxes:
+        assert 200 + right < left < right_edge <= 270 + right
+        assert 30 + down < top < bottom <= 90 + down
+
+
+def test_boxes_lie_inside_the_given_picture():
+    picture = written(0, 60, 150)
+    large = cv2.resize(255 - picture, None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)
+    for given in (picture, large):
+        for left, top, right, bottom in reader().read(given).boxes:
+            assert 0 <= left < right <= given.shape[1] and 0 <= top < bottom <= given.shape[0]
+
+
+def test_what_is_no_picture_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "a.png").write_text("x ^ 2")
+    with pytest.raises(DataError, match="a.png: is truncated or not a picture"):
+        reader().read(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"expected an array uint8 .* got float64 \(3, 4\)"):
+        reader().read(np.zeros((3, 4)))
+    with pytest.raises(DataError, match=r"expected an array uint8 .* got uint8 \(3, 4, 7\)"):
+        reader().read(np.zeros((3, 4, 7), np.uint8))
+
+
+def test_a_search_that_the_network_cannot_do_is_an_error():
+    with pytest.raises(ConfigError, match="1 directions, got 1 and 2"):
+        reader("gru").read(written(), directions=2)
+    with pytest.raises(ConfigError, match="a beam of at least 1"):
+        reader("gru").read(written(), beam=0)
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_reader_reads_the_same_and_leaves_the_standard_encoder_on_the_disk(tmp_path):
+    path = saved(tmp_path / "a.safetensors", recognizer())
+    loaded = Reader.load(path)
+    assert loaded.model.standard_encoder is None
+    assert loaded.read(written()).latex == reader().read(written()).latex
+
+
+def test_foreign_checkpoints_are_errors_that_name_them(tmp_path):
+    network = recognizer()
+    architecture = network.architecture()
+    foreign = {
+        "pickle": (tmp_path / "pickle.safetensors", None),
+        "keys": (saved(tmp_path / "keys.safetensors", network, architecture={"layers": 3}), None),
+        "sizes": (saved(tmp_path / "sizes.safetensors", network, architecture={**architecture, "counting": 4}), None),
+        "words": (saved(tmp_path / "words.safetensors", network, vocabulary=VOCABULARY[:-2]), None),
+        "data": (saved(tmp_path / "data.safetensors", network, data={}), None),
+        "decoder": (saved(tmp_path / "decoder.safetensors", network, architecture={**architecture, "decoder": "x"}), 0),
+    }
+    torch.save({"a": torch.zeros(3)}, tmp_path / "pickle.safetensors")
+    for name, (path, _) in foreign.items():
+        with pytest.raises(CheckpointError, match=rf"{name}\.safetensors: "):
+            Reader.load(path)
+    with pytest.raises(CheckpointError, match="none.safetensors: no such checkpoint"):
+        Reader.load(tmp_path / "none.safetensors")
+
+
+def test_a_checkpoint_is_plain_values(tmp_path):
+    """Its description is JSON: nothing in it could run when it is read."""
+    path = saved(tmp_path / "a.safetensors", recognizer())
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + size])
+    assert isinstance(json.loads(header["__metadata__"]["about"]), dict)

@@ -1,0 +1,195 @@
+"""recognize.py as a person runs it: whatever comes in, a line for each input, and what is bad is named."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import recognize
+from models.recognizer import Reader
+from tests.test_reader import encoded, recognizer, saved, written
+from utils.errors import CheckpointError, ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+INKML = """<ink xmlns="http://www.w3.org/2003/InkML"><trace id="0">0 0, 10 40, 20 0</trace>
+<trace id="1">30 0, 30 40</trace></ink>"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return saved(tmp_path_factory.mktemp("run") / "a-best.safetensors", recognizer("transformer"))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Pictures, ink, and things that are neither."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for seed, name in enumerate(("c.png", "a.png", "b.jpeg")):
+        (folder / name).write_bytes(encoded(written(seed), "JPEG" if name.endswith("jpeg") else "PNG"))
+    (folder / "d.inkml").write_text(INKML)
+    (folder / "notes.txt").write_text("not for reading")
+    (folder / ".hidden.png").write_text("neither")
+    return folder
+
+
+def run(monkeypatch, capsys, *arguments) -> tuple[int, list[str], str]:
+    """Exit code, lines on stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["recognize.py", *map(str, arguments)])
+    code = recognize.main()
+    out, errors = capsys.readouterr()
+    return code, out.splitlines(), errors
+
+
+def test_a_folder_gives_its_pictures_and_ink_in_the_order_of_their_names(folder, checkpoint, monkeypatch, capsys):
+    code, lines, errors = run(monkeypatch, capsys, folder, "--checkpoint", checkpoint)
+    reader = Reader.load(checkpoint)
+    wanted = [reader.read(folder / name).latex for name in ("a.png", "b.jpeg", "c.png")]
+    assert code == 0 and not errors
+    assert lines[:3] == wanted and len(lines) == 4 and len(set(wanted)) > 1
+
+
+def test_a_bad_file_among_good_ones_is_named_and_the_rest_goes_on(folder, checkpoint, monkeypatch, capsys):
+    (folder / "b.jpeg").write_bytes(b"no picture")
+    (folder / "bomb.png").write_bytes(encoded(np.zeros((2, 2), np.uint8)))
+    Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
+    (folder / "empty.png").write_bytes(encoded(np.full((90, 90), 255, np.uint8)))
+    (folder / "d.inkml").write_text("<ink>")
+    missing = folder / "missing.png"
+    code, lines, errors = run(monkeypatch, capsys, folder, missing, "--checkpoint", checkpoint)
+    assert code == 1
+    assert [bool(line) for line in lines] == [True, False, False, True, False, False, False]
+    for name, reason in (("b.jpeg", "not a picture"), ("bomb.png", "too large"), ("empty.png", "no ink"),
+                         ("d.inkml", "truncated or not XML"), ("missing.png", "No such file")):  # fmt: skip
+        assert any(f"{name}" in line and reason in line for line in errors.splitlines()), errors
+    assert len(errors.splitlines()) == 5
+
+
+def test_json_tells_everything_about_each_input(folder, checkpoint, monkeypatch, capsys):
+    (folder / "b.jpeg").write_bytes(b"no picture")
+    arguments = (folder, "--checkpoint", checkpoint, "--json", "--beam", 3, "--direction", "both")
+    code, lines, _ = run(monkeypatch, capsys, *arguments)
+    first, bad, *_ = rows = [json.loads(line) for line in lines]
+    assert code == 1 and len(rows) == 4
+    assert set(bad) == {"input", "error"} and "b.jpeg" in bad["input"] and "not a picture" in bad["error"]
+    reading = Reader.load(checkpoint).read(folder / "a.png", beam=3, directions=2)
+    assert first["input"] == str(folder / "a.png")
+    assert first["latex"] == reading.latex and first["tokens"] == list(reading.tokens)
+    assert first["confidence"] == pytest.approx(reading.confidence, abs=1e-4)
+    assert first["confidences"] == pytest.approx(reading.confidences, abs=1e-4)
+    assert [other["latex"] for other in first["alternatives"]] == [other.latex for other in reading.alternatives]
+    assert first["alternatives"] and first["alternatives"][0]["score"] <= first["score"]
+    assert first["size"] == list(reading.picture.shape)
+    assert first["boxes"] == [list(box) for box in reading.boxes] and first["is_cut"] == reading.is_cut
+
+
+def test_what_the_network_saw_is_written(folder, checkpoint, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes(encoded(written(7)))
+    seen = tmp_path / "seen"
+    arguments = (folder, other / "a.png", "--checkpoint", checkpoint, "--show-input", seen)
+    assert run(monkeypatch, capsys, *arguments)[0] == 0
+    assert {path.name for path in seen.iterdir()} == {"a.png", "b.png", "c.png", "d.png", "a-2.png"}
+    reader = Reader.load(checkpoint)
+    assert np.array_equal(cv2.imread(str(seen / "a-2.png"), 0), reader.read(other / "a.png").picture)
+
+
+def test_a_sheet_shows_what_was_read_even_where_it_cannot_be_drawn(folder, checkpoint, tmp_path, monkeypatch, capsys):
+    sheet = tmp_path / "sheet.png"
+    code, _, errors = run(monkeypatch, capsys, folder, "--checkpoint", checkpoint, "--sheet", sheet)
+    assert code == 0 and "sheet.png" in errors
+    assert Image.open(sheet).size[0] > 500
+
+
+def test_ink_is_drawn_as_training_pictures_are(tmp_path, checkpoint, monkeypatch, capsys):
+    from dataset.inkml import rasterise, read_inkml
+    from utils.pictures import normalise, resize
+
+    (tmp_path / "a.inkml").write_text(INKML)
+    arguments = (tmp_path / "a.inkml", "--checkpoint", checkpoint, "--show-input", tmp_path / "seen")
+    run(monkeypatch, capsys, *arguments)
+    drawn = resize(normalise(rasterise(read_inkml(tmp_path / "a.inkml").traces)), 0.5)
+    assert np.array_equal(cv2.imread(str(tmp_path / "seen" / "a.png"), 0), drawn)
+
+
+def test_an_empty_folder_is_named(tmp_path, checkpoint, monkeypatch, capsys):
+    code, lines, errors = run(monkeypatch, capsys, tmp_path, "--checkpoint", checkpoint)
+    assert (code, lines) == (1, [""]) and "without pictures" in errors
+
+
+# ---- which checkpoint ------------------------------------------------------------------------------------------------
+
+
+def make_run(root: Path, name: str, stages: list[str], finished: list[str], age: float) -> Path:
+    import os
+
+    folder = root / "checkpoints" / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps({"stages": [{"name": stage} for stage in stages]}))
+    for stage in finished:
+        path = saved(folder / f"{stage}-best.safetensors", recognizer("transformer"))
+        os.utime(path, (2e9 - age, 2e9 - age))
+    return folder
+
+
+def test_the_last_stage_of_the_newest_finished_run_is_the_default_and_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(encoded(written()))
+    make_run(tmp_path, "old", ["ink"], ["ink"], age=50)
+    newest = make_run(tmp_path, "new", ["standard", "ink"], ["standard", "ink"], age=20)
+    make_run(tmp_path, "running", ["standard", "ink"], ["standard"], age=5)
+    (make_run(tmp_path, "broken", [], [], age=1) / "config.yaml").write_text(": [")
+    code, _, errors = run(monkeypatch, capsys, "a.png")
+    assert code == 0
+    assert errors == f"reading with {(newest / 'ink-best.safetensors').relative_to(tmp_path)}\n"
+
+
+def test_without_runs_the_published_weights_are_taken_and_without_both_it_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="no finished run in checkpoints/ and no checkpoints/crohme.safetensors"):
+        recognize.newest_checkpoint()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "crohme.safetensors").touch()
+    assert recognize.newest_checkpoint() == Path("checkpoints/crohme.safetensors")
+
+
+def test_a_missing_checkpoint_is_an_error_that_names_it(monkeypatch, capsys):
+    with pytest.raises(CheckpointError, match="none.safetensors: no such checkpoint"):
+        run(monkeypatch, capsys, "a.png", "--checkpoint", "none.safetensors")
+
+
+def test_searches_that_cannot_be_are_told(tmp_path, checkpoint, monkeypatch, capsys):
+    with pytest.raises(ConfigError, match="--beam: expected a positive integer, got 0"):
+        run(monkeypatch, capsys, "a.png", "--checkpoint", checkpoint, "--beam", 0)
+    gru = saved(tmp_path / "gru.safetensors", recognizer("gru"))
+    with pytest.raises(ConfigError, match="from left to right only"):
+        run(monkeypatch, capsys, "a.png", "--checkpoint", gru, "--direction", "both")
+
+
+# ---- as a process ----------------------------------------------------------------------------------------------------
+
+
+def test_stdin_is_read_without_loading_what_only_a_sheet_needs(tmp_path, checkpoint):
+    command = [sys.executable, "-X", "importtime", ROOT / "recognize.py", "-", "--checkpoint", checkpoint]
+    done = subprocess.run(command, cwd=tmp_path, input=encoded(written()), capture_output=True, timeout=120)
+    assert done.returncode == 0
+    assert done.stdout.decode().splitlines() == [Reader.load(checkpoint).read(written()).latex]
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.decode().splitlines()}
+    assert "torch" in loaded
+    assert not loaded & {"matplotlib", "torchvision", "dataset.renderer", "dataset.inkml"}
+
+
+@pytest.mark.parametrize("kind", ["foreign", "none"])
+def test_no_checkpoint_or_a_foreign_one_is_one_line_and_exit_code_2(tmp_path, kind):
+    (tmp_path / "foreign").write_bytes(b"PK\x03\x04 a pickle")
+    arguments = [] if kind == "none" else ["--checkpoint", kind]
+    command = [sys.executable, ROOT / "recognize.py", "a.png", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and not done.stdout
+    assert len(done.stderr.splitlines()) == 1 and (kind if arguments else "--checkpoint") in done.stderr
