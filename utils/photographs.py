@@ -34,6 +34,7 @@ SHEET_AREA, SHEET_STANDS_OUT = (0.15, 0.95), 25
 LEAST_SYMBOL = 4  # pixels: smaller pieces are grain, where there are no larger ones
 # Degrees: the spread of how people hold a camera, and what is turned back: less is not sure, more was meant so.
 USUAL_SKEW = 10.0
+MOST_BARS = 30
 SKEWS = (3.0, 25.0)
 
 
@@ -335,35 +336,31 @@ def find_strokes(contrast: np.ndarray, noise: float) -> tuple[np.ndarray, float]
     # Each piece of ink is dark somewhere.
     darkest = np.zeros(len(pieces.areas) + 1, np.float32)
     np.maximum.at(darkest, pieces.labels[ink > 0], contrast[ink > 0])
-    is_ink = (darkest[1:] > max(0.55 * level, least)) & ~_is_blot(pieces, ink)
+    is_ink = (darkest[1:] > max(0.55 * level, least)) & ~_is_blot(pieces)
     # Specks: far smaller than a dot of the pen.
     pen = stroke_width(_only(pieces, is_ink))
     is_ink &= (pieces.areas >= max(0.4 * pen**2, 2)) & (pieces.sizes.max(axis=1) >= 0.6 * pen)
     if not is_ink.any() or pieces.sizes[is_ink].max() < LEAST_SYMBOL:
         return nothing
-    is_ink[is_ink] = _is_writing(pieces.corners[is_ink], pieces.sizes[is_ink], ink.shape)
-    return _only(pieces, is_ink), level
+    return _only(pieces, is_ink & _is_writing(pieces, is_ink)), level
 
 
-def _is_writing(corners: np.ndarray, sizes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(n,): not the dots and dashes that lie far from any symbol, nor what reaches in from the edge alone.
-
-    corners, sizes: (n, 2) of pieces, x and y.   shape: height and width of the picture.
-    """
-    largest = sizes.max(axis=1)
-    usual = np.average(largest, weights=largest.astype(float) ** 2)
-    is_symbol = (largest > 0.3 * usual) & ~_at_edge(corners, sizes, shape)
+def _is_writing(pieces: Pieces, is_ink: np.ndarray) -> np.ndarray:
+    """(n,): not the dots and dashes that lie far from any symbol, nor what reaches in from the edge alone."""
+    largest = pieces.sizes.max(axis=1)
+    usual = np.average(largest[is_ink], weights=largest[is_ink].astype(float) ** 2)
+    is_symbol = is_ink & (largest > 0.3 * usual) & ~_at_edge(pieces)
     if not is_symbol.any():
-        return np.ones(len(sizes), bool)
-    reach = 1.2 * usual
-    low, high = corners[is_symbol] - reach, (corners + sizes)[is_symbol] + reach
-    is_beside = [((low < right) & (left < high)).all(axis=1).any() for left, right in zip(corners, corners + sizes,
-                 strict=True)]  # fmt: skip
-    return is_symbol | np.array(is_beside)
+        return is_ink
+    side = 2 * round(1.2 * usual) + 1
+    beside = cv2.dilate(_only(pieces, is_symbol), np.ones((side, side), np.uint8))
+    is_beside = np.bincount(pieces.labels[beside > 0], minlength=len(largest) + 1)[1:] > 0
+    return is_symbol | is_beside
 
 
-def _at_edge(corners: np.ndarray, sizes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return (corners == 0).any(axis=1) | (corners + sizes == shape[::-1]).any(axis=1)
+def _at_edge(pieces: Pieces) -> np.ndarray:
+    """(n,): pieces that touch the edge of the picture."""
+    return (pieces.corners == 0).any(axis=1) | (pieces.corners + pieces.sizes == pieces.labels.shape[::-1]).any(axis=1)
 
 
 def _only(pieces: Pieces, is_chosen: np.ndarray) -> np.ndarray:
@@ -371,9 +368,9 @@ def _only(pieces: Pieces, is_chosen: np.ndarray) -> np.ndarray:
     return np.concatenate([[False], is_chosen]).astype(np.uint8)[pieces.labels]
 
 
-def _is_blot(pieces: Pieces, ink: np.ndarray) -> np.ndarray:
+def _is_blot(pieces: Pieces) -> np.ndarray:
     """(n,): pieces at the edge of the picture that no pen drew: a thumb, the desk, the edge of a deep shadow."""
-    at_edge = _at_edge(pieces.corners, pieces.sizes, ink.shape)
+    at_edge = _at_edge(pieces)
     if not at_edge.any() or at_edge.all():
         return np.zeros(len(pieces.areas), bool)
     pen = stroke_width(_only(pieces, ~at_edge))
@@ -391,10 +388,10 @@ def skew_cues(pieces: Pieces, height: float) -> list[tuple[float, float]]:
     cues = []
     # Long straight pieces: fraction bars, minus signs. They rise a little, by 2 degrees.
     angles, lengths = [], []
-    for i, (width, tall) in enumerate(pieces.sizes):
-        if width < 0.4 * height or tall > 0.7 * width:
-            continue
-        left, top = pieces.corners[i]
+    widths, heights = pieces.sizes.T
+    may_be_bar = np.flatnonzero((widths >= 0.4 * height) & (heights <= 0.7 * widths))
+    for i in may_be_bar[np.argsort(-widths[may_be_bar])][:MOST_BARS]:
+        (left, top), (width, tall) = pieces.corners[i], pieces.sizes[i]
         y, x = np.nonzero(pieces.labels[top : top + tall, left : left + width] == i + 1)
         values, vectors = np.linalg.eigh(np.cov(np.stack([x, y]).astype(float)))
         long, thin = np.sqrt(12 * np.maximum(values[::-1], 1e-6))
