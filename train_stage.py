@@ -34,7 +34,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     from utils.run import Run, choose_folder
     from utils.training import Loaders, choose_device, fit, measure_memory, seed_everything
 
-    device = choose_device(config.device)
+    device = choose_device(config.device, config.threads)
     ranks = Ranks.from_environment(device)
     folder = ranks.first(lambda: choose_folder(CHECKPOINTS, config.dataset, options.run, options.resume))
     data = ranks.first_then_all(lambda: open_data(config.data, config.dataset, config.seed))
@@ -48,6 +48,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     begin = run.resume if options.resume else run.begin
     begin(config.as_dict() | {"batching": batching}, data.vocabulary.tokens, about)
     model.to(device)
+    if config.training.compile:
+        model.compile_repeated()
     if ranks.is_first:
         print_stages(config, data, model, run, device, batching)
 

@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from models.positions import picture_positions
+
+MAPS_AT_ONCE = 2**24  # numbers of the widest maps of coverage that are held at a time: 64 MiB in fp32
 
 
 class CoverageAttention(nn.Module):
@@ -83,7 +86,17 @@ class CoverageRefinement(nn.Module):
     def forward(self, coverage: Tensor, padding: Tensor) -> Tensor:
         """coverage: (R, L, 2 x heads, hw), zero in the padding, padding: (B, h, w).   Returns (R, L, heads, hw)."""
         rows, length = coverage.shape[:2]
-        maps = self.project(self.conv(coverage.flatten(0, 1).unflatten(2, padding.shape[1:])).relu_())
+        coverage = coverage.flatten(0, 1).unflatten(2, padding.shape[1:])
+        parts = coverage.split(max(1, MAPS_AT_ONCE // (self.conv.out_channels * padding[0].numel())))
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            maps = [self._maps(part) for part in parts]
+        else:  # the wide maps between the convolutions are made again in the backward pass, part by part
+            maps = [checkpoint(self._maps, part, use_reentrant=False) for part in parts]
+        maps = torch.cat(maps)
         inside = (~padding).flatten(1)[:, None, None].float()
         maps = self.norm(maps.flatten(2).unflatten(0, (len(padding), -1)), inside)
         return maps.view(rows, length, *maps.shape[2:])
+
+    def _maps(self, coverage: Tensor) -> Tensor:
+        """coverage: (n, 2 x heads, h, w).   Returns (n, heads, h, w)."""
+        return self.project(self.conv(coverage).relu_())

@@ -1,13 +1,14 @@
 """The encoder: DenseNet-B (Huang et al., CVPR 2017, section 3), made so that padding never changes a picture."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 
 class DenseLayer(nn.Module):
@@ -21,32 +22,137 @@ class DenseLayer(nn.Module):
         self.norm2 = nn.BatchNorm2d(growth)
         self.dropout = dropout
 
-    def forward(self, picture: Tensor, *features: Tensor) -> Tensor:
-        """picture: (B, 1, h, w), 0 in the padding.   features: (B, …, h, w), C in all.   Returns (B, growth, h, w)."""
+    def squeeze(self, cells: Tensor, size: Sequence[int]) -> Tensor:
+        """The 1x1 convolution, a matrix product.   cells: (B*h*w, C), size: B, h, w.   Returns (B, 4 growth, h, w)."""
+        weight = self.conv1.weight.flatten(1).to(cells.dtype)
+        return (cells @ weight.T).view(*size, -1).permute(0, 3, 1, 2)
+
+    def expand(self, squeezed: Tensor, inside: Tensor) -> Tensor:
+        """All that follows.   squeezed: (B, 4 growth, h, w), inside: (B, 1, h, w).   Returns (B, growth, h, w)."""
         # In place, since BatchNorm's backward pass needs its input alone: masking then costs no memory.
-        bottleneck = self.norm1(self.conv1(torch.cat(features, dim=1))).mul_(picture).relu_()
+        bottleneck = self.norm1(squeezed).mul_(inside).relu_()
         new = self.norm2(self.conv2(bottleneck)).relu_()
         return F.dropout(new, self.dropout, self.training)
 
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Those of expand()."""
+        return [*self.norm1.parameters(), *self.conv2.parameters(), *self.norm2.parameters()]
+
+
+class DenseBlock(nn.ModuleList):
+    """Dense layers, each of which sees what all before it gave.
+
+    What they give is written side by side into one map, channels last; each layer reads the beginning of its rows. So
+    nothing is concatenated, which would copy and keep channels by the square of the layers; and the backward pass adds
+    up what each layer says about the beginning of the rows in one map as well. After Pleiss et al., Memory-Efficient
+    Implementation of DenseNets, 2017, who share the place of the copies, but copy.
+
+    recompute: keep that map alone, and compute the layers again in the backward pass.
+    """
+
+    def __init__(self, layers: Iterable[DenseLayer], recompute: bool = False):
+        super().__init__(layers)
+        self.recompute = recompute
+
+    def forward(self, features: Tensor, inside: Tensor) -> Tensor:
+        """features: (B, C, h, w), inside: (B, 1, h, w), 0 in the padding.   Returns (B, C + layers x growth, h, w)."""
+        parameters = [layer.conv1.weight for layer in self] + [p for layer in self for p in layer.own_parameters()]
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (features, *parameters)):
+            return _Learning.apply(features, inside, self, *parameters)
+        return self.side_by_side(features, lambda layer, cells, size: layer.expand(layer.squeeze(cells, size), inside))
+
+    def side_by_side(self, features: Tensor, add: Callable[[DenseLayer, Tensor, Sequence[int]], Tensor]) -> Tensor:
+        """features, and behind them what each layer adds: add(layer, cells (B*h*w, c), (B, h, w)) -> (B, …, h, w)."""
+        size, channels = (len(features), *features.shape[2:]), features.shape[1]
+        width = channels + sum(layer.conv2.out_channels for layer in self)
+        rows = features.new_empty(*size, width)
+        rows[..., :channels] = features.permute(0, 2, 3, 1)
+        for layer in self:
+            new = add(layer, rows.view(-1, width)[:, :channels], size)
+            rows[..., channels : channels + new.shape[1]] = new.permute(0, 2, 3, 1)
+            channels += new.shape[1]
+        return rows.permute(0, 3, 1, 2)
+
+
+class _Learning(torch.autograd.Function):
+    """DenseBlock.forward with a gradient: by autograd within a layer, by hand along the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, inside: Tensor, block: DenseBlock, *parameters: Tensor) -> Tensor:
+        ctx.kept = kept = []  # of each layer: its two ends in autograd's graph, or how to make them again
+        recompute = block.recompute and block.training
+        device = features.device.type
+        ctx.autocast = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+
+        def add(layer: DenseLayer, cells: Tensor, size: Sequence[int]) -> Tensor:
+            squeezed = layer.squeeze(cells, size)
+            if recompute:
+                kept.append(_random_state(squeezed.device))
+                return layer.expand(squeezed, inside)
+            with torch.enable_grad():
+                squeezed.requires_grad_()
+                new = layer.expand(squeezed, inside)
+            kept.append((squeezed, new))
+            return new.detach()
+
+        maps = block.side_by_side(features, add)
+        ctx.save_for_backward(maps, inside)
+        ctx.block, ctx.recompute, ctx.channels = block, recompute, features.shape[1]
+        return maps
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        maps, inside = ctx.saved_tensors
+        size, channels = (len(maps), *maps.shape[2:]), maps.shape[1]
+        cells = maps.permute(0, 2, 3, 1).flatten(0, 2)
+        rows = gradient.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).flatten(0, 2)
+        of_weights, of_own = [], []
+        for layer in reversed(ctx.block):
+            ends, own = ctx.kept.pop(), layer.own_parameters()
+            channels -= layer.conv2.out_channels
+            if ctx.recompute:
+                with _as_before(layer, ends, maps.device), torch.autocast(maps.device.type, **ctx.autocast):
+                    squeezed = layer.squeeze(cells[:, :channels], size)
+                    with torch.enable_grad():
+                        ends = squeezed.requires_grad_(), layer.expand(squeezed, inside)
+            learns = [parameter for parameter in own if parameter.requires_grad]
+            asked = rows[:, channels : channels + layer.conv2.out_channels].view(*size, -1).permute(0, 3, 1, 2)
+            of_squeezed, *found = torch.autograd.grad(ends[1], [ends[0], *learns], asked)
+            del ends
+            of_squeezed = of_squeezed.permute(0, 2, 3, 1).flatten(0, 2).to(rows.dtype)
+            weight = layer.conv1.weight
+            rows[:, :channels].addmm_(of_squeezed, weight.flatten(1).to(rows.dtype))
+            if weight.requires_grad:
+                of_weight = (of_squeezed.T @ cells[:, :channels]).to(weight.dtype).view_as(weight)
+            of_weights.append(of_weight if weight.requires_grad else None)
+            found = iter(found)
+            of_own[:0] = [next(found) if parameter.requires_grad else None for parameter in own]
+        of_features = rows[:, :channels].view(*size, -1).permute(0, 3, 1, 2)
+        return of_features, None, None, *reversed(of_weights), *of_own
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
 
 @contextmanager
-def still_statistics(layer: nn.Module) -> Iterator[None]:
-    """BatchNorm's running averages stay: a pass that is computed again has counted already."""
-    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+def _as_before(layer: DenseLayer, random_state: Tensor, device: torch.device) -> Iterator[None]:
+    """The draws of dropout come again, and BatchNorm's running averages stay: this pass has counted already."""
+    norms = (layer.norm1, layer.norm2)
     kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, kept, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
-
-
-def _contexts(layer: nn.Module):
-    """Around the first computation of a layer, and around the second."""
-    return nullcontext(), still_statistics(layer)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(random_state, device)
+        else:
+            torch.set_rng_state(random_state)
+        for norm in norms:
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, (momentum, count) in zip(norms, kept, strict=True):
+                norm.momentum = momentum
+                norm.num_batches_tracked.copy_(count)
 
 
 class Transition(nn.Module):
@@ -94,12 +200,12 @@ class DenseNet(nn.Module):
                 channels_out = int(channels * compression)
                 self.transitions.append(Transition(channels, channels_out, dropout))
                 channels = channels_out
-            self.blocks.append(nn.ModuleList(DenseLayer(channels + i * growth, growth, dropout) for i in range(depth)))
+            dense = (DenseLayer(channels + i * growth, growth, dropout) for i in range(depth))
+            self.blocks.append(DenseBlock(dense, recompute))
             channels += depth * growth
         self.norm = nn.BatchNorm2d(channels)
         self.channels = channels
         self.stride = 2 ** (len(layers) + 1)
-        self.recompute = recompute
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # He et al., ICCV 2015
@@ -122,18 +228,10 @@ class DenseNet(nn.Module):
 
         features = self.stem_norm(self.stem(images)).relu_()
         features = F.max_pool2d(features, 2)
-        for block, dense_layers in enumerate(self.blocks):
+        for block, dense in enumerate(self.blocks):
             if block > 0:
                 features = self.transitions[block - 1](features)
             cells = 2 ** (len(self.blocks) - 1 - block)  # cells of this block along the side of a final cell
             inside = picture.repeat_interleave(cells, 2).repeat_interleave(cells, 3) if cells > 1 else picture
-            added = [features]
-            for layer in dense_layers:
-                if self.recompute and layer.training:
-                    contexts = partial(_contexts, layer)
-                    new = checkpoint(layer, inside, *added, use_reentrant=False, context_fn=contexts)
-                else:
-                    new = layer(inside, *added)
-                added.append(new)
-            features = torch.cat(added, dim=1)
+            features = dense(features, inside)
         return self.norm(features).mul_(picture), padding

@@ -117,6 +117,16 @@ class Recognizer(nn.Module):
         else:
             self.handwritten_encoder.load_state_dict(self.standard_encoder.state_dict())
 
+    def compile_repeated(self) -> None:
+        """Let torch.compile fuse what the decoder does again and again: the gru's glance, the transformer's norm of
+        coverage. Pictures of all sizes share what is compiled; copies of the network are not compiled.
+
+        Where a part cannot be compiled (no compiler, say), torch warns, and goes on without.
+        """
+        torch._dynamo.config.suppress_errors = True
+        repeated = self.decoder.attention if isinstance(self.decoder, GRUDecoder) else self.decoder.refinement.norm
+        repeated.compile(dynamic=True)
+
     def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
         """images: (B, 1, H, W) float, ink 1 on paper 0, padding: (B, H, W).   domain: "standard" or "handwritten"."""
         encoder = self.standard_encoder if domain == "standard" else self.handwritten_encoder

@@ -49,6 +49,7 @@ def test_the_config_survives_its_own_form_as_plain_values():
         ("data=7", "data: expected a table of keys, got 7"),
         ("seed=null", "seed: expected an integer, got None"),
         ("stages.7.epochs=1", "stages.7.epochs: there is no entry 7; there are 3"),
+        ("threads=0", "threads: expected a positive integer, got 0"),
         ("nonsense", "--set nonsense: expected KEY=VALUE"),
     ],
 )
@@ -58,10 +59,11 @@ def test_an_error_names_its_key_and_what_was_expected(assignment, expected):
     assert expected in str(error.value)
 
 
-def test_attention_can_be_drawn_to_symbols_in_every_stage_and_is_not_by_default():
+def test_attention_is_drawn_to_typeset_symbols_and_can_be_in_every_stage():
     config = load_config(SHIPPED, "CROHME", assignments=[f"stages.{i}.losses.attention=0.1" for i in range(3)])
     assert [stage.losses["attention"] for stage in config.stages] == [0.1] * 3
-    assert not any("attention" in stage.losses for stage in load_config(SHIPPED, "CROHME").stages)
+    by_default = [stage.losses.get("attention", 0) for stage in load_config(SHIPPED, "CROHME").stages]
+    assert by_default == [1.0, 0, 0]  # ink has no known places but where it was made from strokes
 
 
 def test_a_config_without_strokes_leaves_them_as_they_are():

@@ -306,3 +306,38 @@ def test_bf16_losses_are_within_one_percent_of_fp32(kind):
     sums = [value for name, value in state.past.items() if name.startswith("coverage")]
     assert half.item() == pytest.approx(full.item(), rel=0.01)
     assert {value.dtype for value in [taught.attention, attention, *sums]} == {torch.float32}
+
+
+def test_coverage_in_parts_learns_the_same_as_at_once(monkeypatch):
+    network = decoder("transformer").train()
+    for layer in network.layers:
+        layer.dropout = 0.0
+    features, padding, _ = some_features()
+    tokens = torch.randint(3, VOCABULARY, (6, 7))
+
+    def learnt() -> list[torch.Tensor]:
+        network.zero_grad()
+        logits = network(features, padding, tokens).logits
+        logits.square().mean().backward()
+        return [logits, *(parameter.grad for parameter in network.parameters())]
+
+    at_once = learnt()
+    monkeypatch.setattr("models.attention.MAPS_AT_ONCE", 5 * 32 * 4 * 9)  # 5 of 42 maps
+    for one, other in zip(learnt(), at_once, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max() + 1e-7
+
+
+@pytest.mark.slow
+@both_decoders
+def test_what_is_compiled_learns_the_same_from_pictures_of_any_size(kind):
+    plain, compiled = recognizer(kind).eval(), recognizer(kind).eval()
+    compiled.compile_repeated()
+    images, padding, labels, lengths = some_pictures()
+    for width in (48, 40, 32):
+        gradients = []
+        for network in (plain, compiled):
+            network.zero_grad()
+            label_loss(network.teach(images[..., :width], padding[..., :width], labels, lengths)).backward()
+            gradients.append([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+        for one, other in zip(*gradients, strict=True):
+            assert (one - other).abs().max() <= 1e-4 * other.abs().max() + 1e-7

@@ -116,6 +116,7 @@ class TrainingConfig:
     validate_every: int = positive()
     validation_pictures: int = positive()
     save_minutes: float = positive()
+    compile: bool = False
 
 
 PICTURES = ("standard", "pairs", "ink")
@@ -199,6 +200,7 @@ class Config:
     dataset: str
     seed: int
     device: str
+    threads: int | Literal["auto"] = positive()
     data: DataConfig
     batch: BatchConfig
     model: ModelConfig

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """A figure that needs no screen and touches no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ def _figure(width: float, height: float) -> Any:
 
 def draw_curves(lines: Sequence[dict], path: Path, title: str) -> None:
     """Losses and validation scores of a log, epoch by epoch, the stages beside each other."""
-    figure = _figure(10, 6)
+    figure = new_figure(10, 6)
     above, below = figure.subplots(2, 1, sharex=True)
     xs = np.arange(1, len(lines) + 1)
     for name in dict.fromkeys(name for line in lines for name in line["losses"] if name != "total"):
@@ -54,7 +54,7 @@ def draw_sheet(items: Sequence[tuple[np.ndarray, str, str]], path: Path, title: 
     items: (picture uint8 (H, W) with ink 255, truth, prediction).
     """
     rows = -(-len(items) // columns)
-    figure = _figure(5 * columns, 1.5 * rows + 0.4)
+    figure = new_figure(5 * columns, 1.5 * rows + 0.4)
     grid = np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
     for axes in grid.flat:
         axes.axis("off")

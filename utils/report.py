@@ -43,7 +43,12 @@ def print_stages(config: Config, data: Any, model: nn.Module, run: Run, device: 
         rows.append((stage.name, stage.pictures, ", ".join(stage.trains), losses, stage.epochs, stage.learning_rate))
     print(f"\n{config.dataset}: {data.describe()}")
     print(f"model: {config.model.decoder}, {millions(model)} parameters, on {device}")
-    print(f"{batching} batches; run {run.folder}\n")
+    print(f"{batching} batches; run {run.folder}")
+    if config.training.compile:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        print(f"compiling what the decoder repeats: its first steps take a minute or so; kept in {cache_dir()}")
+    print()
     print(table(rows) + "\n", flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import sys
 from collections.abc import Callable
@@ -27,8 +28,24 @@ def training_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, where the C library is glibc.
+
+    By default glibc takes large pieces from the system one by one and gives each back when it is freed. A network asks
+    for the same pieces again at once, and the system clears every page of them anew: a fifth of the time on a CPU.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    most_mapped, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    mallopt(most_mapped, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Call main; what a user can get wrong is one line on stderr and exit code 2. Ctrl-C: 130."""
+    keep_freed_memory()
     try:
         sys.exit(main())
     except KeyboardInterrupt:

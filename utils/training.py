@@ -34,8 +34,13 @@ from utils.metrics import scores
 from utils.run import Run, load_checkpoint, load_weights
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a run: `auto` takes this process's CUDA device where there is one. Raises ConfigError otherwise."""
+def choose_device(name: str, threads: int | str = "auto") -> torch.device:
+    """The device of a run: `auto` takes this process's CUDA device where there is one. Raises ConfigError otherwise.
+
+    threads: that a CPU computes with; `auto`: as many as torch chooses.
+    """
+    if threads != "auto":
+        torch.set_num_threads(threads)
     if name == "auto":
         name = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     try:
@@ -82,10 +87,10 @@ def make_optimizer(model: nn.Module, stage: StageConfig, training: TrainingConfi
     ]
     groups = [group for group in groups if group["params"]]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=stage.learning_rate, momentum=training.momentum)
+        return torch.optim.SGD(groups, lr=stage.learning_rate, momentum=training.momentum, fused=True)
     if training.optimizer == "adadelta":
         return torch.optim.Adadelta(groups, lr=stage.learning_rate)
-    return torch.optim.AdamW(groups, lr=stage.learning_rate)
+    return torch.optim.AdamW(groups, lr=stage.learning_rate, fused=True)
 
 
 class AveragedWeights:

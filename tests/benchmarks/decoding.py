@@ -24,6 +24,7 @@ from models.decoder import END, START, State  # noqa: E402
 from models.gru_decoder import GRUDecoder  # noqa: E402
 from models.recognizer import Recognizer, label_loss  # noqa: E402
 from models.search import beam_search, greedy  # noqa: E402
+from utils.script import keep_freed_memory  # noqa: E402
 
 VOCABULARY = 113
 # Widths of `presets.small` in config.yaml.
@@ -117,9 +118,18 @@ def open_pictures(split: Path, count: int, scale: float) -> list[tuple[torch.Ten
     return items
 
 
+def by_size(items: list[tuple[torch.Tensor, int, str]], size: int) -> list[tuple[torch.Tensor, int, str]]:
+    """Strips of like width, and by height in a strip: so batches of `size` pad little."""
+    strips = max(1, round((len(items) / size) ** 0.5))
+    length = size * -(-len(items) // (size * strips))
+    items = sorted(items, key=lambda item: item[0].shape[1])
+    parts = (items[first : first + length] for first in range(0, len(items), length))
+    return [item for part in parts for item in sorted(part, key=lambda item: item[0].shape[0])]
+
+
 def batches(items: list[tuple[torch.Tensor, int, str]], size: int, random: Random | None = None):
     """Pictures of about the same size together, or by chance: images, padding, lengths, names."""
-    items = random.sample(items, len(items)) if random else sorted(items, key=lambda item: item[0].numel())
+    items = random.sample(items, len(items)) if random else by_size(items, size)
     for first in range(0, len(items), size):
         part = items[first : first + size]
         height, width = (max(picture.shape[side] for picture, *_ in part) for side in (0, 1))
@@ -215,6 +225,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     if options.what == "loop":
         loop()
     elif options.what == "beam":

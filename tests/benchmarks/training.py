@@ -56,13 +56,14 @@ def measure(options: argparse.Namespace) -> dict:
     from models.objective import Objective
     from models.recognizer import Recognizer
     from utils.config import load_config
+    from utils.script import keep_freed_memory
     from utils.training import AveragedWeights, autocast, choose_device, make_optimizer, seed_everything, train_only
 
     settings = [f"data.root={options.root}", f"model.decoder={decoder}", *options.set]
     if batches == "random":
         settings += ["batch.batch_size=8", "batch.pool=1"]
     config = load_config(Path(options.checkout) / "config.yaml", options.dataset, options.preset, settings)
-    device = choose_device(options.device)
+    device = choose_device(options.device, config.threads)
     data = open_data(config.data, config.dataset, config.seed)
     seed_everything(0)
     model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains()).to(device)
@@ -72,6 +73,8 @@ def measure(options: argparse.Namespace) -> dict:
         from tests.plain import plain
 
         model = plain(model)
+    else:
+        keep_freed_memory()
     train_only(model, stage.trains)
     objective = Objective(model, [name for name, weight in stage.losses.items() if weight])
     optimizer, averaged = make_optimizer(model, stage, config.training), AveragedWeights(model, config.training.ema)
