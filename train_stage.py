@@ -63,7 +63,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
             memory = None
             if batching == "adaptive" and config.batch.max_pixels == "auto" and device.type == "cuda":
                 make_batch = partial(blank_batch, kind=stage.pictures)
-                probe = partial(measure_memory, objective, stage, make_batch, device)
+                probe = partial(measure_memory, objective, stage, make_batch, device, config.training.precision)
                 memory = MemoryModel(**ranks.first_then_all(partial(run.keep, f"memory-{stage.name}", probe)))
             make = partial(make_loaders, data, stage, config, batching, stride, memory, ranks)
             train, validation = ranks.first_then_all(make)

@@ -17,7 +17,7 @@ class Batch:
     labels (B, L) int64 vocabulary ids without start and end, padded with 0; lengths (B,) int64 tokens.
     ink and standard (B, 1, H, W) uint8, ink 255 on paper 0; their paddings (B, H, W) bool, True outside the picture.
     indices: places in the pictures that the loader was given.
-    pixels and padded_pixels count what the pictures hold and what the batch costs.
+    tokens: to be predicted, ends included.   pixels, padded_pixels: what the pictures hold, and what the batch costs.
     boxes (B, L, 4) float32 left, top, right, bottom of each token's ink, in pixels of the ink (of the standard image
     where there is none), NaN where it has no ink or is not known; None where no loss asks for them.
     """
@@ -30,17 +30,13 @@ class Batch:
     ink_padding: torch.Tensor | None
     standard: torch.Tensor | None
     standard_padding: torch.Tensor | None
+    tokens: int
     pixels: int
     padded_pixels: int
     boxes: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens to be predicted, ends included."""
-        return int(self.lengths.sum()) + len(self)
 
     def images(self, domain: str) -> torch.Tensor:
         """(B, 1, H, W) float in 0..1 of one domain, "standard" or "handwritten"."""
@@ -91,6 +87,7 @@ class Batch:
             names=self.names[rows],
             labels=self.labels[rows, :longest],
             lengths=lengths,
+            tokens=int(lengths.sum()) + len(lengths),
             boxes=None if self.boxes is None else self.boxes[rows, :longest],
             pixels=pixels,
             padded_pixels=padded,
@@ -155,6 +152,7 @@ def collate(items: Sequence[Item]) -> Batch | None:
         names=tuple(item.name for item in items),
         labels=torch.from_numpy(labels),
         lengths=torch.tensor(lengths),
+        tokens=sum(lengths) + len(items),
         pixels=pixels,
         padded_pixels=padded,
         **parts,

@@ -368,7 +368,8 @@ def make_loaders(
             **share,
         )
     items = Items(train, stage.pictures, config.seed, with_boxes=_needs_boxes(stage))
-    return Loader(items, sampler, config.data.workers), reading_loader(validation, stride, **share)
+    pin_memory = torch.cuda.is_available()  # what lies there is copied to a GPU while it computes
+    return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, **share)
 
 
 def reading_loader(

@@ -14,9 +14,8 @@ from models.decoder import PAD
 
 def glimpse_cosine(pupil, teacher) -> Tensor:
     """1 - cosine between the two glimpses of each token."""
-    real = pupil.targets != PAD
-    cosine = F.cosine_similarity(pupil.glimpses[real].float(), teacher.glimpses[real].detach().float(), dim=-1)
-    return (1 - cosine).mean()
+    cosine = F.cosine_similarity(pupil.glimpses.float(), teacher.glimpses.detach().float(), dim=-1)
+    return _mean_over_tokens(1 - cosine, pupil.targets)
 
 
 def glimpse_contrast(pupil, teacher, temperature: float = 0.1) -> Tensor:
@@ -40,10 +39,16 @@ def distribution(pupil, teacher, temperature: float = 2.0) -> Tensor:
 
     Times temperature squared, so that its gradient keeps its size: Hinton et al., 2015, section 2.
     """
-    real = pupil.targets != PAD
-    ink = (pupil.logits[real].float() / temperature).log_softmax(-1)
-    standard = (teacher.logits[real].detach().float() / temperature).log_softmax(-1)
-    return F.kl_div(ink, standard, reduction="batchmean", log_target=True) * temperature**2
+    ink = (pupil.logits.float() / temperature).log_softmax(-1)
+    standard = (teacher.logits.detach().float() / temperature).log_softmax(-1)
+    divergence = F.kl_div(ink, standard, reduction="none", log_target=True).sum(-1)
+    return _mean_over_tokens(divergence, pupil.targets) * temperature**2
+
+
+def _mean_over_tokens(values: Tensor, targets: Tensor) -> Tensor:
+    """values, targets: (R, L). By a mask: to pick the real tokens out, a GPU would be waited for."""
+    real = targets != PAD
+    return (values * real).sum() / real.sum()
 
 
 def feature_map(pupil, teacher) -> Tensor:

@@ -234,7 +234,7 @@ def test_where_a_loss_asks_batches_say_where_each_token_lies(inked, stage, more)
 
 def test_nobody_looks_for_boxes_that_no_loss_asks_for(inked):
     data = Data(inked, settings(inked), 3)
-    config, _ = supervised("alignment", "stages.alignment.losses.attention=0")
+    config, _ = supervised("alignment", "stages.alignment.losses.attention=0", "stages.standard.losses.attention=0")
     for stage in config.stages:
         train, _ = make_loaders(data, stage, config, "fixed", stride=8)
         train.set_epoch(0)

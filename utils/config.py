@@ -116,6 +116,7 @@ class TrainingConfig:
     validate_every: int = positive()
     validation_pictures: int = positive()
     save_minutes: float = positive()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
 
 

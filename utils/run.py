@@ -26,7 +26,7 @@ import yaml
 from utils.errors import CheckpointError, ConfigError
 
 # A resumed run may move to another machine; anything else that differs would make it another run.
-MAY_CHANGE = ("device", "data.root", "data.workers", "training.save_minutes")
+MAY_CHANGE = ("device", "threads", "data.root", "data.workers", "training.save_minutes")
 
 
 def write_whole(path: Path, content: bytes) -> None:

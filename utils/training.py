@@ -184,6 +184,7 @@ def measure_memory(
     stage: StageConfig,
     make_batch: Callable[[int, int, int, int], Any],
     device: torch.device,
+    precision: str = "auto",
     share: float = 0.9,
 ) -> dict[str, Any]:
     """The fields of a MemoryModel: what a step of this stage needs on a CUDA device, from a few probes.
@@ -199,7 +200,7 @@ def measure_memory(
         batch = make_batch(count, height, width, tokens).to(device)
 
         def step() -> None:
-            with autocast(device):
+            with autocast(device, precision):
                 losses = objective(batch)
                 total = sum(weight * losses[name] for name, weight in stage.losses.items() if weight)
             total.backward()
@@ -220,9 +221,10 @@ def measure_memory(
                 buffer.copy_(buffers[name])
 
 
-def autocast(device: torch.device):
-    """bf16 where the hardware has it; a CPU computes in fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device: torch.device, precision: str = "auto"):
+    """The precision of a step: "bf16", "fp32", or "auto": bf16 on a GPU, fp32 on a CPU."""
+    is_half = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_half)
 
 
 def score(results: Sequence[tuple[str, list[int], Any]]) -> dict[str, float]:
@@ -311,7 +313,7 @@ def fit(
 
         def step(piece: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
             shares = {"tokens": piece.tokens / whole["tokens"], "pictures": len(piece) / whole["pictures"]}
-            with autocast(device):
+            with autocast(device, training.precision):
                 losses = {name: loss * shares[objective.units[name]] for name, loss in objective(piece).items()}
                 total = sum(weight * losses[name] for name, weight in stage.losses.items() if weight)
             total.backward()

@@ -5,10 +5,12 @@
     python tests/benchmarks/training.py --cases plain:gru:handwritten:random adaptive:gru:handwritten:adaptive
     python tests/benchmarks/training.py --against HEAD~3                   the same of another revision, in turn
 
-A case is NAME:DECODER:STAGE:BATCHES. Batches are `random` (8 pictures by chance), `fixed` (as train_stage.py deals
-them) or `adaptive`; NAME `plain` takes the plain path of tests/plain.py. Each case runs in a process of its own, so
-that peak memory is its own; the cases take turns, --rounds times, so that a busy machine is unfair to all alike.
-Shares of time are of a pass with timers (and, on a GPU, waits) around the parts; the rate is of a pass without.
+A case is NAME:DECODER:STAGE:BATCHES[:PROCESSES]. Batches are `random` (8 pictures by chance), `fixed` (as
+train_stage.py deals them) or `adaptive`; NAME `plain` takes the plain path of tests/plain.py. Several PROCESSES train
+one model together, as torchrun starts them; their memory is summed up. Each case is measured for itself, so that peak
+memory is its own; the cases take turns, --rounds times, so that a busy machine is unfair to all alike.
+A few steps see too few pictures to count them: pictures/s are those of an epoch, all of its padded pixels at the rate
+measured. Shares of time are of a pass with timers (and, on a GPU, waits) around the parts; the rate, of one without.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("data", "encoder", "decoder", "losses", "backward", "optimizer")
@@ -33,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int, default=8, help="timed steps a round")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--cases", nargs="+", metavar="NAME:DECODER:STAGE:BATCHES")
+    parser.add_argument("--cases", nargs="+", metavar="CASE")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--against", metavar="REVISION", help="measure this revision too, and print ratios")
     parser.add_argument("--json", action="store_true")
@@ -47,15 +50,16 @@ def parser() -> argparse.ArgumentParser:
 def measure(options: argparse.Namespace) -> dict:
     """Train a few steps of one case; see the module's text."""
     sys.path[:0] = [options.checkout, str(ROOT)]
-    name, decoder, stage_name, batches = options.case.split(":")
+    name, decoder, stage_name, batches, *_ = options.case.split(":")
 
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from dataset.loaders import make_loaders, open_data
     from models.objective import Objective
     from models.recognizer import Recognizer
     from utils.config import load_config
+    from utils.distributed import Ranks
+    from utils.memory import sum_gradients
     from utils.script import keep_freed_memory
     from utils.training import AveragedWeights, autocast, choose_device, make_optimizer, seed_everything, train_only
 
@@ -64,6 +68,7 @@ def measure(options: argparse.Namespace) -> dict:
         settings += ["batch.batch_size=8", "batch.pool=1"]
     config = load_config(Path(options.checkout) / "config.yaml", options.dataset, options.preset, settings)
     device = choose_device(options.device, config.threads)
+    ranks = Ranks.from_environment(device)
     data = open_data(config.data, config.dataset, config.seed)
     seed_everything(0)
     model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains()).to(device)
@@ -78,8 +83,9 @@ def measure(options: argparse.Namespace) -> dict:
     train_only(model, stage.trains)
     objective = Objective(model, [name for name, weight in stage.losses.items() if weight])
     optimizer, averaged = make_optimizer(model, stage, config.training), AveragedWeights(model, config.training.ema)
-    train, _ = make_loaders(data, stage, config, "adaptive" if batches == "adaptive" else "fixed", stride)
+    train, _ = make_loaders(data, stage, config, "adaptive" if batches == "adaptive" else "fixed", stride, None, ranks)
     train.set_epoch(0)
+    epoch = train.sampler.summary()
 
     clock = Clock(device)
     parts = model.standard_encoder, model.handwritten_encoder, model.decoder
@@ -90,30 +96,35 @@ def measure(options: argparse.Namespace) -> dict:
 
     def step(batch) -> None:
         clock.enter("losses")
-        with autocast(device):
+        with autocast(device, config.training.precision):
             losses = objective(batch.to(device))
             total = sum(stage.losses[loss] * value for loss, value in losses.items())
         clock.enter("backward")
         total.backward()
         clock.enter("optimizer")
+        sum_gradients(model.parameters(), ranks)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        ranks.average(model.buffers())
         averaged.update(model)
         clock.enter("data")
 
     batches_left = iter(train)
     for _ in range(2):
         step(next(batches_left))
-    pictures = pixels = padded = 0
+    padded = 0
     wait(device)
+    ranks.wait()
     started = time.perf_counter()
     for _ in range(options.steps):
         batch = next(batches_left)
-        pictures, pixels, padded = pictures + len(batch), pixels + batch.pixels, padded + batch.padded_pixels
+        padded += batch.padded_pixels
         step(batch)
     wait(device)
+    ranks.wait()
     seconds = time.perf_counter() - started
+    padded = ranks.total(padded, device)
 
     clock.start()
     for _ in range(max(2, options.steps // 2)):
@@ -123,20 +134,45 @@ def measure(options: argparse.Namespace) -> dict:
     operations = counted = 0
     for _ in range(2):
         batch = next(batches_left)
-        with FlopCounterMode(display=False) as counter:
+        with count_operations() as counter:
             step(batch)
-        operations, counted = operations + counter.get_total_flops(), counted + batch.padded_pixels
+        operations, counted = operations + counter.total, counted + batch.padded_pixels
     rate = operations / counted * padded / seconds
-    return {
+    found = {
         "seconds_a_step": seconds / options.steps,
-        "pictures_per_second": pictures / seconds,
+        "pictures_per_second": padded / seconds / epoch["pixels"] * epoch["pictures"],
         "padded_megapixels_per_second": padded / seconds / 1e6,
-        "padding": 1 - pixels / padded,
+        "padding": epoch["padding"],
         "shares": shares,
-        "peak_memory_gb": peak_memory(device) / 1e9,
+        "peak_memory_gb": ranks.total(peak_memory(device), device) / 1e9,
         "gflops": rate / 1e9,
-        "share_of_peak_rate": rate / peak_rate(device),
+        "share_of_peak_rate": rate / ranks.total(peak_rate(device), device),
     }
+    ranks.leave()
+    return found if ranks.is_first else {}
+
+
+def count_operations() -> Any:
+    """A context that sums up in `total` the operations of matrix products and convolutions.
+
+    torch's own FlopCounterMode asks autograd for modules too, which a backward pass within a backward pass forbids.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    formulas = {**flop_registry, torch.ops.aten.addmm_: flop_registry[torch.ops.aten.addmm]}
+
+    class Counter(TorchDispatchMode):
+        total = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if function._overloadpacket in formulas:
+                self.total += formulas[function._overloadpacket](*args, **(kwargs or {}), out_val=result)
+            return result
+
+    return Counter()
 
 
 class Clock:
@@ -201,14 +237,18 @@ def peak_rate(device) -> float:
 
 
 def run(options: argparse.Namespace, case: str, checkout: Path) -> dict:
-    command = [sys.executable, __file__, "--case", case, "--checkout", str(checkout), "--dataset", options.dataset]
+    processes = (case.split(":") + ["1"])[4]
+    together = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "--"]
+    command = [sys.executable, *(together if processes != "1" else []), __file__, "--case", case]
+    command += ["--checkout", str(checkout), "--dataset", options.dataset]
     for flag in ("root", "preset", "device", "steps"):
         command += [f"--{flag}", str(getattr(options, flag))]
     command += ["--set", *options.set] if options.set else []
     done = subprocess.run(command, capture_output=True, text=True, cwd=checkout)
     if done.returncode:
-        raise SystemExit(f"{case} in {checkout}: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        reason = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}; out of memory?"]
+        raise SystemExit(f"{case} in {checkout}: {reason[0]}")
+    return next(json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"'))
 
 
 def mean(results: list[dict]) -> dict:
