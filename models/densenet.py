@@ -97,7 +97,7 @@ class _Learning(torch.autograd.Function):
 
         maps = block.side_by_side(features, add)
         ctx.save_for_backward(maps, inside)
-        ctx.block, ctx.recompute, ctx.channels = block, recompute, features.shape[1]
+        ctx.block, ctx.recompute = block, recompute
         return maps
 
     @staticmethod
@@ -117,7 +117,7 @@ class _Learning(torch.autograd.Function):
                         ends = squeezed.requires_grad_(), layer.expand(squeezed, inside)
             learns = [parameter for parameter in own if parameter.requires_grad]
             asked = rows[:, channels : channels + layer.conv2.out_channels].view(*size, -1).permute(0, 3, 1, 2)
-            of_squeezed, *found = torch.autograd.grad(ends[1], [ends[0], *learns], asked)
+            of_squeezed, *found = torch.autograd.grad(ends[1], [ends[0], *learns], asked.to(ends[1].dtype))
             del ends
             of_squeezed = of_squeezed.permute(0, 2, 3, 1).flatten(0, 2).to(rows.dtype)
             weight = layer.conv1.weight

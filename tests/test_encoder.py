@@ -99,9 +99,30 @@ def test_the_fast_encoder_equals_the_plain_one():
         assert (fast - slow).abs().max() <= 1e-4 * slow.abs().max() + 1e-6
 
 
-def test_recomputing_changes_nothing_but_the_memory():
+@pytest.mark.parametrize("is_half", [False, True])
+def test_recomputing_changes_nothing_but_the_memory(is_half):
     network = DenseNet(layers=(3, 4), growth=8, dropout=0.2)
-    again = copy.deepcopy(network)
-    again.recompute = True
-    for kept, recomputed in zip(learnt(network), learnt(again), strict=True):
-        assert torch.equal(kept, recomputed)
+    again = DenseNet(layers=(3, 4), growth=8, dropout=0.2, recompute=True)
+    again.load_state_dict(network.state_dict())
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+        for kept, recomputed in zip(learnt(network), learnt(again), strict=True):
+            assert torch.equal(kept, recomputed)
+
+
+def test_memory_grows_with_the_layers_and_not_with_their_square():
+    """Eight more layers keep what eight layers keep: nothing is concatenated once more for each of them."""
+
+    def kept(depth: int) -> int:
+        sizes = {}
+
+        def count(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            network = DenseNet(layers=(depth,), growth=8, dropout=0.0)
+            features, _ = network(torch.rand(2, 1, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool))
+        return sum(sizes.values())
+
+    few, more, most = kept(8), kept(16), kept(24)
+    assert most - more < 1.1 * (more - few)
