@@ -201,7 +201,7 @@ class Config:
     dataset: str
     seed: int
     device: str
-    threads: int | Literal["auto"] = positive()
+    threads: int | Literal["auto"] = positive(default="auto")
     data: DataConfig
     batch: BatchConfig
     model: ModelConfig

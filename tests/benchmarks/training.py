@@ -278,7 +278,8 @@ def main() -> None:
     options = parser().parse_args()
     options.dataset = options.dataset or ("CROHME" if (Path(options.root) / "CROHME").is_dir() else "SAMPLE")
     if options.case:
-        print(json.dumps(measure(options)))
+        if found := measure(options):
+            print(json.dumps(found))
         return
     cases = options.cases or [
         f"ours:{decoder}:{stage}:{batches}"
