@@ -8,6 +8,7 @@ and makes no Python object an item, so a million pictures take as long as ten; w
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import sys
@@ -58,6 +59,9 @@ class ImageStore:
         self.folder = Path(folder)
         self._about, files = map_files(self.folder, FILES, "delete it to have it built again")
         self._pixels, self._pixel_ends = files["pixels"], files["pixel_ends"]
+        self._pixel_map = getattr(self._pixels.base, "_mmap", None)  # none where there are no pixels
+        if self._pixel_map:
+            self._pixel_map.madvise(mmap.MADV_RANDOM)
         self._tokens, self._token_ends = files["tokens"], files["token_ends"]
         self._names, self._name_ends = files["names"], files["name_ends"]
         self.sizes: np.ndarray = files["sizes"].reshape(-1, 2)
@@ -72,7 +76,13 @@ class ImageStore:
 
     def picture(self, index: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0: a read-only view on the file."""
-        return slice_of(self._pixels, self._pixel_ends, index).reshape(self.sizes[index])
+        picture = slice_of(self._pixels, self._pixel_ends, index).reshape(self.sizes[index])
+        # What is not in memory is read at once, and no more than that: left to itself, the system reads far around
+        # each page that it misses, and does so again for the next one.
+        end = int(self._pixel_ends[index])
+        first = (end - picture.size) // mmap.PAGESIZE * mmap.PAGESIZE
+        self._pixel_map.madvise(mmap.MADV_WILLNEED, first, end - first)
+        return picture
 
     def tokens(self, index: int) -> np.ndarray:
         """int32 vocabulary ids of the label, without `<sos>` and `<eos>`; UNKNOWN (-1) outside the vocabulary."""

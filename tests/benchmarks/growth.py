@@ -80,15 +80,13 @@ def prepare(source: Path, target: Path, copies: int) -> float:
 def first_batches(root: str, dataset: str, batching: str) -> None:
     """What train_stage.py does before its first step of the last stage, and some epochs more; prints JSON."""
     started = time.perf_counter()
-    import resource
-
     import torch
 
     from dataset.loaders import make_loaders, open_data
     from utils.config import load_config
 
     torch.set_num_threads(1)
-    imported, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    imported, before = time.perf_counter(), resident()
     config = load_config(ROOT / "config.yaml", dataset, "small", [f"data.root={root}", "data.workers=0"])
     data = open_data(config.data, dataset, config.seed)
     train, _ = make_loaders(data, config.stages[-1], config, batching, stride=8)
@@ -96,7 +94,7 @@ def first_batches(root: str, dataset: str, batching: str) -> None:
     batches = iter(train)
     next(batches)
     first = time.perf_counter()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    memory = resident() - before
     pictures = sum(len(batch) for _, batch in zip(range(400), batches, strict=False))
     seconds = time.perf_counter() - first
     planning = time.perf_counter()
@@ -107,10 +105,15 @@ def first_batches(root: str, dataset: str, batching: str) -> None:
         "imports_s": imported - started,
         "first_batch_s": first - started,
         "plan_s": time.perf_counter() - planning,
-        "data_MiB": memory / 1024,
+        "data_MiB": memory / 2**20,
         "pictures_per_second": pictures / seconds,
     }
     print(json.dumps(found))
+
+
+def resident() -> int:
+    """Bytes of this process in memory, as Linux tells it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def draw(found: list[dict], path: Path) -> None:
