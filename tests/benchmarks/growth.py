@@ -118,15 +118,21 @@ def resident() -> int:
 
 def draw(found: list[dict], path: Path) -> None:
     """A panel for each figure, over the number of pictures."""
+    from matplotlib.ticker import NullFormatter
+
     from utils.plots import new_figure
 
+    sizes = [values["pictures"] for values in found]
     figure = new_figure(3 * len(SHOWN), 2.8)
     for axes, (key, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
         points = [(values["pictures"], values[key]) for values in found if key in values]
         axes.loglog(*zip(*points, strict=True), marker="o")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("training pictures")
-        axes.set_ylim(min(y for _, y in points) / 3, max(y for _, y in points) * 3)
+        axes.set_xlim(min(sizes) / 2, max(sizes) * 2)
+        axes.set_ylim(min(y for _, y in points) / 10, max(y for _, y in points) * 10)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=100)
 
 
