@@ -97,7 +97,8 @@ def beam_search(
     directions: int | None = None,
     length_penalty: float = 1.0,
 ) -> list[Hypothesis]:
-    """Keep the `beam` likeliest beginnings at every step; a picture is done when `beam` of them have ended.
+    """Keep the `beam` likeliest beginnings at every step; a picture is done when `beam` have ended that are better than
+    all that go on, each score being normalised by its present length.
 
     An end counts when it is among the `beam` best continuations, so that a beam of one reads what greedy() reads.
     directions: 1, or 2 where the decoder reads both ways (its own number by default): then each direction proposes
@@ -149,10 +150,11 @@ def beam_search(
         pool_texts[left, ..., : step + 1] = _pick(all_texts, kept)
         pool_scores[left] = all_scores.gather(2, kept)
         pool_is_cut[left] = all_is_cut.gather(2, kept)
-        is_done = is_done | at_limit | pool_scores[left].isfinite().all(2)
 
-        # The beams go on with the best of what did not end.
+        # The beams go on with the best of what did not end, while that is better than the worst of the pool.
         scores, chosen = scores.masked_fill(is_end, float("-inf")).topk(beam)
+        is_hopeless = scores[..., 0] / (step + 1) ** length_penalty <= pool_scores[left].amin(2)
+        is_done = is_done | at_limit | is_hopeless
         tokens, texts = tokens.gather(2, chosen), _pick(texts, chosen)
         first_rows = torch.arange(len(left) * directions, device=device).view(len(left), directions, 1) * beam
         state = state.select((first_rows + parents.gather(2, chosen)).flatten())

@@ -72,6 +72,17 @@ def test_a_wide_beam_finds_the_likeliest_of_all_texts():
         assert tuple(hypothesis.tokens) == best and hypothesis.score == pytest.approx(scores[best], abs=1e-4)
 
 
+@pytest.mark.parametrize("beam", [2, 3, 10])
+def test_early_ends_do_not_stop_a_likelier_text_that_is_still_being_written(beam):
+    tables = torch.full((1, 2, 9, 9), -10.0)
+    for token, following in itertools.pairwise([START, 3, 4, 5, 6, 7, 8, END]):
+        tables[0, 0, token, END] = 2.0  # every step may end the text, with a chance of one in eight
+        tables[0, 0, token, following] = 4.0
+    padding = torch.zeros(1, 1, 1, dtype=torch.bool)
+    (found,) = beam_search(Chain(), tables.flatten(1, 2)[..., None], padding, beam=beam, directions=1)
+    assert found.tokens == [3, 4, 5, 6, 7, 8]
+
+
 def test_the_other_direction_scores_what_one_direction_proposes():
     features, padding = chains([1, 2, 3, 4], end=1.0)
     for table, hypothesis in zip(features[..., 0], beam_search(Chain(), features, padding, beam=4), strict=True):
