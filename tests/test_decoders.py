@@ -331,12 +331,12 @@ def test_coverage_in_parts_learns_the_same_as_at_once(monkeypatch):
 @pytest.mark.slow
 @both_decoders
 def test_what_is_compiled_learns_the_same_from_pictures_of_any_size(kind):
-    plain, compiled = recognizer(kind).eval(), recognizer(kind).eval()
+    eager, compiled = recognizer(kind).eval(), recognizer(kind).eval()
     compiled.compile_repeated()
     images, padding, labels, lengths = some_pictures()
     for width in (48, 40, 32):
         gradients = []
-        for network in (plain, compiled):
+        for network in (eager, compiled):
             network.zero_grad()
             label_loss(network.teach(images[..., :width], padding[..., :width], labels, lengths)).backward()
             gradients.append([parameter.grad for parameter in network.parameters() if parameter.grad is not None])

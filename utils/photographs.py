@@ -34,8 +34,8 @@ SHEET_AREA, SHEET_STANDS_OUT = (0.15, 0.95), 25
 LEAST_SYMBOL = 4  # pixels: smaller pieces are grain, where there are no larger ones
 # Degrees: the spread of how people hold a camera, and what is turned back: less is not sure, more was meant so.
 USUAL_SKEW = 10.0
-MOST_BARS = 30
 SKEWS = (3.0, 25.0)
+MOST_BARS = 30  # so many of the longest straight pieces say how far a page is turned
 
 
 class CleanInk(NamedTuple):
