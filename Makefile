@@ -26,7 +26,7 @@ crohme: $(VENV)/.installed
 	$(call evaluate,crohme-ink,2014,1)
 	$(call evaluate,crohme-ink,2014,10)
 	$(call evaluate,crohme-stages,2014,10) --against checkpoints/crohme-ink/2014-10/predictions.jsonl
-	$(BIN)/python -m utils.publish checkpoints/crohme-stages/handwritten-best.safetensors
+	$(BIN)/python -m utils.training.publish checkpoints/crohme-stages/handwritten-best.safetensors
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -27,8 +27,8 @@ from utils.script import run_script
 if TYPE_CHECKING:
     import numpy as np
 
-    from dataset.comparison import Comparison
-    from dataset.manifest import Prediction, Truth
+    from dataset.formats.manifest import Prediction, Truth
+    from dataset.latex.comparison import Comparison
 
 LENGTHS = ((5, "up to 5"), (10, "6 to 10"), (20, "11 to 20"), (40, "21 to 40"), (math.inf, "41 and more"))
 DEPTHS = ((0, "0"), (1, "1"), (2, "2"), (math.inf, "3 and more"))
@@ -73,8 +73,8 @@ def batch_size(text: str) -> int | None:
 def main() -> int:
     options = parse_options()
 
-    from dataset.comparison import compare
-    from dataset.manifest import open_manifest, read_outcomes
+    from dataset.formats.manifest import open_manifest, read_outcomes
+    from dataset.latex.comparison import compare
 
     folder = Path(options.root) / options.dataset
     truths = open_manifest(folder, options.split)
@@ -129,7 +129,7 @@ class Source:
 
 def by_file(options: argparse.Namespace, folder: Path, truths: Sequence[Truth]) -> Source:
     """Predictions that somebody wrote down."""
-    from dataset.manifest import open_pictures, read_predictions
+    from dataset.formats.manifest import open_pictures, read_predictions
     from dataset.vocabulary import Vocabulary
     from utils.errors import DataError
 
@@ -157,13 +157,13 @@ def by_checkpoint(options: argparse.Namespace, folder: Path, truths: Sequence[Tr
     """Read every picture with a checkpoint."""
     import numpy as np
 
-    from dataset.loaders import READING_PICTURES, open_split_loader, reading_loader
-    from dataset.manifest import Prediction, open_pictures
+    from dataset.formats.manifest import Prediction, open_pictures
+    from dataset.loading.loaders import READING_PICTURES, open_split_loader, reading_loader
     from dataset.vocabulary import Vocabulary
     from models.recognizer import Recognizer
     from utils.errors import CheckpointError
-    from utils.run import load_checkpoint, load_weights
-    from utils.training import choose_device
+    from utils.training.run_folder import load_checkpoint, load_weights
+    from utils.training.trainer import choose_device
 
     device = choose_device(options.device)
     checkpoint = load_checkpoint(options.checkpoint)
@@ -234,9 +234,9 @@ def each_batch(
     """
     import torch
 
-    from dataset.batch import collate
-    from utils.memory import ALONE
-    from utils.training import autocast, progress
+    from dataset.loading.batch import collate
+    from utils.training.memory import ALONE
+    from utils.training.trainer import autocast, progress
 
     for indices in progress(loader.sampler, title, ALONE, total=len(loader)):
         parts = [indices]
@@ -276,9 +276,9 @@ def scores_of(
     truths: Sequence[Truth], found: Sequence[Prediction | None], comparisons: Sequence[Comparison]
 ) -> dict[str, Any]:
     """All scores, in percent, as scores.json keeps them."""
-    from dataset.comparison import KINDS, depth, kinds
-    from dataset.normalize import RULES_VERSION
-    from utils.metrics import interval, percent, rates
+    from dataset.latex.comparison import KINDS, depth, kinds
+    from dataset.latex.normalization import RULES_VERSION
+    from utils.evaluation.metrics import interval, percent, rates
 
     def column(name: str) -> list:
         return [getattr(comparison, name) for comparison in comparisons]
@@ -335,9 +335,9 @@ def confusions(
 
     A sign is not confused with a mark of structure: that is one too few and one too many.
     """
-    from dataset.comparison import NOT_SYMBOLS
-    from dataset.normalize import normalize
-    from utils.metrics import align
+    from dataset.latex.comparison import NOT_SYMBOLS
+    from dataset.latex.normalization import normalize
+    from utils.evaluation.metrics import align
 
     counts: Counter[tuple[str, str]] = Counter()
     for truth, prediction, comparison in zip(truths, found, comparisons, strict=True):
@@ -354,13 +354,11 @@ def confusions(
     return [{"truth": truth, "read": read, "count": count} for (truth, read), count in ordered]
 
 
-def paired(
-    file: str | None, others: Sequence[bool] | None, comparisons: Sequence[Comparison]
-) -> dict[str, Any] | None:
+def paired(file: str | None, others: Sequence[bool] | None, comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
     """The paired test against another run, token-exact."""
     if others is None:
         return None
-    from utils.metrics import mcnemar
+    from utils.evaluation.metrics import mcnemar
 
     pairs = Counter((here.is_exact, there) for here, there in zip(comparisons, others, strict=True))
     here, there = pairs[True, False], pairs[False, True]
@@ -369,7 +367,7 @@ def paired(
 
 def describe(scores: dict[str, Any]) -> str:
     """The scores for a person: as the tokens are, and normalised, beside each other."""
-    from utils.report import table
+    from utils.training.report import table
 
     def with_interval(value: float, ends: Sequence[float]) -> str:
         return f"{value:6.2f}  ({ends[0]:.1f} to {ends[1]:.1f})"
@@ -419,8 +417,8 @@ def write_out(
     scores: dict[str, Any],
 ) -> None:
     """predictions.jsonl, scores.json and report.html."""
-    from utils.page import write_report
-    from utils.run import write_whole
+    from utils.evaluation.page import write_report
+    from utils.training.run_folder import write_whole
 
     lines = []
     for truth, comparison in zip(truths, comparisons, strict=True):
@@ -469,8 +467,8 @@ def report_items(
     """What the page shows of the chosen items."""
     import numpy as np
 
-    from utils.metrics import differing
-    from utils.page import ReportItem
+    from utils.evaluation.metrics import differing
+    from utils.evaluation.page import ReportItem
 
     explained = source.explain([truths[place].name for place in chosen])
     items = []
@@ -505,7 +503,7 @@ def report_items(
 def drawn(tokens: Sequence[str]) -> Any:
     """A label as it is printed, with the place of each token; None where it cannot be drawn."""
     from dataset.renderer import RenderError, Style, draw, layout
-    from utils.page import Drawn
+    from utils.evaluation.page import Drawn
 
     style = Style(em=DRAWN_EM)
     try:

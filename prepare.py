@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--root", default="datasets", metavar="FOLDER", help="default: %(default)s")
     options = parser.parse_args()
 
-    from dataset.packages import prepare
+    from dataset.formats.packages import prepare
 
     folder = Path(options.root) / options.dataset
     try:

@@ -53,7 +53,7 @@ def main() -> int:
     checkpoint = options.checkpoint or newest_checkpoint()
 
     from models.recognizer import Reader
-    from utils.training import choose_device
+    from utils.training.trainer import choose_device
 
     reader = Reader.load(checkpoint, choose_device(options.device))
     directions = DIRECTIONS.get(options.direction)
@@ -147,11 +147,11 @@ def files_of(name: str) -> list[str]:
 
 def look_at(reader: Any, file: str, keeps_thumbnail: bool) -> Seen:
     """Read and clean one picture, or draw one file of strokes. Raises DataError."""
-    from utils.pictures import read_picture, resize
+    from utils.reading.pictures import read_picture, resize
 
     is_ink = file.lower().endswith(".inkml")
     if is_ink:
-        from dataset.inkml import rasterise, read_inkml
+        from dataset.formats.inkml import rasterise, read_inkml
 
         ink = read_inkml(file)
         try:

@@ -1,8 +1,8 @@
 """Train a recogniser of handwritten mathematics in stages: standard images, alignment, handwriting.
 
-    python train_stage.py --dataset SAMPLE
-    python train_stage.py --dataset CROHME --preset small --set stages.2.epochs=20
-    python train_stage.py --dataset CROHME --resume
+python train_stage.py --dataset SAMPLE
+python train_stage.py --dataset CROHME --preset small --set stages.2.epochs=20
+python train_stage.py --dataset CROHME --resume
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from utils.config import load_config
+from utils.config.schema import load_config
 from utils.script import run_script, training_parser
 
 CHECKPOINTS = Path("checkpoints")
@@ -24,15 +24,15 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     config = load_config(options.config, options.dataset, options.preset, options.set, options.device)
 
     # Heavy imports come once the words above are known to make sense.
-    from dataset.batch import blank_batch
-    from dataset.loaders import check_stages, make_loaders, open_data, reading_loader
+    from dataset.loading.batch import blank_batch
+    from dataset.loading.loaders import check_stages, make_loaders, open_data, reading_loader
     from models.objective import Objective
     from models.recognizer import Recognizer
-    from utils.distributed import Ranks
-    from utils.memory import MemoryModel
-    from utils.report import print_stages, report
-    from utils.run import Run, choose_folder
-    from utils.training import Loaders, choose_device, fit, measure_memory, seed_everything
+    from utils.training.distributed import Ranks
+    from utils.training.memory import MemoryModel
+    from utils.training.report import print_stages, report
+    from utils.training.run_folder import Run, choose_folder
+    from utils.training.trainer import Loaders, choose_device, fit, measure_memory, seed_everything
 
     device = choose_device(config.device, config.threads)
     ranks = Ranks.from_environment(device)

@@ -1,7 +1,7 @@
 """Train as train_stage.py does, with the Adaptive Batch Sampler: batches fill a budget of pixels, not a fixed count.
 
-    python train_stage_ABS.py --dataset SAMPLE
-    python train_stage_ABS.py --dataset CROHME --set batch.max_pixels=auto
+python train_stage_ABS.py --dataset SAMPLE
+python train_stage_ABS.py --dataset CROHME --set batch.max_pixels=auto
 """
 
 from train_stage import main

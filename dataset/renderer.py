@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset.latex import LatexError, parse, tokenize
+from dataset.latex.parser import LatexError, parse, tokenize
 from dataset.typesetter import drawing, fonts, symbols
 from dataset.typesetter.drawing import picture_size as picture_size  # for those who must know sizes without drawing
 from dataset.typesetter.typeset import Typesetter

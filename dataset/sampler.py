@@ -229,7 +229,7 @@ class AdaptiveBatchSampler(BatchSampler):
         shuffle: False plans every epoch alike and puts the costliest batches first: trouble shows at once.
         stride: pixels per feature cell of the encoder.
         lengths: (N,) tokens per label. A batch's pixels then weigh (1 + token_cost x longest label), because attention
-            keeps something for every token and cell. `utils.memory.fit_memory` measures token_cost.
+            keeps something for every token and cell. `utils.training.memory.fit_memory` measures token_cost.
         partner_sizes: like sizes, of a second picture that comes with each (alignment). Its padded area is added,
             times partner_cost: less than 1 where no gradient is kept for it.
         overhead: what a step costs beyond its pixels, as a share of max_pixels. The plan makes the sum of both

@@ -1,9 +1,9 @@
 """The library: a checkpoint that reads pictures.
 
-    from models.recognizer import Reader
+from models.recognizer import Reader
 
-    reader = Reader.load("checkpoints/CROHME/handwritten-best.safetensors")
-    print(reader.read("formula.jpg").latex)
+reader = Reader.load("checkpoints/CROHME/handwritten-best.safetensors")
+print(reader.read("formula.jpg").latex)
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from models.decoder import END
 from models.recognizer import Encoded, Explanation, Recognizer
 from models.search import Hypothesis
 from utils.errors import CheckpointError, ConfigError
-from utils.photographs import CleanInk, clean
-from utils.pictures import read_picture, resize
-from utils.run import Checkpoint, load_checkpoint, load_weights
+from utils.reading.photographs import CleanInk, clean
+from utils.reading.pictures import read_picture, resize
+from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights
 
 T = TypeVar("T")
 Picture = Any  # a path, the bytes of a file, a PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4)
@@ -226,9 +226,7 @@ class Reader:
         return tuple(self.vocabulary[token - END - 1] for token in hypothesis.tokens)
 
 
-def _box(
-    attention: np.ndarray, stride: int, view: CleanInk, given_size: tuple[int, int]
-) -> tuple[int, int, int, int]:
+def _box(attention: np.ndarray, stride: int, view: CleanInk, given_size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Where the decoder looked, without the outermost tenths of its attention (h, w), in the given picture."""
     (left, right), (top, bottom) = (_middle(attention.sum(axis)) for axis in (0, 1))
     corners = np.array([[[x, y] for x in (left, right) for y in (top, bottom)]], np.float64) * stride

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset import augment as module
-from dataset.augment import (
+from dataset.images import augmentation as module
+from dataset.images.augmentation import (
     EXAMPLES,
     Augmentation,
     StrokeAugmentation,
@@ -21,7 +21,7 @@ from dataset.augment import (
     sizes_after,
     uniform,
 )
-from dataset.strokes import StrokeWriter, draw, strokes_of
+from dataset.images.strokes import StrokeWriter, draw, strokes_of
 
 EVERYTHING = Augmentation(**EXAMPLES)
 MOVES = Augmentation(**{name: EXAMPLES[name] for name in list(EXAMPLES)[:6]})  # all that moves ink

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.batch import Item, blank_batch, collate, stack
+from dataset.loading.batch import Item, blank_batch, collate, stack
 
 
 def item(index: int, height: int, width: int, length: int, is_pair: bool = False) -> Item:

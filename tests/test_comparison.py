@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.comparison import KINDS, compare, depth, is_well_formed, kinds, same_picture, structure, symbols
-from dataset.latex import tokenize
-from dataset.normalize import normalize
+from dataset.latex.comparison import KINDS, compare, depth, is_well_formed, kinds, same_picture, structure, symbols
+from dataset.latex.normalization import normalize
+from dataset.latex.parser import tokenize
 from tests.test_latex import LABELS
 
 

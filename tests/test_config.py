@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils.config import load_config, merge, parse_config, set_value
+from utils.config.schema import load_config, merge, parse_config, set_value
 from utils.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "config.yaml"

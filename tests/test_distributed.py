@@ -28,7 +28,7 @@ OVERRIDES = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    from dataset.sample import make_sample
+    from dataset.images.sample import make_sample
 
     folder = tmp_path_factory.mktemp("ranks")
     values = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -11,8 +11,8 @@ import torch
 
 import evaluate
 from models.recognizer import Recognizer
-from utils.run import save_checkpoint
 from utils.script import run_script
+from utils.training.run_folder import save_checkpoint
 
 LABELS = {
     "one": r"x ^ { 2 } \leq 1",
@@ -86,7 +86,7 @@ def run(home, monkeypatch, capsys):
 @pytest.fixture
 def page(monkeypatch) -> list:
     """What the report is made of, in place of the report."""
-    from utils import page
+    from utils.evaluation import page
 
     seen = []
     monkeypatch.setattr(page, "write_report", lambda path, title, scores, items: seen.append((title, scores, items)))
@@ -301,7 +301,7 @@ def test_a_picture_that_cannot_be_opened_counts_as_wrong(home, run):
 
 
 def test_what_prepare_left_out_counts_as_wrong(home, run):
-    from dataset.packages import prepare
+    from dataset.formats.packages import prepare
 
     folder = home / "datasets" / "MINE"
     (folder / "test" / "images" / "two.png").write_bytes(b"no picture")

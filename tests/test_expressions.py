@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from dataset import expressions
-from dataset.expressions import canonical, cell_of, digest, open_expressions, profile, synthesize
-from dataset.latex import parse, to_tokens
+from dataset.images.sample import make_labels
+from dataset.latex import expressions
+from dataset.latex.expressions import canonical, cell_of, digest, open_expressions, profile, synthesize
+from dataset.latex.parser import parse, to_tokens
 from dataset.renderer import layout
-from dataset.sample import make_labels
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.inkml import CROHME_TOKENS, draw_traces, pixel_traces, rasterise, read_inkml, truth_tokens
+from dataset.formats.inkml import CROHME_TOKENS, draw_traces, pixel_traces, rasterise, read_inkml, truth_tokens
 from utils.errors import DataError
 
 # x^2 over nothing: three traces, of which the x has two. The LaTeX has the number, the MathML links the symbols.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.latex import MAX_DEPTH, LatexError, Node, ink_tokens, parse, to_tokens, tokenize, walk
+from dataset.latex.parser import MAX_DEPTH, LatexError, Node, ink_tokens, parse, to_tokens, tokenize, walk
 
 SYMBOLS = r"""a b x y z A B N 0 1 2 7 \alpha \pi \Delta + - = < , . ( ) / | ! \times \leq \rightarrow \in \infty \sin
 \log \lim \sum \int \prod \cdots \ldots \{ \} \prime \, \! \quad""".split()

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.augment import Augmentation, StrokeAugmentation
-from dataset.inkml import Symbol, draw_traces
-from dataset.loaders import Data, Items, Loader, check_stages, make_loaders, open_data, open_split_loader
+from dataset.formats.inkml import Symbol, draw_traces
+from dataset.images.augmentation import Augmentation, StrokeAugmentation
+from dataset.images.standard import STANDARD, VARIED
+from dataset.images.strokes import StrokeWriter, strokes_of
+from dataset.loading.loaders import Data, Items, Loader, check_stages, make_loaders, open_data, open_split_loader
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
-from dataset.standard_images import STANDARD, VARIED
-from dataset.strokes import StrokeWriter, strokes_of
-from utils.config import load_config
+from utils.config.schema import load_config
 from utils.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[1]

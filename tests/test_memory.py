@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from utils.distributed import Ranks
 from utils.errors import MemoryLimitError
-from utils.memory import Budget, fit_memory, is_out_of_memory, run_in_pieces, sum_gradients
+from utils.training.distributed import Ranks
+from utils.training.memory import Budget, fit_memory, is_out_of_memory, run_in_pieces, sum_gradients
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.metrics import align, differing, edit_distance, interval, mcnemar, rates, scores
+from utils.evaluation.metrics import align, differing, edit_distance, interval, mcnemar, rates, scores
 
 words = st.lists(st.sampled_from("abc"), max_size=8)
 
@@ -101,7 +101,7 @@ def test_the_interval_of_nothing_and_of_equals_is_a_point():
 def test_drawing_in_turns_changes_nothing(monkeypatch):
     values = np.arange(50) % 3 == 0
     whole = interval(values)
-    monkeypatch.setattr("utils.metrics.DRAWN_AT_ONCE", 50 * 7)
+    monkeypatch.setattr("utils.evaluation.metrics.DRAWN_AT_ONCE", 50 * 7)
     assert interval(values) == whole
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset import normalize as rules
-from dataset.comparison import same_picture
-from dataset.latex import Node, parse, to_tokens, tokenize
-from dataset.normalize import RULES, RULES_VERSION, normalize
+from dataset.latex import normalization as rules
+from dataset.latex.comparison import same_picture
+from dataset.latex.normalization import RULES, RULES_VERSION, normalize
+from dataset.latex.parser import Node, parse, to_tokens, tokenize
 from tests.test_latex import LABELS
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.metrics import differing, edit_distance
-from utils.page import Drawn, ReportItem, counterparts, pack_attention, write_report
+from utils.evaluation.metrics import differing, edit_distance
+from utils.evaluation.page import Drawn, ReportItem, counterparts, pack_attention, write_report
 
 SCORES = {
     "dataset": "MADE-UP",
@@ -232,7 +232,7 @@ def test_a_page_of_360_items_stays_small(tmp_path):
 
 def test_text_is_readable_in_both_colour_schemes():
     """Contrast of at least 4.5 (WCAG 2.2, 1.4.3) wherever text of one colour stands on another."""
-    style = (Path(__file__).resolve().parents[1] / "utils" / "page.html").read_text(encoding="utf-8")
+    style = (Path(__file__).resolve().parents[1] / "utils" / "evaluation" / "page.html").read_text(encoding="utf-8")
     parts = style.split("* { box-sizing")[0].split("prefers-color-scheme: dark")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in parts)
     assert light.keys() > dark.keys() and dark["text"] > light["text"]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from tests.benchmarks.photographs import KINDS, photograph
 from utils.errors import DataError
-from utils.paper_lines import remove_lines
-from utils.photographs import (
+from utils.reading.paper_lines import remove_lines
+from utils.reading.photographs import (
     PEN,
     SYMBOL_HEIGHT,
     clean,
@@ -24,7 +24,7 @@ from utils.photographs import (
     stroke_width,
     symbol_height,
 )
-from utils.pictures import MARGIN, normalise, read_picture
+from utils.reading.pictures import MARGIN, normalise, read_picture
 
 
 def formula(pen: int = 3) -> np.ndarray:

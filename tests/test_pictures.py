@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from utils.errors import DataError
-from utils.pictures import MARGIN, normalise, read_picture, resize
+from utils.reading.pictures import MARGIN, normalise, read_picture, resize
 
 
 def strokes(height=90, width=160):

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-import dataset.packages
-from dataset.packages import prepare, prepare_if_needed, recognise
-from dataset.pickles import read_pickle
-from dataset.store import open_split
+import dataset.formats.packages
+from dataset.formats.packages import prepare, prepare_if_needed, recognise
+from dataset.formats.pickles import read_pickle
+from dataset.images.store import open_split
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import DataError
 
@@ -186,7 +186,7 @@ def test_one_split_of_several_can_be_taken(tmp_path):
     ],
 )
 def test_splits_are_named_alike_whatever_the_package_calls_them(text, name):
-    assert dataset.packages._split_name(text) == name
+    assert dataset.formats.packages._split_name(text) == name
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
@@ -358,7 +358,7 @@ def test_stopped_anywhere_and_started_again_the_result_is_the_same(tmp_path, mon
         return stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset.packages, "_save", stop_before(dataset.packages._save))
+        patch.setattr(dataset.formats.packages, "_save", stop_before(dataset.formats.packages._save))
         patch.setattr(Path, "rename", stop_before(Path.rename))
         with pytest.raises(KeyboardInterrupt):
             prepare_if_needed(folder, progress=False)

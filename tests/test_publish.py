@@ -5,8 +5,8 @@ import torch
 
 from models.recognizer import Recognizer
 from utils.errors import CheckpointError
-from utils.publish import publish
-from utils.run import load_checkpoint, load_weights, save_checkpoint
+from utils.training.publish import publish
+from utils.training.run_folder import load_checkpoint, load_weights, save_checkpoint
 
 OPTIONS = {"hidden": 32, "embedding": 32, "attention": 32, "coverage_kernel": 3}
 

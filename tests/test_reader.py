@@ -12,8 +12,8 @@ from PIL import Image
 
 from models.recognizer import Reader, Reading, Recognizer
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.pictures import normalise
-from utils.run import save_checkpoint
+from utils.reading.pictures import normalise
+from utils.training.run_folder import save_checkpoint
 
 VOCABULARY = [*"abcdexyz12+="]
 DATA = {"picture_scale": 0.5, "max_height": 200, "max_width": 400}

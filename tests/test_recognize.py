@@ -108,8 +108,8 @@ def test_a_sheet_shows_what_was_read_even_where_it_cannot_be_drawn(folder, check
 
 
 def test_ink_is_drawn_as_training_pictures_are(tmp_path, checkpoint, monkeypatch, capsys):
-    from dataset.inkml import rasterise, read_inkml
-    from utils.pictures import normalise, resize
+    from dataset.formats.inkml import rasterise, read_inkml
+    from utils.reading.pictures import normalise, resize
 
     (tmp_path / "a.inkml").write_text(INKML)
     arguments = (tmp_path / "a.inkml", "--checkpoint", checkpoint, "--show-input", tmp_path / "seen")
@@ -182,7 +182,7 @@ def test_stdin_is_read_without_loading_what_only_a_sheet_needs(tmp_path, checkpo
     assert done.stdout.decode().splitlines() == [Reader.load(checkpoint).read(written()).latex]
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.decode().splitlines()}
     assert "torch" in loaded
-    assert not loaded & {"matplotlib", "torchvision", "dataset.renderer", "dataset.inkml"}
+    assert not loaded & {"matplotlib", "torchvision", "dataset.renderer", "dataset.formats.inkml"}
 
 
 @pytest.mark.parametrize("kind", ["foreign", "none"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib import get_data_path
 from test_latex import LABELS
 
-from dataset.latex import ACCENTS, ALPHABETS, ARROWS, FRACTIONS, MODULI, STACKS, ink_tokens, parse
+from dataset.latex.parser import ACCENTS, ALPHABETS, ARROWS, FRACTIONS, MODULI, STACKS, ink_tokens, parse
 from dataset.renderer import FAMILIES, Layout, RenderError, Style, draw, draw_ink, layout, picture_size, render
 from utils.errors import DataError
 

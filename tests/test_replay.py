@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset.replay import Replay
+from dataset.images.replay import Replay
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 
 

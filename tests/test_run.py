@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utils.errors import CheckpointError, ConfigError
-from utils.run import Run, choose_folder, load_checkpoint, load_weights, save_checkpoint, write_whole
+from utils.training.run_folder import Run, choose_folder, load_checkpoint, load_weights, save_checkpoint, write_whole
 
 ABOUT = {"architecture": {"width": 2}, "vocabulary": ["x"], "data": {"picture_scale": 1.0}}
 

@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset import sample
-from dataset.latex import parse, to_tokens
+from dataset.images import sample
+from dataset.images.sample import Writer, make_labels, make_sample, skeleton_strokes, thin, trace, write, writer_of
+from dataset.images.store import read_split
+from dataset.latex.parser import parse, to_tokens
 from dataset.renderer import layout, render
-from dataset.sample import Writer, make_labels, make_sample, skeleton_strokes, thin, trace, write, writer_of
-from dataset.store import read_split
 from utils.errors import DataError
-from utils.pictures import MARGIN, normalise, read_picture
+from utils.reading.pictures import MARGIN, normalise, read_picture
 
 
 @pytest.fixture(scope="module")

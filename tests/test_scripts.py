@@ -38,7 +38,7 @@ def run(script: str, *arguments: str, folder: Path, expected: int = 0, **options
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A working directory with a config of tiny sizes and a data set of its own."""
-    from dataset.sample import make_sample
+    from dataset.images.sample import make_sample
 
     folder = tmp_path_factory.mktemp("home")
     values = yaml.safe_load((ROOT / "config.yaml").read_text())

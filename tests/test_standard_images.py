@@ -7,15 +7,15 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from dataset import standard_images
-from dataset.augment import augment
+from dataset.images import standard as standard_images
+from dataset.images.augmentation import augment
+from dataset.images.sample import make_labels
+from dataset.images.standard import STANDARD, VARIED, LayoutCache, StandardImages, key_of
+from dataset.images.store import ImageStore, StoreWriter
 from dataset.renderer import Style, draw_ink, layout
-from dataset.sample import make_labels
-from dataset.standard_images import STANDARD, VARIED, LayoutCache, StandardImages, key_of
-from dataset.store import ImageStore, StoreWriter
 from dataset.typesetter import drawing
 from dataset.vocabulary import Vocabulary
-from utils.pictures import MARGIN
+from utils.reading.pictures import MARGIN
 
 BAD = [r"\frac { 1 }".split(), "x ^ { 2".split()]
 

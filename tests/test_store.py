@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.store import (
+from dataset.images.store import (
     FILES,
     ImageStore,
     StoreWriter,
@@ -21,7 +21,7 @@ from dataset.store import (
 )
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import DataError
-from utils.pictures import normalise
+from utils.reading.pictures import normalise
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.augment import AS_WRITTEN, Augmentation, StrokeAugmentation, augment
-from dataset.handwritten_images import HandwrittenImages
-from dataset.inkml import PEN, Symbol, draw_traces, pixel_traces, read_inkml
-from dataset.packages import prepare
-from dataset.store import ImageStore, open_split
-from dataset.strokes import Strokes, StrokeStore, StrokeWriter, boxes_of, draw, open_strokes, strokes_of, vary
+from dataset.formats.inkml import PEN, Symbol, draw_traces, pixel_traces, read_inkml
+from dataset.formats.packages import prepare
+from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation, augment
+from dataset.images.handwritten import HandwrittenImages
+from dataset.images.store import ImageStore, open_split
+from dataset.images.strokes import Strokes, StrokeStore, StrokeWriter, boxes_of, draw, open_strokes, strokes_of, vary
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
-from utils.pictures import MARGIN, normalise
+from utils.reading.pictures import MARGIN, normalise
 
 STROKES = StrokeAugmentation(pen=(2, 6), jitter=1.5, shift=4, scale=(0.7, 1.4), slant=0.3, smoothing=2)
 PICTURES = Augmentation(scale=(0.7, 1.4), stretch=(0.9, 1.1), rotation=4, shear=0.1, perspective=0.03, distortion=2)

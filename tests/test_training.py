@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from utils.config import StageConfig, TrainingConfig
+from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import ConfigError, LossError
-from utils.run import Run
-from utils.training import (
+from utils.training.run_folder import Run
+from utils.training.trainer import (
     AveragedWeights,
     LastEpochs,
     Loaders,
@@ -215,7 +215,7 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path):
     _, run = train(tmp_path / "run", stage=replace(STAGE, epochs=6))
     lines = run.lines()
     best = max(line["validation"]["exrate"] for line in [*lines, {"validation": lines[-1]["validation_of_mean"]}])
-    from utils.run import load_checkpoint
+    from utils.training.run_folder import load_checkpoint
 
     assert load_checkpoint(run.best("only")).about["validation"]["exrate"] == best
 

@@ -1,6 +1,6 @@
 """What goes on, under, around and through a piece: accents, lines, frames, arrows and braces (rules 9, 10 and 12)."""
 
-from dataset.latex import Node
+from dataset.latex.parser import Node
 from dataset.typesetter import fonts, symbols
 from dataset.typesetter.boxes import DISPLAY, LEAST_RULE, OP, ORD, TEXT, Box, Context, stacked
 from dataset.typesetter.computer_modern import AXIS, DIMENSIONS, X_HEIGHT

@@ -2,7 +2,7 @@ r"""Delimiters of any height (rule 19): \left … \right, \big, and what binomia
 
 from math import ceil
 
-from dataset.latex import Node
+from dataset.latex.parser import Node
 from dataset.typesetter import fonts, symbols
 from dataset.typesetter.boxes import CLOSE, INNER, OPEN, ORD, REL, SCALE, TEXT, Box, Context, beside, space
 from dataset.typesetter.computer_modern import AXIS

@@ -1,6 +1,6 @@
 """Fractions, binomials and roots (rules 11 and 15)."""
 
-from dataset.latex import Node
+from dataset.latex.parser import Node
 from dataset.typesetter import fonts
 from dataset.typesetter.boxes import DISPLAY, LEAST_RULE, ORD, SCRIPTSCRIPT, TEXT, Box, Context, beside, raised, space
 from dataset.typesetter.computer_modern import AXIS, DIMENSIONS, X_HEIGHT

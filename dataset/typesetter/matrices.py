@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import NamedTuple
 
-from dataset.latex import FENCES, LatexError, Node
+from dataset.latex.parser import FENCES, LatexError, Node
 from dataset.typesetter.boxes import DISPLAY, INNER, ORD, SCRIPT, TEXT, Box, Context
 from dataset.typesetter.computer_modern import AXIS, DIMENSIONS
 from dataset.typesetter.delimiters import enclosed

@@ -1,6 +1,6 @@
 """What stands above and below: superscripts, subscripts, limits, the labels of arrows (rules 13a and 18)."""
 
-from dataset.latex import Node
+from dataset.latex.parser import Node
 from dataset.typesetter import decorations, symbols
 from dataset.typesetter.boxes import DISPLAY, ORD, REL, SCALE, Box, Context
 from dataset.typesetter.computer_modern import DIMENSIONS, SPACING1, SPACING2, SPACING3, SPACING4, X_HEIGHT

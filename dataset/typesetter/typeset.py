@@ -6,7 +6,7 @@ in the room that its name says. Every glyph and every rule carries the index of 
 
 from typing import NamedTuple
 
-from dataset.latex import LatexError, Node
+from dataset.latex.parser import LatexError, Node
 from dataset.typesetter import computer_modern, decorations, delimiters, fractions, matrices, scripts, symbols
 from dataset.typesetter.boxes import (
     BIN,

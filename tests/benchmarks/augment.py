@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dataset.augment import (  # noqa: E402
+from dataset.images.augmentation import (  # noqa: E402
     EXAMPLES,
     STROKE_EXAMPLES,
     Augmentation,
@@ -26,9 +26,9 @@ from dataset.augment import (  # noqa: E402
     augment,
     sizes_after,
 )
-from dataset.handwritten_images import HandwrittenImages  # noqa: E402
-from dataset.store import open_split  # noqa: E402
-from dataset.strokes import open_strokes  # noqa: E402
+from dataset.images.handwritten import HandwrittenImages  # noqa: E402
+from dataset.images.store import open_split  # noqa: E402
+from dataset.images.strokes import open_strokes  # noqa: E402
 from dataset.vocabulary import Vocabulary  # noqa: E402
 
 

@@ -29,12 +29,12 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from dataset.loaders import Items, Loader, open_data
+    from dataset.loading.loaders import Items, Loader, open_data
     from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
     from models.objective import Objective
     from models.recognizer import Recognizer
-    from utils.config import load_config
-    from utils.training import autocast, choose_device, train_only
+    from utils.config.schema import load_config
+    from utils.training.trainer import autocast, choose_device, train_only
 
     device = choose_device(options.device)
     config = load_config(ROOT / "config.yaml", options.dataset, options.preset, [f"data.root={options.root}"])

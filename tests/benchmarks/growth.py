@@ -33,7 +33,7 @@ def enlarge(source: Path, target: Path, copies: int) -> None:
     """A data set whose training split has the pictures of another, again and again."""
     import numpy as np
 
-    from dataset.store import FILES, ImageStore
+    from dataset.images.store import FILES, ImageStore
 
     store = ImageStore(source / "train" / "store")
     folder = target / "train" / "store"
@@ -59,7 +59,7 @@ def enlarge(source: Path, target: Path, copies: int) -> None:
 
 def prepare(source: Path, target: Path, copies: int) -> float:
     """Seconds to prepare a training split of so many copies of each picture."""
-    from dataset.store import open_split
+    from dataset.images.store import open_split
     from dataset.vocabulary import Vocabulary
 
     folder = target / "train"
@@ -82,8 +82,8 @@ def first_batches(root: str, dataset: str, batching: str) -> None:
     started = time.perf_counter()
     import torch
 
-    from dataset.loaders import make_loaders, open_data
-    from utils.config import load_config
+    from dataset.loading.loaders import make_loaders, open_data
+    from utils.config.schema import load_config
 
     torch.set_num_threads(1)
     imported, before = time.perf_counter(), resident()

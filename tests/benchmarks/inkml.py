@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dataset.inkml import rasterise, read_inkml  # noqa: E402
+from dataset.formats.inkml import rasterise, read_inkml  # noqa: E402
 from utils.errors import DataError  # noqa: E402
 
 

@@ -17,12 +17,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dataset.store import open_split  # noqa: E402
+from dataset.images.store import open_split  # noqa: E402
 from dataset.vocabulary import Vocabulary  # noqa: E402
 from models.recognizer import Reader  # noqa: E402
 from utils.errors import DataError  # noqa: E402
-from utils.metrics import edit_distance, scores  # noqa: E402
-from utils.report import table  # noqa: E402
+from utils.evaluation.metrics import edit_distance, scores  # noqa: E402
+from utils.training.report import table  # noqa: E402
 
 SYMBOL = 28  # pixels: about the height of a written letter in the clean pictures
 ALL = "everything"

@@ -54,14 +54,21 @@ def measure(options: argparse.Namespace) -> dict:
 
     import torch
 
-    from dataset.loaders import make_loaders, open_data
+    from dataset.loading.loaders import make_loaders, open_data
     from models.objective import Objective
     from models.recognizer import Recognizer
-    from utils.config import load_config
-    from utils.distributed import Ranks
-    from utils.memory import sum_gradients
+    from utils.config.schema import load_config
     from utils.script import keep_freed_memory
-    from utils.training import AveragedWeights, autocast, choose_device, make_optimizer, seed_everything, train_only
+    from utils.training.distributed import Ranks
+    from utils.training.memory import sum_gradients
+    from utils.training.trainer import (
+        AveragedWeights,
+        autocast,
+        choose_device,
+        make_optimizer,
+        seed_everything,
+        train_only,
+    )
 
     settings = [f"data.root={options.root}", f"model.decoder={decoder}", *options.set]
     if batches == "random":

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dataset.latex import ALPHABETS, LatexError, parse, to_tokens, walk
+from dataset.latex.parser import ALPHABETS, LatexError, parse, to_tokens, walk
 
 # Raise this when other labels are made from the same input.
 VERSION = 1

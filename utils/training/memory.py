@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.distributed import Ranks
 from utils.errors import MemoryLimitError
+from utils.training.distributed import Ranks
 
 ALONE = Ranks()
 OUT_OF_MEMORY = (

@@ -1,6 +1,6 @@
 """Make weights small enough to hand on: 16-bit, and without the encoder of standard images, which reading never needs.
 
-    python -m utils.publish checkpoints/CROHME/handwritten-best.safetensors --out checkpoints/crohme.safetensors
+python -m utils.training.publish checkpoints/CROHME/handwritten-best.safetensors --out crohme.safetensors
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from utils.errors import CheckpointError
-from utils.run import load_checkpoint, save_checkpoint
 from utils.script import run_script
+from utils.training.run_folder import load_checkpoint, save_checkpoint
 
 ONLY_FOR_TRAINING = "standard_encoder."
 LARGEST_HALF = 65504.0

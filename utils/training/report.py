@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.config import Config
+from utils.config.schema import Config
 from utils.plots import draw_curves, draw_sheet
-from utils.run import Run
-from utils.training import read_all, score
+from utils.training.run_folder import Run
+from utils.training.trainer import read_all, score
 
 
 def table(rows: Sequence[Sequence[Any]]) -> str:

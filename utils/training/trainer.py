@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.config import StageConfig, TrainingConfig
-from utils.distributed import Ranks, local_rank
+from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import ConfigError, LossError
-from utils.memory import (
+from utils.evaluation.metrics import scores
+from utils.training.distributed import Ranks, local_rank
+from utils.training.memory import (
     ALONE,
     Budget,
     MemoryModel,
@@ -30,8 +31,7 @@ from utils.memory import (
     run_in_pieces,
     sum_gradients,
 )
-from utils.metrics import scores
-from utils.run import Run, load_checkpoint, load_weights
+from utils.training.run_folder import Run, load_checkpoint, load_weights
 
 
 def choose_device(name: str, threads: int | str = "auto") -> torch.device:
@@ -249,7 +249,7 @@ def fit(
     """Train one stage and leave the model with its best weights, chosen on validation.
 
     objective(batch) -> {loss name: mean over the batch's real tokens or pictures}; objective.units says which.
-    A batch that runs out of memory is run in pieces that add up to the same gradient; see utils/memory.py.
+    A batch that runs out of memory is run in pieces that add up to the same gradient; see utils/training/memory.py.
     Resumes from run.state_of(stage.name), in the middle of an epoch too, to the same weights as if never stopped.
     Returns the best validation scores. Raises LossError when a loss is not finite.
     """

@@ -1,6 +1,6 @@
 """SAMPLE, the embedded data set: labels from a small grammar, ink by a simulated hand over the standard layout.
 
-    python -m dataset.sample --out datasets/SAMPLE
+    python -m dataset.images.sample --out datasets/SAMPLE
 
 It is honest about being synthetic: it shows that all works on a machine without data, and nothing about real ink.
 The hand follows the *skeleton* of a printed letter (one thin line where the outline has a stroke), fitted into the box

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.latex import tokenize
-from dataset.packages import prepare_if_needed
-from dataset.store import ImageStore, build_store, fresh_store, lines_of, one_at_a_time, read_labels
+from dataset.formats.packages import prepare_if_needed
+from dataset.images.store import ImageStore, build_store, fresh_store, lines_of, one_at_a_time, read_labels
+from dataset.latex.parser import tokenize
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
 

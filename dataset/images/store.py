@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import BadItem, DataError
-from utils.pictures import normalise, read_picture
+from utils.reading.pictures import normalise, read_picture
 
 if TYPE_CHECKING:
-    from dataset.strokes import Strokes
+    from dataset.images.strokes import Strokes
 
 T = TypeVar("T")
 

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataset.augment import AS_WRITTEN, Augmentation, StrokeAugmentation
-from dataset.batch import Batch, Item, collate
-from dataset.expressions import open_expressions
-from dataset.handwritten_images import HandwrittenImages
-from dataset.packages import prepare_if_needed
-from dataset.replay import Replay
+from dataset.formats.packages import prepare_if_needed
+from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
+from dataset.images.handwritten import HandwrittenImages
+from dataset.images.replay import Replay
+from dataset.images.standard import STANDARD, VARIED, StandardImages, Styles
+from dataset.images.store import ImageStore, open_split, split_validation
+from dataset.images.strokes import open_strokes
+from dataset.latex.expressions import open_expressions
+from dataset.loading.batch import Batch, Item, collate
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
-from dataset.standard_images import STANDARD, VARIED, StandardImages, Styles
-from dataset.store import ImageStore, open_split, split_validation
-from dataset.strokes import open_strokes
 from dataset.vocabulary import Vocabulary
 from utils.errors import ConfigError, DataError
 
@@ -31,7 +31,7 @@ def open_data(settings: Any, dataset: str, seed: int) -> Data:
     """
     folder = Path(settings.root) / dataset
     if dataset == "SAMPLE" and not (folder / "train" / "labels.txt").exists():
-        from dataset.sample import make_sample
+        from dataset.images.sample import make_sample
 
         make_sample(folder)
     prepare_if_needed(folder)

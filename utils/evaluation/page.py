@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.run import write_whole
+from utils.training.run_folder import write_whole
 
 TEMPLATE = Path(__file__).with_name("page.html")
 INK_HEIGHT = 130  # CSS pixels that the picture of a small formula may grow to
@@ -228,7 +228,7 @@ def _confusions(confusions: Sequence[dict[str, Any]]) -> str:
 
     entries = "".join(
         f'<li style="--share:{entry["count"] / most:.3f}"><span>{sign(entry["truth"])} <span class="to">→</span> '
-        f'{sign(entry["read"])}</span> <b>{entry["count"]}</b></li>'
+        f"{sign(entry['read'])}</span> <b>{entry['count']}</b></li>"
         for entry in confusions
     )
     return (
@@ -395,7 +395,7 @@ def _drawn(drawn: Drawn | None, tokens: Sequence[str], marks: Sequence[bool], wh
     )
     return (
         f'<div class="scroll"><div class="sheet" style="--natural:{DRAWN_SCALE * width:.0f}px">'
-        f'{_image(drawn.picture, f"the {what}, as it is printed")}'
+        f"{_image(drawn.picture, f'the {what}, as it is printed')}"
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{shapes}</svg></div></div>'
     )
 

@@ -7,7 +7,7 @@ without drawing: samplers plan batches with `sizes_after`. Nothing is flipped: a
 
 OpenCV and NumPy only: torchvision would have to import, and to fit the installed torch, wherever pictures are read.
 
-    python -m dataset.augment --dataset NAME --out sheet.png      draws a sheet of examples
+    python -m dataset.images.augmentation --dataset NAME --out sheet.png      draws a sheet of examples
 """
 
 import argparse
@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from dataset.strokes import Strokes
+    from dataset.images.strokes import Strokes
 
 # Pixels between the control points of the smooth distortion: a little less than the height of an ordinary symbol.
 SPACING = 24
@@ -424,7 +424,7 @@ def sheet(pictures: Sequence[np.ndarray], seed: int = 0, strokes: Sequence["Stro
         cells.append([cv2.putText(head, name, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1, cv2.LINE_AA)])
         for index, (picture, known) in enumerate(zip_longest(pictures, strokes)):
             if known and stroke_settings != AS_WRITTEN:
-                from dataset.strokes import draw, vary  # which imports this file
+                from dataset.images.strokes import draw, vary  # which imports this file
 
                 traces, pen = vary(known, index, seed, epoch, stroke_settings)
                 picture = draw(traces, known.size, pen)
@@ -450,8 +450,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the sheet, a PNG file")
     options = parser.parse_args()
 
-    from dataset.store import open_split
-    from dataset.strokes import open_strokes
+    from dataset.images.store import open_split
+    from dataset.images.strokes import open_strokes
     from dataset.vocabulary import Vocabulary
     from utils.errors import DataError
 

@@ -28,9 +28,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataset.inkml import draw_traces, pixel_traces, read_inkml
-from dataset.pickles import read_pickle
-from dataset.store import (
+from dataset.formats.inkml import draw_traces, pixel_traces, read_inkml
+from dataset.formats.pickles import read_pickle
+from dataset.images.store import (
     PICTURE_SUFFIXES,
     Item,
     build_store,
@@ -46,10 +46,10 @@ from dataset.store import (
     read_labels,
     stem,
 )
-from dataset.strokes import StrokeWriter, open_strokes, strokes_of
+from dataset.images.strokes import StrokeWriter, open_strokes, strokes_of
 from dataset.vocabulary import Vocabulary
 from utils.errors import BadItem, DataError
-from utils.pictures import normalise
+from utils.reading.pictures import normalise
 
 LABEL_FILE = re.compile(r"(?:(?P<split>.+)[_-])?(?:labels?|captions?)\.txt")
 VOCABULARY_FILES = ("words_dict.txt", "dictionary.txt", "vocabulary.txt")

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset.latex import DELIMITERS, LatexError, Node, parse, walk
-from dataset.normalize import normalize
+from dataset.latex.normalization import normalize
+from dataset.latex.parser import DELIMITERS, LatexError, Node, parse, walk
 from dataset.renderer import Layout, RenderError, layout
 from dataset.typesetter.symbols import FUNCTIONS_WITH_LIMITS, LARGE_OPERATORS
-from utils.metrics import edit_distance
+from utils.evaluation.metrics import edit_distance
 
 TOLERANCE = 0.05  # em by which a sign may stand, or be enlarged, otherwise; a thin space has 0.17
 NOT_SYMBOLS = frozenset(r"{ } ^ _ & \\ \frac \sqrt \limits \nolimits \left \right \middle \begin \end".split())

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataset.handwritten_images import HandwrittenImages
-from dataset.standard_images import StandardImages
+from dataset.images.handwritten import HandwrittenImages
+from dataset.images.standard import StandardImages
 
 
 class Replay:

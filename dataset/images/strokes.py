@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset.augment import AS_WRITTEN, StrokeAugmentation, augment_traces, pen_width, symbol_extents
-from dataset.inkml import PEN, Symbol, draw_pixels
-from dataset.store import FlatWriter, map_files, slice_of
-from utils.pictures import MARGIN
+from dataset.formats.inkml import PEN, Symbol, draw_pixels
+from dataset.images.augmentation import AS_WRITTEN, StrokeAugmentation, augment_traces, pen_width, symbol_extents
+from dataset.images.store import FlatWriter, map_files, slice_of
+from utils.reading.pictures import MARGIN
 
 # Raise this when the files below change: older ones are then passed over, and made again by prepare.py.
 VERSION = 1

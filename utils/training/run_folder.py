@@ -1,13 +1,13 @@
 """A run's folder: what it was told, what it logged, and where it stands. Whole files only: written aside, then renamed.
 
-    checkpoints/RUN/config.yaml            the configuration, every key resolved
-                   /vocabulary.txt         the tokens, one a line
-                   /log.jsonl              one line an epoch
-                   /curves.png             losses and scores so far
-                   /STAGE-best.safetensors weights that scored best on validation, ready to read with
-                   /STAGE-last.safetensors weights of the newest epoch
-                   /state.pt               what resuming needs beside them (plain tensors and values)
-                   /summary.json           scores, sizes, seconds, seed, configuration, versions
+checkpoints/RUN/config.yaml            the configuration, every key resolved
+               /vocabulary.txt         the tokens, one a line
+               /log.jsonl              one line an epoch
+               /curves.png             losses and scores so far
+               /STAGE-best.safetensors weights that scored best on validation, ready to read with
+               /STAGE-last.safetensors weights of the newest epoch
+               /state.pt               what resuming needs beside them (plain tensors and values)
+               /summary.json           scores, sizes, seconds, seed, configuration, versions
 """
 
 from __future__ import annotations

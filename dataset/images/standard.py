@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset.augment import Augmentation, augment, boxes_after, sizes_after, uniform
+from dataset.images.augmentation import Augmentation, augment, boxes_after, sizes_after, uniform
 from dataset.renderer import Layout, RenderError, Style, draw_ink, layout, picture_size
 from dataset.vocabulary import Vocabulary
-from utils.pictures import MARGIN
+from utils.reading.pictures import MARGIN
 
 Range = tuple[float, float]
 
@@ -93,9 +93,9 @@ def renderer_version() -> str:
     """Digest of all that decides what a layout is: the typesetter's code, and the fonts, which come with matplotlib."""
     from matplotlib import __version__
 
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     digest = hashlib.sha256(__version__.encode())
-    for file in [here / "latex.py", here / "renderer.py", *sorted((here / "typesetter").glob("*.py"))]:
+    for file in [here / "latex" / "parser.py", here / "renderer.py", *sorted((here / "typesetter").glob("*.py"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 

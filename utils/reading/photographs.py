@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from utils.errors import DataError
-from utils.paper_lines import remove_lines
-from utils.pictures import CLEAN_SPREAD, LEAST_CONTRAST, MARGIN, find_ink
+from utils.reading.paper_lines import remove_lines
+from utils.reading.pictures import CLEAN_SPREAD, LEAST_CONTRAST, MARGIN, find_ink
 
 # What training saw. CROHME's rule draws traces 28 px high on average, with a pen of 3 px: then the connected pieces of
 # ink (those at least a quarter as high as the high ones) have this mean height, give or take 12 %. SAMPLE comes close.

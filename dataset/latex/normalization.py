@@ -11,7 +11,7 @@ written by hand in the same way; that they *mean* the same is not enough: `\phi`
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from dataset.latex import FENCES, LatexError, Node, parse, to_tokens
+from dataset.latex.parser import FENCES, LatexError, Node, parse, to_tokens
 from dataset.typesetter.symbols import ALIASES, FUNCTIONS
 
 # Raise this with every change of a rule: scores of two versions do not compare.

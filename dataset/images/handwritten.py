@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dataset.augment import AS_WRITTEN, Augmentation, StrokeAugmentation, augment, boxes_after, sizes_after
-from dataset.store import ImageStore
-from dataset.strokes import Strokes, StrokeStore, boxes_of, draw, vary
-from utils.pictures import resize
+from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation, augment, boxes_after, sizes_after
+from dataset.images.store import ImageStore
+from dataset.images.strokes import Strokes, StrokeStore, boxes_of, draw, vary
+from utils.reading.pictures import resize
 
 
 class HandwrittenImages:
