@@ -41,7 +41,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     check_stages(data, config)
 
     seed_everything(config.seed)
-    model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains())
+    model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains(), config.uses_loss("symbols"))
     stride = model.handwritten_encoder.stride
     run = Run(folder, is_writer=ranks.is_first)
     about = {"architecture": model.architecture(), "vocabulary": data.vocabulary.tokens, "data": data.about()}
@@ -59,7 +59,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
             if stage.starts_from_standard:
                 model.start_handwritten_from_standard()
             losses = [name for name, weight in stage.losses.items() if weight]
-            objective = Objective(model, losses, config.training.label_smoothing)
+            objective = Objective(model, losses, config.training.label_smoothing, config.training.input_noise)
             memory = None
             if batching == "adaptive" and config.batch.max_pixels == "auto" and device.type == "cuda":
                 make_batch = partial(blank_batch, kind=stage.pictures)

@@ -106,3 +106,17 @@ def attention_to_boxes(taught, boxes: Tensor, stride: int) -> Tensor:
         )
     loss = -(mass + 1e-6).log() * has_box
     return loss.sum() / (taught.targets != PAD).sum()
+
+
+def symbol_map(taught, targets: Tensor) -> Tensor:
+    """Sigmoid focal loss (Lin et al. (RetinaNet), ICCV 2017, section 3; exponent 2) of the map of symbols.
+
+    targets: (B, V, h, w), see symbol_targets().   The sum over the images' own feature positions, divided by the number
+    of positive targets in the batch. An image without a positive target is left out: where its symbols lie is unknown.
+    """
+    logits = taught.symbols.float()
+    with torch.autocast(logits.device.type, enabled=False):
+        error = (targets - logits.sigmoid()).abs()
+        focal = error.square() * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    is_known = targets.flatten(1).any(1)[:, None, None] & ~taught.padding
+    return (focal * is_known[:, None]).sum() / targets.sum().clamp(min=1)

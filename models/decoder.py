@@ -69,3 +69,16 @@ def frame(labels: Tensor, lengths: Tensor, directions: int) -> Framed:
     # Where a shorter label has ended, its own end would be shown next: padding instead, which nothing looks at.
     inputs = inputs.masked_fill(positions > count, PAD)
     return Framed(inputs.flatten(0, 1), targets.flatten(0, 1), places.flatten(0, 1))
+
+
+def replace_at_random(tokens: Tensor, share: float, vocabulary_size: int) -> Tensor:
+    """tokens (R, L), a share of them replaced by random other ones, drawn from torch's generator.
+
+    Starts, ends and padding stay, and are never put in.
+    """
+    ordinary = vocabulary_size - (END + 1)
+    if ordinary < 2:
+        return tokens
+    is_replaced = (torch.rand(tokens.shape, device=tokens.device) < share) & (tokens > END)
+    shift = torch.randint(1, ordinary, tokens.shape, device=tokens.device)
+    return torch.where(is_replaced, (tokens - END - 1 + shift) % ordinary + END + 1, tokens)

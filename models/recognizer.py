@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.counting import CountingHead
-from models.decoder import PAD, frame
+from models.decoder import PAD, frame, replace_at_random
 from models.densenet import DenseNet
 from models.gru_decoder import GRUDecoder
 from models.search import Hypothesis, beam_search, greedy
+from models.symbols import SymbolMap
 from models.transformer_decoder import TransformerDecoder
 
 DECODERS = {"gru": GRUDecoder, "transformer": TransformerDecoder}
@@ -31,6 +32,7 @@ class Taught(NamedTuple):
     counts: Tensor | None  # (B, V)
     features: Tensor  # (B, C, h, w)
     padding: Tensor  # (B, h, w)
+    symbols: Tensor | None = None  # (B, V, h, w) logits of the map of symbols
 
 
 class Encoded(NamedTuple):
@@ -59,7 +61,8 @@ class Recognizer(nn.Module):
 
     encoder: arguments of DenseNet.   decoder: "gru" or "transformer"; decoder_options: arguments of its class.
     counting: channels of the counting head; 0: no such head. The gru decoder is told the counts; the encoder of a
-    transformer learns from them.   domains: the kinds of pictures that have an encoder.
+    transformer learns from them.   symbols: whether there is a map of symbols, which serves training alone; see
+    models/symbols.py.   domains: the kinds of pictures that have an encoder.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Recognizer(nn.Module):
         decoder: str,
         decoder_options: dict[str, Any],
         counting: int = 0,
+        symbols: bool = False,
         domains: Sequence[str] = DOMAINS,
     ):
         super().__init__()
@@ -78,6 +82,7 @@ class Recognizer(nn.Module):
             "decoder": decoder,
             "decoder_options": dict(decoder_options),
             "counting": counting,
+            "symbols": symbols,
         }
         self.standard_encoder = DenseNet(**encoder) if "standard" in domains else None
         self.handwritten_encoder = DenseNet(**encoder) if "handwritten" in domains else None
@@ -87,14 +92,19 @@ class Recognizer(nn.Module):
             options["counting"] = counting > 0
         self.decoder = DECODERS[decoder](vocabulary_size, channels, **options)
         self.counting = CountingHead(channels, vocabulary_size, counting) if counting else None
+        self.symbol_map = SymbolMap(channels, vocabulary_size) if symbols else None
         self.to(memory_format=torch.channels_last)
 
     @classmethod
-    def from_config(cls, settings: Any, vocabulary_size: int, domains: Sequence[str] = DOMAINS) -> "Recognizer":
+    def from_config(
+        cls, settings: Any, vocabulary_size: int, domains: Sequence[str] = DOMAINS, symbols: bool = False
+    ) -> "Recognizer":
         """The network that the section `model` of a configuration describes."""
         options = dataclasses.asdict(settings)
         decoder = options["decoder"]
-        return cls(vocabulary_size, options["encoder"], decoder, options[decoder], options["counting"], domains)
+        return cls(
+            vocabulary_size, options["encoder"], decoder, options[decoder], options["counting"], symbols, domains
+        )
 
     def architecture(self) -> dict[str, Any]:
         """Plain values, for JSON; Recognizer(**architecture) is a network with the same parts and sizes."""
@@ -102,13 +112,23 @@ class Recognizer(nn.Module):
         return copy.deepcopy(self._architecture) | {"domains": domains}
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What a stage can train or freeze, by name. The counting head belongs to the decoder."""
+        """What a stage can train or freeze, by name. Counting head and map of symbols belong to the decoder."""
         parts = {
             "standard_encoder": [self.standard_encoder],
             "handwritten_encoder": [self.handwritten_encoder],
-            "decoder": [self.decoder, self.counting],
+            "decoder": [self.decoder, self.counting, self.symbol_map],
         }
         return {name: [module for module in modules if module is not None] for name, modules in parts.items()}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
+        """As torch has it, but for the map of symbols, which only serves training: a network without one ignores the
+        weights of one, and a network with one keeps its own where `weights` has none.
+        """
+        prefix = "symbol_map."
+        own = {} if self.symbol_map is None else self.symbol_map.state_dict(prefix=prefix)
+        rest = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
+        rest |= {name: weights.get(name, weight) for name, weight in own.items()}
+        return super().load_state_dict(rest, strict, assign)
 
     def start_handwritten_from_standard(self) -> None:
         """Let the handwritten encoder begin as a copy of the standard one."""
@@ -134,15 +154,26 @@ class Recognizer(nn.Module):
         return Encoded(features, padding, None if self.counting is None else self.counting(features, padding))
 
     def teach(
-        self, images: Tensor, padding: Tensor, labels: Tensor, lengths: Tensor, domain: str = "handwritten"
+        self,
+        images: Tensor,
+        padding: Tensor,
+        labels: Tensor,
+        lengths: Tensor,
+        domain: str = "handwritten",
+        input_noise: float = 0.0,
     ) -> Taught:
         """Show pictures with their labels; see encode() and Taught.
 
-        labels: (B, L) ids without start and end, padded with 0.   lengths: (B,).
+        labels: (B, L) ids without start and end, padded with 0.   lengths: (B,).   input_noise: share of the decoder's
+        input tokens that are replaced by random other ones while the decoder trains: in autoregressive decoding, too,
+        it goes on from tokens that may be wrong.
         """
         features, padding, counts = self.encode(images, padding, domain)
         framed = frame(labels, lengths, self.decoder.directions)
-        decoded = self.decoder(features, padding, framed.inputs, counts)
+        inputs = framed.inputs
+        if input_noise > 0 and self.decoder.training:
+            inputs = replace_at_random(inputs, input_noise, self._architecture["vocabulary_size"])
+        decoded = self.decoder(features, padding, inputs, counts)
         return Taught(
             decoded.logits,
             framed.targets,
@@ -152,6 +183,7 @@ class Recognizer(nn.Module):
             counts,
             features,
             padding,
+            None if self.symbol_map is None else self.symbol_map(features),
         )
 
     @torch.no_grad()

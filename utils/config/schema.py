@@ -113,6 +113,7 @@ class TrainingConfig:
     ema: float = share()
     average_last: int = not_negative()
     label_smoothing: float = share()
+    input_noise: float = share(default=0.0)
     validate_every: int = positive()
     validation_pictures: int = positive()
     save_minutes: float = positive()
@@ -126,12 +127,13 @@ LOSSES = (
     "label",
     "counting",
     "attention",
+    "symbols",
     "glimpse_cosine",
     "glimpse_contrast",
     "distribution",
     "feature_map",
 )
-PAIR_LOSSES = LOSSES[3:]
+PAIR_LOSSES = LOSSES[4:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +215,10 @@ class Config:
         """The kinds of pictures that need an encoder: the handwritten one always, for it is what the run is for."""
         needs_standard = any(stage.pictures != "ink" for stage in self.stages)
         return ("standard", "handwritten") if needs_standard else ("handwritten",)
+
+    def uses_loss(self, name: str) -> bool:
+        """Whether any stage gives this loss a weight."""
+        return any(stage.losses.get(name, 0) > 0 for stage in self.stages)
 
     def as_dict(self) -> dict:
         """The configuration as plain values, as a run keeps it."""

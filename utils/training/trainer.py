@@ -308,11 +308,10 @@ def fit(
 
     def learn(batch: Any) -> bool:
         """One step of the optimizer. Returns whether memory made it go in pieces."""
-        own = {"tokens": batch.tokens, "pictures": len(batch)} if batch else {"tokens": 0, "pictures": 0}
-        whole = {unit: ranks.total(count, device) for unit, count in own.items()}
+        whole = {unit: ranks.total(count, device) for unit, count in objective.count_units(batch).items()}
 
         def step(piece: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-            shares = {"tokens": piece.tokens / whole["tokens"], "pictures": len(piece) / whole["pictures"]}
+            shares = {unit: count / whole[unit] for unit, count in objective.count_units(piece).items()}
             with autocast(device, training.precision):
                 losses = {name: loss * shares[objective.units[name]] for name, loss in objective(piece).items()}
                 total = sum(weight * losses[name] for name, weight in stage.losses.items() if weight)
