@@ -26,7 +26,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     # Heavy imports come once the words above are known to make sense.
     from dataset.loading.batch import blank_batch
     from dataset.loading.loaders import check_stages, make_loaders, open_data, reading_loader
-    from models.objective import Objective
+    from models.losses import Objective
     from models.recognizer import Recognizer
     from utils.training.distributed import Ranks
     from utils.training.memory import MemoryModel
@@ -59,7 +59,9 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
             if stage.starts_from_standard:
                 model.start_handwritten_from_standard()
             losses = [name for name, weight in stage.losses.items() if weight]
-            objective = Objective(model, losses, config.training.label_smoothing, config.training.input_noise)
+            settings = config.training
+            uncounted = data.vocabulary.inkless
+            objective = Objective(model, losses, settings.label_smoothing, settings.input_noise, uncounted)
             memory = None
             if batching == "adaptive" and config.batch.max_pixels == "auto" and device.type == "cuda":
                 make_batch = partial(blank_batch, kind=stage.pictures)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from models import alignment
-from models.decoder import END, PAD, START, frame, replace_at_random
-from models.objective import Objective
-from models.recognizer import Recognizer, Taught
+from models.decoders.interface import replace_at_random, teacher_forcing
+from models.losses import Objective, symbol_map_loss
+from models.recognizer import ModelOutput, Recognizer
 from models.symbols import symbol_targets
+from utils.special_tokens import END, PAD, START
 from utils.training.publish import publish
 from utils.training.run_folder import load_checkpoint, load_weights, save_checkpoint
 
@@ -75,8 +75,8 @@ def test_symbols_that_overlap_are_both_taught():
     assert found.nonzero().tolist() == [[0, 3, 0, 0], [0, 4, 0, 0]]
 
 
-def outputs(logits: torch.Tensor, padding: torch.Tensor) -> Taught:
-    return Taught(None, None, None, None, None, None, None, padding, logits)
+def outputs(logits: torch.Tensor, padding: torch.Tensor) -> ModelOutput:
+    return ModelOutput(*[None] * 6, symbols=logits, features=None, padding=padding)
 
 
 def test_the_loss_is_the_focal_loss_over_the_number_of_positives():
@@ -85,16 +85,16 @@ def test_the_loss_is_the_focal_loss_over_the_number_of_positives():
     positive = torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
     probabilities = [torch.tensor(2.0).sigmoid(), 1 - torch.tensor(-1.0).sigmoid(), torch.tensor(0.5).sigmoid()]
     wanted = sum(-((1 - p) ** 2) * p.log() for p in probabilities) / 2
-    assert alignment.symbol_map(outputs(logits, padding), positive).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert symbol_map_loss(outputs(logits, padding), positive).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_an_image_whose_symbols_have_no_known_place_is_left_out():
     logits, padding = torch.randn(2, 3, 2, 2), torch.zeros(2, 2, 2, dtype=torch.bool)
     positive = torch.zeros(2, 3, 2, 2)
     positive[0, 1, 0, 0] = 1
-    both = alignment.symbol_map(outputs(logits, padding), positive).item()
-    assert both == pytest.approx(alignment.symbol_map(outputs(logits[:1], padding[:1]), positive[:1]).item())
-    assert alignment.symbol_map(outputs(logits[1:], padding[1:]), positive[1:]) == 0
+    both = symbol_map_loss(outputs(logits, padding), positive).item()
+    assert both == pytest.approx(symbol_map_loss(outputs(logits[:1], padding[:1]), positive[:1]).item())
+    assert symbol_map_loss(outputs(logits[1:], padding[1:]), positive[1:]) == 0
 
 
 def test_pieces_of_a_batch_add_up_to_the_whole():
@@ -171,7 +171,7 @@ def test_a_share_of_the_inputs_is_replaced_by_other_ordinary_tokens():
 
 def test_wrong_inputs_are_shown_only_while_the_decoder_trains_and_come_from_the_seed():
     model, batch = recognizer(), Batch()
-    right, shown = frame(batch.labels, batch.lengths, 1).inputs, []
+    right, shown = teacher_forcing(batch.labels, batch.lengths, 1).inputs, []
     model.decoder.register_forward_pre_hook(lambda module, arguments: shown.append(arguments[2]))
     objective = Objective(model, ["label"], input_noise=0.9)
     for seed in (5, 5, 6):

@@ -21,6 +21,7 @@ from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 from dataset.vocabulary import Vocabulary
+from utils.config.schema import BOX_LOSSES
 from utils.errors import ConfigError, DataError
 
 
@@ -303,7 +304,7 @@ def _augmentations(settings: Any) -> tuple[Augmentation, StrokeAugmentation]:
 
 def _needs_boxes(stage: Any) -> list[str]:
     """The losses of a stage that ask where each token's ink lies."""
-    return [name for name in ("attention", "symbols") if stage.losses.get(name, 0) > 0]
+    return [name for name in BOX_LOSSES if stage.losses.get(name, 0) > 0]
 
 
 def _require_boxes(data: Data, stage: Any) -> None:

@@ -128,12 +128,14 @@ LOSSES = (
     "counting",
     "attention",
     "symbols",
-    "glimpse_cosine",
-    "glimpse_contrast",
+    "context_cosine",
+    "context_contrast",
     "distribution",
     "feature_map",
 )
-PAIR_LOSSES = LOSSES[4:]
+FORMER_LOSSES = ("glimpse_cosine", "glimpse_contrast")  # names of context_cosine and context_contrast in older files
+BOX_LOSSES = LOSSES[2:4]
+PAIR_LOSSES = LOSSES[4:] + FORMER_LOSSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +331,7 @@ def _check_stages(config: Config, errors: list[str]) -> None:
         if not stage.trains:
             errors.append(f"{key}.trains: expected at least one of {', '.join(PARTS)}")
         for name, weight in stage.losses.items():
-            if name not in LOSSES:
+            if name not in LOSSES + FORMER_LOSSES:
                 errors.append(f"{key}.losses.{name}: unknown loss; known: {', '.join(LOSSES)}")
             elif name in PAIR_LOSSES and stage.pictures != "pairs":
                 errors.append(f"{key}.losses.{name}: needs `pictures: pairs`, this stage has {stage.pictures}")
