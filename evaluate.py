@@ -188,7 +188,7 @@ def by_checkpoint(options: argparse.Namespace, folder: Path, truths: Sequence[Tr
     ):  # fmt: skip
         for name, best in zip(batch.names, hypotheses, strict=True):
             others = tuple((vocabulary.decode(other.tokens), other.score) for other in best.alternatives)
-            predictions[name] = Prediction(vocabulary.decode(best.tokens), best.score, best.is_cut, others)
+            predictions[name] = Prediction(vocabulary.decode(best.tokens), best.score, best.is_truncated, others)
     seconds = time.monotonic() - started
     if not predictions:
         name, reason = next(iter(failed.items()))

@@ -24,7 +24,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
     # Heavy imports come once the words above are known to make sense.
     from dataset.loading.loaders import check_stages, make_loaders, open_data, reading_loader
-    from models.objective import Objective
+    from models.losses import Objective
     from models.recognizer import Recognizer
     from utils.training.clock import stage_seconds
     from utils.training.devices import choose_device, seed_everything, set_threads
@@ -41,7 +41,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     check_stages(data, config)
 
     seed_everything(config.seed)
-    model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains())
+    model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains(), config.uses_loss("symbols"))
     stride = model.handwritten_encoder.stride
     run = Run(folder, is_writer=context.is_first)
     about = {"architecture": model.architecture(), "vocabulary": data.vocabulary.tokens, "data": data.about()}
@@ -59,7 +59,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
         if stage.starts_from_standard:
             model.start_handwritten_from_standard()
         losses = [name for name, weight in stage.losses.items() if weight]
-        objective = Objective(model, losses, config.training.label_smoothing)
+        settings, uncounted = config.training, data.vocabulary.inkless
+        objective = Objective(model, losses, settings.label_smoothing, settings.input_noise, uncounted)
         memory = measured_memory(objective, stage, config, batching, run, context)
         train, validation = context.first_then_all(
             lambda stage=stage, memory=memory: make_loaders(data, stage, config, batching, stride, memory, context)

@@ -96,7 +96,7 @@ class WholeSteps:
 def train(home: Path, name: str, context) -> dict[str, torch.Tensor]:
     """Train a decoder on what two processes see, in one process or in both. BatchNorm stays out: its batch differs."""
     from dataset.loading.loaders import make_loaders, open_data
-    from models.objective import Objective
+    from models.losses import Objective
     from models.recognizer import Recognizer
     from utils.config.schema import load_config
     from utils.training.run_folder import Run
@@ -176,6 +176,9 @@ class Noise(torch.nn.Module):
     """Draws random numbers in its forward pass, as dropout does."""
 
     units = {"label": "tokens"}
+
+    def count_units(self, batch):
+        return {"tokens": batch.tokens, "pictures": len(batch)}
 
     def __init__(self, context):
         super().__init__()

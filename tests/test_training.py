@@ -112,6 +112,9 @@ class Batches:
 class Objective(nn.Module):
     units = {"label": "tokens"}
 
+    def count_units(self, batch):
+        return {"tokens": batch.tokens, "pictures": len(batch)} if batch else {"tokens": 0, "pictures": 0}
+
     def __init__(self, model, stop_after=None):
         super().__init__()
         self.model, self.calls, self.stop_after = model, 0, stop_after

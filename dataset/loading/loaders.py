@@ -21,6 +21,7 @@ from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 from dataset.vocabulary import Vocabulary
+from utils.config.schema import BOX_LOSSES
 from utils.errors import ConfigError, DataError
 
 
@@ -311,14 +312,16 @@ def _augmentations(settings: Any) -> tuple[Augmentation, StrokeAugmentation]:
     return made[0], made[1]
 
 
-def _needs_boxes(stage: Any) -> bool:
-    return stage.losses.get("attention", 0) > 0
+def _needs_boxes(stage: Any) -> list[str]:
+    """The losses of a stage that ask where each token's ink lies."""
+    return [name for name in BOX_LOSSES if stage.losses.get(name, 0) > 0]
 
 
 def _require_boxes(data: Data, stage: Any) -> None:
     if _needs_boxes(stage) and stage.pictures != "standard" and open_strokes(data.folder / "train") is None:
+        names = " and ".join(f"`{name}`" for name in _needs_boxes(stage))
         raise DataError(
-            f"{data.folder / 'train' / 'strokes'}: not found; the loss `attention` of stage {stage.name} needs pen "
+            f"{data.folder / 'train' / 'strokes'}: not found; the loss {names} of stage {stage.name} needs pen "
             f"strokes, which are kept where ink comes as InkML: python prepare.py INKML_FOLDER --dataset "
             f"{data.folder.name}"
         )
@@ -377,7 +380,7 @@ def make_loaders(
             chosen=chosen,
             **share,
         )
-    items = Items(train, stage.pictures, config.seed, with_boxes=_needs_boxes(stage))
+    items = Items(train, stage.pictures, config.seed, with_boxes=bool(_needs_boxes(stage)))
     pin_memory = torch.cuda.is_available()  # what lies there is copied to a GPU while it computes
     return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, **share)
 

@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace) -> dict:
     import torch
 
     from dataset.loading.loaders import make_loaders, open_data
-    from models.objective import Objective
+    from models.losses import Objective
     from models.recognizer import Recognizer
     from utils.config.schema import load_config
     from utils.script import keep_freed_memory

@@ -113,6 +113,7 @@ class TrainingConfig:
     ema: float = share()
     swa_epochs: int = not_negative()
     label_smoothing: float = share()
+    input_noise: float = share(default=0.0)
     validate_every: int = positive()
     validation_pictures: int = positive()
     save_minutes: float = positive()
@@ -129,12 +130,15 @@ LOSSES = (
     "label",
     "counting",
     "attention",
-    "glimpse_cosine",
-    "glimpse_contrast",
+    "symbols",
+    "context_cosine",
+    "context_contrast",
     "distribution",
     "feature_map",
 )
-PAIR_LOSSES = LOSSES[3:]
+FORMER_LOSSES = ("glimpse_cosine", "glimpse_contrast")  # names of context_cosine and context_contrast in older files
+BOX_LOSSES = LOSSES[2:4]
+PAIR_LOSSES = LOSSES[4:] + FORMER_LOSSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +221,10 @@ class Config:
         """The kinds of pictures that need an encoder: the handwritten one always, for it is what the run is for."""
         needs_standard = any(stage.pictures != "ink" for stage in self.stages)
         return ("standard", "handwritten") if needs_standard else ("handwritten",)
+
+    def uses_loss(self, name: str) -> bool:
+        """Whether any stage gives this loss a weight."""
+        return any(stage.losses.get(name, 0) > 0 for stage in self.stages)
 
     def as_dict(self) -> dict:
         """The configuration as plain values, as a run keeps it."""
@@ -327,7 +335,7 @@ def _check_stages(config: Config, errors: list[str]) -> None:
         if not stage.trains:
             errors.append(f"{key}.trains: expected at least one of {', '.join(PARTS)}")
         for name, weight in stage.losses.items():
-            if name not in LOSSES:
+            if name not in LOSSES + FORMER_LOSSES:
                 errors.append(f"{key}.losses.{name}: unknown loss; known: {', '.join(LOSSES)}")
             elif name in PAIR_LOSSES and stage.pictures != "pairs":
                 errors.append(f"{key}.losses.{name}: needs `pictures: pairs`, this stage has {stage.pictures}")
