@@ -98,7 +98,7 @@ def train(home: Path, name: str, context) -> dict[str, torch.Tensor]:
     from dataset.loading.loaders import make_loaders, open_data
     from models.losses import Objective
     from models.recognizer import Recognizer
-    from utils.config.schema import load_config
+    from utils.config.loading import load_config
     from utils.training.run_folder import Run
     from utils.training.trainer import Loaders, StagePlan, Trainer
 
@@ -151,7 +151,7 @@ def test_two_processes_end_in_the_weights_of_one(home):
 @pytest.mark.parametrize("batching", ["fixed", "adaptive"])
 def test_eight_processes_together_read_every_picture_once(home, batching):
     from dataset.loading.loaders import make_loaders, open_data
-    from utils.config.schema import load_config
+    from utils.config.loading import load_config
 
     config = load_config(home / "config.yaml", "TINY", "tiny", [f"data.root={home / 'datasets'}"])
     data, stage = open_data(config.data, "TINY", 0), config.stages[2]
@@ -175,7 +175,7 @@ def test_eight_processes_together_read_every_picture_once(home, batching):
 class Noise(torch.nn.Module):
     """Draws random numbers in its forward pass, as dropout does."""
 
-    units = {"label": "tokens"}
+    units, indivisible = {"label": "tokens"}, ()
 
     def count_units(self, batch):
         return {"tokens": batch.tokens, "pictures": len(batch)}
@@ -194,7 +194,7 @@ class Noise(torch.nn.Module):
 
 def step_in_one_of_two(rank: int, home: Path, queue) -> None:
     """One training step; tells what was drawn, and the BatchNorm statistics before and after they are exchanged."""
-    from utils.config.schema import load_config
+    from utils.config.loading import load_config
     from utils.training.distributed import DistributedContext
     from utils.training.run_folder import Run
     from utils.training.trainer import Loaders, StagePlan, Trainer

@@ -110,7 +110,7 @@ class Batches:
 
 
 class Objective(nn.Module):
-    units = {"label": "tokens"}
+    units, indivisible = {"label": "tokens"}, ()
 
     def count_units(self, batch):
         return {"tokens": batch.tokens, "pictures": len(batch)} if batch else {"tokens": 0, "pictures": 0}

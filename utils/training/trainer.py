@@ -205,6 +205,7 @@ class Trainer:
             lambda piece: self.add_gradient(piece, counts),
             lambda: self.optimizer.zero_grad(set_to_none=True),
             self.context,
+            self.objective.indivisible,
         )
         sum_gradients(self.model.parameters(), self.context)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
