@@ -1,5 +1,6 @@
 """The training loop, with a model of a few numbers: what it promises about resuming, freezing and stopping."""
 
+import gc
 import math
 import signal
 from contextlib import contextmanager
@@ -26,6 +27,15 @@ TRAINING = TrainingConfig(
 STAGE = StageConfig(
     name="only", pictures="ink", trains=("decoder",), losses={"label": 1.0}, epochs=3, learning_rate=0.05
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """Collecting garbage looks through all that pytest has loaded, after each failed attempt; here it need not."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Reader(nn.Module):
