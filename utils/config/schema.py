@@ -45,6 +45,7 @@ class DataConfig:
     max_width: int = positive()
     validation_share: float = share()
     workers: int = not_negative()
+    symbols: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class TrainingConfig:
     compile: bool = False
 
 
-PICTURES = ("standard", "pairs", "ink")
+PICTURES = ("standard", "synthetic", "pairs", "ink")
 PARTS = ("standard_encoder", "handwritten_encoder", "decoder")
 LOSSES = (
     "label",
@@ -180,11 +181,19 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """Synthetic ink among the ink: its share of the pictures shown, when a stage begins and when it ends."""
+
+    first: float = share(default=0.0)
+    last: float = share(default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One stage of training. A stage is data: which pictures, what learns, from which losses, for how long."""
 
     name: str
-    pictures: Literal["standard", "pairs", "ink"]
+    pictures: Literal["standard", "synthetic", "pairs", "ink"]
     trains: tuple[Literal["standard_encoder", "handwritten_encoder", "decoder"], ...]
     losses: dict[str, float]
     epochs: int = positive()
@@ -192,6 +201,7 @@ class StageConfig:
     styles: Literal["standard", "varied"] = "varied"
     expressions: ExpressionsConfig = ExpressionsConfig()
     replay: ReplayConfig = ReplayConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
     augment: bool = False
     starts_from_standard: bool = False
 
@@ -211,7 +221,7 @@ class Config:
 
     def domains(self) -> tuple[str, ...]:
         """The kinds of pictures that need an encoder: the handwritten one always, for it is what the run is for."""
-        needs_standard = any(stage.pictures != "ink" for stage in self.stages)
+        needs_standard = any(stage.pictures in ("standard", "pairs") for stage in self.stages)
         return ("standard", "handwritten") if needs_standard else ("handwritten",)
 
     def as_dict(self) -> dict:
@@ -339,7 +349,11 @@ def _check_stages(config: Config, errors: list[str]) -> None:
         is_replayed = stage.replay.first > 0 or stage.replay.last > 0
         if is_replayed and stage.pictures != "ink":
             errors.append(f"{key}.replay: standard images among ink; expected `pictures: ink`, got {stage.pictures}")
-        if stage.expressions.synthetic and not (stage.pictures == "standard" or is_replayed):
+        is_mixed = stage.synthetic.first > 0 or stage.synthetic.last > 0
+        if is_mixed and stage.pictures != "ink":
+            errors.append(f"{key}.synthetic: synthetic ink among ink; expected `pictures: ink`, got {stage.pictures}")
+        has_new = stage.pictures in ("standard", "synthetic") or is_replayed or is_mixed
+        if stage.expressions.synthetic and not has_new:
             errors.append(f"{key}.expressions.synthetic: new expressions have no ink; expected `pictures: standard`")
     if not config.stages:
         errors.append("stages: expected at least one stage")
