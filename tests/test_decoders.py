@@ -17,6 +17,7 @@ from models.losses import counting_loss, label_loss
 from models.recognizer import Recognizer
 from tests.plain import PlainGRUDecoder, plain
 from utils.special_tokens import END, PAD, START
+from utils.training.run_folder import load_checkpoint, load_weights
 
 VOCABULARY = 12
 OPTIONS = {
@@ -287,6 +288,51 @@ def test_an_equal_network_can_be_built_from_its_architecture(kind):
     images, padding, *_ = some_pictures()
     assert copy.read(images, padding) == network.read(images, padding)
     assert copy.standard_encoder is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "former_names"),
+    [
+        ("gru", {"decoder.context.": "decoder.glimpse."}),
+        (
+            "transformer",
+            {
+                "decoder.features.": "decoder.cells.",
+                "decoder.features_norm.": "decoder.cells_norm.",
+                ".cross_query.": ".query.",
+                ".cross_in.": ".cells_in.",
+                ".cross_out.": ".cells_out.",
+            },
+        ),
+    ],
+)
+def test_weights_whose_parameters_have_former_names_load(kind, former_names):
+    network, other = recognizer(kind), recognizer(kind)
+    weights = {}
+    for name, weight in network.state_dict().items():
+        for present, former in former_names.items():
+            name = name.replace(present, former)
+        weights[name] = torch.randn_like(weight) if weight.is_floating_point() else weight
+    assert len(weights.keys() - network.state_dict().keys()) >= 2
+    assert len(other.load_state_dict(weights).missing_keys) == 0
+    assert [value.tolist() for value in other.state_dict().values()] == [value.tolist() for value in weights.values()]
+
+
+@torch.no_grad()
+def test_the_published_weights_read_what_they_read_when_they_were_made():
+    checkpoint = load_checkpoint(Path(__file__).parents[1] / "checkpoints" / "crohme.safetensors")
+    network = Recognizer(**checkpoint.about["architecture"]).eval()
+    load_weights(network, checkpoint)
+    image = torch.zeros(1, 1, 48, 112)
+    for rows, columns in (
+        ((22, 25), (6, 34)), ((8, 38), (19, 22)),  # +
+        ((10, 40), (54, 57)),  # 1
+        ((18, 21), (76, 104)), ((29, 32), (76, 104)),  # =
+    ):  # fmt: skip
+        image[..., slice(*rows), slice(*columns)] = 1
+    (found,) = network.read(image, torch.zeros(1, 48, 112, dtype=torch.bool), beam=3)
+    assert [checkpoint.about["vocabulary"][token - 3] for token in found.tokens] == "+ 1 = 1 =".split()
+    assert found.score == pytest.approx(-0.301738, abs=1e-4)
 
 
 def test_a_handwritten_encoder_that_was_left_out_is_made_from_the_standard_one():

@@ -102,6 +102,14 @@ def test_feature_maps_of_different_sizes_are_pooled_as_adaptive_pooling_does(wan
     assert feature_map(student, teacher).item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
 
 
+def test_distributions_are_compared_at_a_temperature_of_two():
+    student, teacher = made_up_output(0), made_up_output(1)
+    is_token = student.targets != PAD
+    ink, standard = ((output.logits / 2).softmax(-1)[is_token] for output in (student, teacher))
+    divergence = (standard * (standard / ink).log()).sum(-1).mean()
+    assert distribution(student, teacher).item() == pytest.approx(4 * divergence.item(), rel=1e-4)
+
+
 def boxes() -> torch.Tensor:
     """One feature position of 8 pixels for each token of the made-up labels; the second token of label 2 has none."""
     left = torch.tensor([[0.0, 8.0, 16.0], [40.0, 0.0, 0.0]])

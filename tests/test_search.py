@@ -116,6 +116,19 @@ def test_a_beam_of_one_equals_greedy(seeds, end):
         assert one.score == pytest.approx(other.score, abs=1e-4)
 
 
+@pytest.mark.parametrize("length_penalty", [0.0, 0.5, 1.0])
+def test_scores_are_divided_by_their_length_to_the_power_of_the_penalty(length_penalty):
+    features, padding = chains([1, 2, 3, 4, 5, 6], end=1.0)
+    found = greedy(Chain(), features, padding, length_penalty=length_penalty)
+    found += beam_search(Chain(), features, padding, beam=2, directions=1, length_penalty=length_penalty)
+    assert sum(not hypothesis.is_truncated for hypothesis in found) > 6
+    for table, hypothesis in zip([*features[..., 0]] * 2, found, strict=True):
+        if hypothesis.is_truncated:
+            continue
+        total = log_probability(table[:5], tuple(hypothesis.tokens), START, END)
+        assert hypothesis.score == pytest.approx(total / (len(hypothesis.tokens) + 1) ** length_penalty, abs=1e-4)
+
+
 def test_what_never_ends_is_truncated_at_the_limit_and_says_so():
     features, padding = chains([1, 2], end=-1000.0)
     limit = token_limits(padding)[0].item()

@@ -89,6 +89,7 @@ class DataConfig:
     max_width: PositiveInteger
     validation_share: Share
     workers: NonNegativeInteger
+    symbols: tuple[Text, ...] = ()
 
 
 @config_table
@@ -168,7 +169,7 @@ class TrainingConfig:
     compile: Flag = False
 
 
-PICTURES = ("standard", "pairs", "ink")
+PICTURES = ("standard", "synthetic", "pairs", "ink")
 PARTS = ("standard_encoder", "handwritten_encoder", "decoder")
 LOSSES = (
     "label",
@@ -231,11 +232,19 @@ class ReplayConfig:
 
 
 @config_table
+class SyntheticConfig:
+    """Synthetic ink among the ink: its share of the images shown, when a stage begins and when it ends."""
+
+    first: Share = 0.0
+    last: Share = 0.0
+
+
+@config_table
 class StageConfig:
     """One stage of training. A stage is data: which pictures, what learns, from which losses, for how long."""
 
     name: Text
-    pictures: Literal["standard", "pairs", "ink"]
+    pictures: Literal["standard", "synthetic", "pairs", "ink"]
     trains: tuple[Literal["standard_encoder", "handwritten_encoder", "decoder"], ...]
     losses: dict[str, NonNegativeNumber]
     epochs: PositiveInteger
@@ -244,6 +253,7 @@ class StageConfig:
     styles: Literal["standard", "varied"] = "varied"
     expressions: ExpressionsConfig = ExpressionsConfig()
     replay: ReplayConfig = ReplayConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
     augment: Flag = False
     starts_from_standard: Flag = False
 
@@ -263,7 +273,7 @@ class Config:
 
     def domains(self) -> tuple[str, ...]:
         """The kinds of pictures that need an encoder: the handwritten one always, for it is what the run is for."""
-        needs_standard = any(stage.pictures != "ink" for stage in self.stages)
+        needs_standard = any(stage.pictures in ("standard", "pairs") for stage in self.stages)
         return ("standard", "handwritten") if needs_standard else ("handwritten",)
 
     def uses_loss(self, name: str) -> bool:
@@ -327,7 +337,11 @@ def _mix_errors(stage: StageConfig) -> list[tuple[Location, str]]:
     is_replayed = stage.replay.first > 0 or stage.replay.last > 0
     if is_replayed and stage.pictures != "ink":
         errors.append((("replay",), f"standard images among ink; expected `pictures: ink`, got {stage.pictures}"))
-    if stage.expressions.synthetic and not (stage.pictures == "standard" or is_replayed):
+    is_mixed = stage.synthetic.first > 0 or stage.synthetic.last > 0
+    if is_mixed and stage.pictures != "ink":
+        errors.append((("synthetic",), f"synthetic ink among ink; expected `pictures: ink`, got {stage.pictures}"))
+    has_new = stage.pictures in ("standard", "synthetic") or is_replayed or is_mixed
+    if stage.expressions.synthetic and not has_new:
         where = ("expressions", "synthetic")
         errors.append((where, "new expressions have no ink; expected `pictures: standard`"))
     return errors
