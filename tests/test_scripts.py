@@ -184,7 +184,7 @@ def test_label_smoothing_reaches_the_objective(home, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train_stage.py", *arguments, "--set", "training.label_smoothing=0.125"])
     with pytest.raises(Made) as made:
         train_stage.main()
-    assert made.value.args == (["label", "attention", "counting"], 0.125)
+    assert made.value.args[1] == 0.125
 
 
 def test_a_single_stage_from_ink_alone_is_one_command(home):
