@@ -8,7 +8,7 @@ import numpy as np
 
 from dataset.formats.inkml import Symbol, draw_traces
 from dataset.images.strokes import StrokeWriter, strokes_of
-from utils.config.schema import load_config
+from utils.config.loading import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ["x ^ { 2 }", "a + b", r"\frac { 1 } { 2 }", "x", r"\sqrt { y }", "b = a", "2 x", "1 + 1", "a ^ { x }", "y"]

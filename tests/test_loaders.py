@@ -12,7 +12,7 @@ from dataset.images.augmentation import Augmentation, StrokeAugmentation
 from dataset.images.standard import STANDARD, VARIED
 from dataset.loading.loaders import Data, Items, Loader, check_stages, make_loaders, open_data, open_split_loader
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
-from utils.config.schema import load_config
+from utils.config.loading import load_config
 from utils.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[1]

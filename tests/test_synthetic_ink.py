@@ -174,10 +174,9 @@ def test_the_mix_has_the_share_that_the_config_says_and_all_have_boxes(inked, ba
         return sum(not name.startswith("ink_") for name in names)
 
     for epoch, share in enumerate((0.6, 0.4, 0.2)):
-        train.set_epoch(epoch)
+        train.set_epoch(epoch, progress=epoch / 2)
         assert shown() == round(share * count)
-    train.set_progress(0.75)
-    train.set_epoch(5)
+    train.set_epoch(5, progress=0.75)
     assert shown() == round(0.3 * count)
     state = train.state_dict(1)
     resumed, _ = make_loaders(data, stage, config, batching, stride=8)

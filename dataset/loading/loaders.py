@@ -23,6 +23,7 @@ from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 from dataset.vocabulary import Vocabulary
+from utils.config.schema import BOX_LOSSES
 from utils.errors import ConfigError, DataError
 
 
@@ -255,7 +256,7 @@ class Loader:
     """Batches of one stage. `set_epoch(epoch, first_batch)` first; then iterate; `len()` is the whole epoch's."""
 
     def __init__(self, items: Items, sampler: Any, workers: int = 0, pin_memory: bool = False):
-        self.items, self.sampler, self.workers, self.epoch = items, sampler, workers, 0
+        self.items, self.sampler, self.workers, self.epoch, self.progress = items, sampler, workers, 0, 0.0
         # Batches are few and workers stay: the sampler's keys carry the epoch to them.
         self._loader = torch.utils.data.DataLoader(
             items,
@@ -268,20 +269,15 @@ class Loader:
             generator=torch.Generator(),
         )
 
-    def set_progress(self, progress: float) -> None:
-        """What fraction of the stage has passed, 0 to 1, before `set_epoch`: shares that change then follow it.
+    def set_epoch(self, epoch: int, state: dict | None = None, progress: float = 0.0) -> None:
+        """Begin an epoch, or go on in the middle of one from a state.
 
-        Without it they follow the number of the epoch.
+        progress: of the stage, 0 to 1; a source whose mix changes in the course of a stage is told it.
         """
+        self.epoch, self.progress = epoch, state["progress"] if state else progress
         if isinstance(self.items.pictures, Mixture):
-            self.items.pictures.set_progress(progress)
-
-    def set_epoch(self, epoch: int, state: dict | None = None) -> None:
-        """Begin an epoch, or go on in the middle of one from a state."""
-        self.epoch = epoch
+            self.items.pictures.set_progress(self.progress)
         if state:
-            if isinstance(self.items.pictures, Mixture):
-                self.items.pictures.set_progress(state.get("progress"))
             self.sampler.load_state_dict(state)
         else:
             self.sampler.set_epoch(epoch)
@@ -306,9 +302,12 @@ class Loader:
 
     def state_dict(self, batches_done: int) -> dict:
         """Where the epoch stands when so many of its batches were trained on; workers may have read further."""
-        pictures = self.items.pictures
-        progress = {"progress": pictures.progress} if isinstance(pictures, Mixture) else {}
-        return self.sampler.state_dict(batches_done) | progress
+        return self.sampler.state_dict(batches_done) | {"progress": self.progress}
+
+    def counts(self, step: int) -> np.ndarray:
+        """(world_size, 2) int: tokens (ends included) and pictures of each process's batch in a step of this epoch."""
+        batches = self.sampler.batches_of(step)
+        return np.array([[self.items.pictures.lengths[batch].sum() + len(batch), len(batch)] for batch in batches])
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -367,14 +366,16 @@ def _augmentations(settings: Any) -> tuple[Augmentation, StrokeAugmentation]:
     return made[0], made[1]
 
 
-def _needs_boxes(stage: Any) -> bool:
-    return stage.losses.get("attention", 0) > 0
+def _needs_boxes(stage: Any) -> list[str]:
+    """The losses of a stage that ask where each token's ink lies."""
+    return [name for name in BOX_LOSSES if stage.losses.get(name, 0) > 0]
 
 
 def _require_boxes(data: Data, stage: Any) -> None:
     if _needs_boxes(stage) and stage.pictures in ("pairs", "ink") and open_strokes(data.folder / "train") is None:
+        names = " and ".join(f"`{name}`" for name in _needs_boxes(stage))
         raise DataError(
-            f"{data.folder / 'train' / 'strokes'}: not found; the loss `attention` of stage {stage.name} needs pen "
+            f"{data.folder / 'train' / 'strokes'}: not found; the loss {names} of stage {stage.name} needs pen "
             f"strokes, which are kept where ink comes as InkML: python prepare.py INKML_FOLDER --dataset "
             f"{data.folder.name}"
         )
@@ -455,7 +456,7 @@ def make_loaders(
             chosen=chosen,
             **share,
         )
-    items = Items(train, stage.pictures, config.seed, with_boxes=_needs_boxes(stage))
+    items = Items(train, stage.pictures, config.seed, with_boxes=bool(_needs_boxes(stage)))
     pin_memory = torch.cuda.is_available()  # what lies there is copied to a GPU while it computes
     return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, **share)
 
