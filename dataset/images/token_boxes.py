@@ -55,7 +55,7 @@ def as_written(boxes: TokenBoxes, labels: Sequence[Sequence[str]]) -> TokenBoxes
 
 
 def _lowered_groups(tokens: Sequence[str]) -> Iterator[tuple[int, int, int, float]]:
-    """First and last + 1 token of numerators, scripts and limits, the token each belongs to, and em by which it moves."""
+    """Numerators, scripts and limits: first and last + 1 token, whose they are, and em by which they move down."""
     opened, closes = [], {}
     for place, token in enumerate(tokens):
         if token == "{":
