@@ -55,6 +55,7 @@ MOST_EM = 256.0  # beyond it sizes of boxes are alike
 # How much it costs to take a symbol of another writer, or one written for a box of another size (a share of it); one
 # unit is a standard deviation of a writer's way.
 STRANGER_COST, SIZE_COST = 0.5, 4.0
+ROOT_SIZE_COST = 12.0  # the hook of a root that is made longer would lie over what the root holds
 CHUNK = 4096  # labels planned together
 # Hands whose spread is not known, or beyond these, are taken to these.
 SPREAD, LIFT = (0.75, 1.9), (0.6, 1.9)
@@ -302,7 +303,8 @@ class Planner:
         places = np.minimum(places, len(self._own) - 1)
         candidates[:, CANDIDATES:] = np.where(has_own, self._own_order[places], candidates[:, :1])
         wanted = self._wanted[rows][:, None]
-        costs = SIZE_COST * np.abs(self._had[candidates] - wanted) / wanted
+        size_cost = np.where(self.boxes.has_rule[rows], ROOT_SIZE_COST, SIZE_COST)[:, None]
+        costs = size_cost * np.abs(self._had[candidates] - wanted) / wanted
         ways, own_ways = self.symbols.ways[self.symbols.writers[candidates]], self.symbols.ways[writers][:, None]
         costs += np.abs(ways[..., 0] - own_ways[..., 0]) + np.abs(ways[..., 1] - own_ways[..., 1])
         costs += STRANGER_COST * (self.symbols.writers[candidates] != writers[:, None])
