@@ -1,6 +1,6 @@
-"""The ink of a split, as the network will see it: scaled, kept within limits, distorted anew in every epoch.
+"""The ink of a split, as the network will see it: scaled, kept within limits, distorted differently in every epoch.
 
-Where a picture's strokes are known, they are distorted too, and drawn anew, before the picture is.
+Where a picture's strokes are known, they are distorted too, and drawn again, before the image is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class HandwrittenImages:
     ):
         """scale: of every picture; a picture that is then still larger than the limits is scaled down to them.
 
-        indices: (N,) places in the store. No picture is left out, however large.   strokes: of the same split.
+        indices: (N,) indices in the store. No picture is left out, however large.   strokes: of the same split.
         """
         self.store, self.indices, self.augmentation = store, np.asarray(indices), augmentation
         self.strokes, self.stroke_augmentation = strokes, stroke_augmentation

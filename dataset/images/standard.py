@@ -322,10 +322,8 @@ class StandardImages:
         return boxes_after(boxes, picture_size(layout_.extents, style), index, seed, epoch, self.styles.augmentation)
 
     def label_hash(self) -> np.ndarray:
-        """(N,) uint64, the same as in an ImageStore of the same vocabulary."""
-        labels = np.split(self._ids, self._ends[:-1])
-        digests = b"".join(hashlib.blake2b(ids.tobytes(), digest_size=8).digest() for ids in labels)
-        return np.frombuffer(digests, "<u8")[: len(self)]
+        """(N,) uint64, the same as in an ImageStore."""
+        return np.array([key_of(self._vocabulary.decode(self.label(i))) for i in range(len(self))], np.uint64)
 
     def _styles_of(self, indices: np.ndarray, seed: int, epoch: int) -> tuple:
         """For n indices: fonts, rows in their caches, numbers of their Styles, each (n,), extents (n, 3), seeds.
