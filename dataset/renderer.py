@@ -2,7 +2,7 @@ r"""Draw labels: LaTeX in, the standard image out, and where each token of the l
 
     picture = render(r"\frac{1}{2}")                   # uint8 (H, W), dark on light, as printed
     placed = layout(r"\frac { 1 } { 2 }")              # glyphs and rules, each with its token's index: cheap to keep
-    picture = draw(placed, Style(em=32, slant=0.2))    # drawn anew, in any style of the same font
+    picture = draw(placed, Style(em=32, slant=0.2))    # drawn again, in any style of the same font
     placed.boxes(Style(em=32, slant=0.2))              # where each token lies in that picture
 
 Layouts are measured in em, pictures in pixels. Who trains on standard images keeps layouts, and draws in every epoch.
@@ -40,7 +40,7 @@ class RenderError(DataError):
 
 @dataclass(frozen=True)
 class Style:
-    """How a label is drawn. The defaults give the standard image; the freedoms are all zero in it.
+    """How a label is drawn. The defaults give the standard image; its jitter ranges are all zero.
 
     The first five count when a label is laid out, the others when it is drawn: one layout serves all their values.
     The same style, seed included, gives the same picture.
@@ -55,10 +55,10 @@ class Style:
     margin: int = 4  # pixels of paper on each side
     weight: float = 0.0  # em by which strokes get thicker; below -0.03 thin ones begin to break
     slant: float = 0.0  # to the right per upwards
-    # freedoms between type and a near-casual hand
+    # jitter ranges, between type and a near-casual hand
     spacing: float = 0.0  # share by which distances along the line grow; signs keep their width
     script_shift: float = 0.0  # share by which distances from the baseline grow
-    wander: float = 0.0  # em by which the baseline strays up and down
+    wander: float = 0.0  # em by which the baseline moves up and down
     scale_jitter: float = 0.0  # share by which signs differ in size (standard deviation)
     rotation_jitter: float = 0.0  # radians by which they are turned (standard deviation)
     seed: int = 0  # chooses among what the last three allow
@@ -66,8 +66,8 @@ class Style:
     @property
     def is_plain(self) -> bool:
         """True where every sign stands exactly where the layout has it."""
-        freedoms = (self.slant, self.spacing, self.script_shift, self.wander, self.scale_jitter, self.rotation_jitter)
-        return not any(freedoms) and self.weight <= 0
+        moves = (self.slant, self.spacing, self.script_shift, self.wander, self.scale_jitter, self.rotation_jitter)
+        return not any(moves) and self.weight <= 0
 
 
 class Glyph(NamedTuple):

@@ -197,8 +197,8 @@ def mathml_tokens(element: Element) -> list[tuple[str, str | None]]:
         raise DataError(f"the MathML truth has a <{tag}>, which CROHME does not use")
     if len(forms) != len(children) + 1:
         raise DataError(f"the MathML truth has a <{tag}> with {len(children)} children, expected {len(forms) - 1}")
-    # The element's symbol is the first token, a bar or a root; the brace after it is nobody's.
-    tokens = [(token, None if place else identity) for place, token in enumerate(forms[0].split())]
+    # The element's symbol is the first token, a bar or a root; the brace after it belongs to no element.
+    tokens = [(token, None if index else identity) for index, token in enumerate(forms[0].split())]
     for child, form in zip(children, forms[1:], strict=True):
         tokens += [*child, *((token, None) for token in form.split())]
     return tokens

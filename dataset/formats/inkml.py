@@ -33,7 +33,7 @@ TRUTHS = ("truth", "normalizedLabel", "label")
 
 @dataclass(frozen=True)
 class Symbol:
-    """One written symbol. label: its token.   traces: indices of its traces.   token: place in the label or None."""
+    """One written symbol. label: its token.   traces: indices of its traces.   token: index in the label or None."""
 
     label: str
     traces: tuple[int, ...]
@@ -165,7 +165,7 @@ def _token_of_id(math: Element | None, tokens: list[str] | None) -> dict[str, in
         return {}
     blocks = SequenceMatcher(None, [token for token, _ in written], tokens or [], autojunk=False).get_matching_blocks()
     pairs = ((written[a + i][1], b + i) for a, b, size in blocks for i in range(size))
-    return {identity: place for identity, place in pairs if identity}
+    return {identity: index for identity, index in pairs if identity}
 
 
 # ----------------------------------------------------------------------------------------------------------- pictures

@@ -126,7 +126,7 @@ def _move(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Augm
         draws = uniform(seed, epoch, np.array([index]), points[..., :2].size, FIRST_OF_CONTROL_POINTS)
         points[..., :2] += settings.distortion * (2 * draws - 1).reshape(points[..., :2].shape)
     points = points @ back.T
-    maps = points[..., :2] / points[..., 2:] - 0.5  # -0.5: a pixel's place is its centre
+    maps = points[..., :2] / points[..., 2:] - 0.5  # -0.5: a pixel's position is its centre
     maps = [rows @ maps[..., axis].astype(np.float32) @ columns.T for axis in (0, 1)]
     return cv2.remap(picture, *maps, cv2.INTER_LINEAR)
 
@@ -172,10 +172,10 @@ def _spline(length: int) -> np.ndarray:
 
 @functools.cache
 def _long_spline(length: int) -> np.ndarray:
-    place, t = np.divmod((np.arange(length) + 0.5) / SPACING, 1)
+    point, t = np.divmod((np.arange(length) + 0.5) / SPACING, 1)
     weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1)
-    spline = np.zeros((length, int(place[-1]) + 4), np.float32)
-    np.put_along_axis(spline, place.astype(int)[:, None] + np.arange(4), weights / 6, axis=1)
+    spline = np.zeros((length, int(point[-1]) + 4), np.float32)
+    np.put_along_axis(spline, point.astype(int)[:, None] + np.arange(4), weights / 6, axis=1)
     return spline
 
 
@@ -197,8 +197,8 @@ def augment(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Au
     if settings.contrast:
         picture = cv2.convertScaleAbs(picture, alpha=1 - settings.contrast * draws[CONTRAST])
     if settings.cut_outs:
-        places = uniform(seed, epoch, np.array([index]), 3 * settings.cut_outs, FIRST_OF_CUT_OUTS).reshape(-1, 3)
-        picture = _cut_out(picture, places[: round(settings.cut_outs * draws[CUT_OUTS])], settings.cut_out_size)
+        squares = uniform(seed, epoch, np.array([index]), 3 * settings.cut_outs, FIRST_OF_CUT_OUTS).reshape(-1, 3)
+        picture = _cut_out(picture, squares[: round(settings.cut_outs * draws[CUT_OUTS])], settings.cut_out_size)
     return picture
 
 
@@ -211,10 +211,10 @@ def _thicken(picture: np.ndarray, amount: float) -> np.ndarray:
     return cv2.addWeighted(picture, 1 - share, cv2.erode(picture, square), share, 0)
 
 
-def _cut_out(picture: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
-    """Lay squares of paper over a picture. places: (squares, 3) draws of row, column and side."""
+def _cut_out(picture: np.ndarray, squares: np.ndarray, size: int) -> np.ndarray:
+    """Lay squares of paper over a picture. squares: (count, 3) draws of row, column and side."""
     picture = picture.copy()
-    for row, column, side in places:
+    for row, column, side in squares:
         side = math.ceil(size * (1 + side) / 2)
         top, left = int(row * picture.shape[0]) - side // 2, int(column * picture.shape[1]) - side // 2
         picture[max(top, 0) : top + side, max(left, 0) : left + side] = 0
@@ -232,7 +232,7 @@ class StrokeAugmentation:
     """
 
     pen: tuple[int, int] = (3, 3)  # width of the strokes, both ends included
-    jitter: float = 0  # the hand's tremble: places along a stroke move by at most so many pixels
+    jitter: float = 0  # the hand's tremble: points along a stroke move by at most so many pixels
     shift: float = 0  # each symbol moves by at most so many pixels, in x and in y
     scale: tuple[float, float] = (1, 1)  # factor of each symbol, about its centre
     slant: float = 0  # of each symbol: at most this share of its height, either way

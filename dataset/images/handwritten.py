@@ -88,8 +88,8 @@ class HandwrittenImages:
         if self.strokes is None:
             return None
         if self._last[0] != (index, seed, epoch):
-            place = int(self.indices[index])
-            strokes = self.strokes.find(self.store.name(place), self.store.sizes[place])
+            number = int(self.indices[index])  # in the store
+            strokes = self.strokes.find(self.store.name(number), self.store.sizes[number])
             varied = strokes and (strokes, *vary(strokes, index, seed, epoch, self.stroke_augmentation))
             self._last = (index, seed, epoch), varied
         return self._last[1]

@@ -150,11 +150,11 @@ def read_template(tokens: Sequence[str]) -> Template | None:
         base = node.children[0] if node.kind == "scripts" else None
         name = base.name if base is not None and base.name.startswith("\\") else node.name
         branches.append(((node.kind, name), node.start, node.stop))
-        for place, child in enumerate(node.children):
+        for number, child in enumerate(node.children):
             if child is not None and child.kind == "row" and child.children:
-                branches.append(((node.kind, name, place), child.start, child.stop))
+                branches.append(((node.kind, name, number), child.start, child.stop))
     relations = [child.start for child in tree.children if child.name in RELATIONS]
-    sides = zip([0, *(place + 1 for place in relations)], [*relations, len(written)], strict=True)
+    sides = zip([0, *(index + 1 for index in relations)], [*relations, len(written)], strict=True)
     return Template(written, branches, [side for side in sides if side[0] < side[1]])
 
 
