@@ -589,6 +589,18 @@ def test_the_script_lists_bad_items_and_exits_with_1_unless_told_to_skip_them(tm
     assert json.loads((tmp_path / "NAME" / "train" / "prepared.json").read_text())["left_out"] == 1
 
 
+def test_the_script_adds_and_normalises_and_tells_labels_that_are_too_long(tmp_path):
+    target = ("--dataset", "NAME", "--root", tmp_path, "--split", "train")
+    assert run(make_photos(tmp_path / "old"), *target).returncode == 0
+    new = make_photos(tmp_path / "new", "d", label="{" + "x" * 100 + "}")
+    assert "--add" in run(new, *target).stderr
+    done = run(new, *target, "--add", "--normalize", "--sheet", tmp_path / "sheet.png")
+    assert done.returncode == 0 and "1 items added to 3" in done.stderr
+    assert "NAME/train: 1 labels are longer than what is read" in done.stderr and "'d' has 106 tokens" in done.stderr
+    assert cv2.imread(str(tmp_path / "sheet.png")).mean() > 200
+    assert "expected a folder or a zip" in run("--dataset", "NAME").stderr
+
+
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
     done = run(tmp_path / "nowhere", "--dataset", "NAME", "--root", tmp_path)
     assert done.returncode == 2

@@ -106,14 +106,27 @@ def _points(element: Element, form: TraceFormat) -> np.ndarray | None:
         return None
     where = f"trace {identity_of(element) or '?'!r}"
     try:
-        points = [_values(point) for point in _divided(text, form.count)]
-        columns = _absolute(points, form) if re.search(r"""['"!*?]""", text) else _chosen(points, form)
-        trace = np.array(columns, np.float64) * form.signs
+        trace = np.array(_simple_points(text, form) or _any_points(text, form), np.float64) * form.signs
     except (ValueError, IndexError, KeyError):  # KeyError: a difference, or a repetition, of nothing
         raise DataError(f"{where} is not a list of points `x y, x y, …`") from None
     if not np.isfinite(trace).all():
         raise DataError(f"{where} has a coordinate that is not a finite number")
     return trace
+
+
+def _simple_points(text: str, form: TraceFormat) -> list[tuple[float, float]] | None:
+    """Points of plain numbers with commas between them, as nearly all files have them; None where it is not so."""
+    if "," not in text or "\n" in text:
+        return None
+    try:
+        return _chosen([point.split() for point in text.split(",")], form)
+    except (ValueError, IndexError):
+        return None
+
+
+def _any_points(text: str, form: TraceFormat) -> list[tuple[float, float]]:
+    points = [_values(point) for point in _divided(text, form.count)]
+    return _absolute(points, form) if re.search(r"""['"!*?]""", text) else _chosen(points, form)
 
 
 # A value, with the mark before it that says what it is: ' a difference, " a difference of differences, ! a value.
