@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 import torch
 
-from models.decoder import END
 from models.recognizer import Encoded, Explanation, Recognizer
 from models.search import Hypothesis
 from utils.errors import CheckpointError, ConfigError
 from utils.reading.photographs import CleanInk, clean
 from utils.reading.pictures import read_picture, resize
+from utils.special_tokens import END
 from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ class Reader:
 
         def read(places: list[int]) -> list[float]:
             hypotheses = self.model.read_encoded(self._encode([pictures[place] for place in places]))
-            return [hypothesis.score - 1e4 * hypothesis.is_cut for hypothesis in hypotheses]
+            return [hypothesis.score - 1e4 * hypothesis.is_truncated for hypothesis in hypotheses]
 
         scores = self._in_batches([picture.shape for picture in pictures], read)
         best: dict[int, tuple[float, CleanInk]] = {}
@@ -218,7 +218,7 @@ class Reader:
                 for other in hypothesis.alternatives
             ),
             boxes=tuple(_box(look, stride, view, given_size) for look in attention),
-            is_cut=hypothesis.is_cut,
+            is_cut=hypothesis.is_truncated,
             picture=view.picture,
         )
 

@@ -18,8 +18,8 @@ from dataset.images.augmentation import (
 )
 from dataset.images.sheet import EXAMPLES, STROKE_EXAMPLES, write_sheet
 from dataset.images.strokes import StrokeWriter, draw, strokes_of
+from utils.draws import uniform
 from utils.errors import DataError
-from utils.hashing import uniform
 
 EVERYTHING = Augmentation(**EXAMPLES)
 MOVES = Augmentation(**{name: EXAMPLES[name] for name in list(EXAMPLES)[:6]})  # all that moves ink

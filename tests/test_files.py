@@ -1,101 +1,79 @@
-"""Whole files or none, one process at a time, work in threads and processes, and what a log says of it."""
+"""Files that are whole or not there, and locks between processes."""
 
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from utils import progress
-from utils.errors import UserError
-from utils.files import atomic_write, file_digest, lock
-from utils.hashing import hash64, mix64
-from utils.parallel import in_processes
+from utils.files import atomic_path, atomic_write, file_digest, hash64, locked, text_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_what_fails_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file.txt"
-    atomic_write(path, "old\n")
-    with monkeypatch.context() as patch:
-        patch.setattr("os.replace", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            atomic_write(path, "new\n")
-    assert path.read_bytes() == b"old\n" and list(tmp_path.iterdir()) == [path]
-    atomic_write(path, b"new\r\n")
-    assert path.read_bytes() == b"new\r\n"
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    atomic_write(tmp_path / "file", "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        atomic_write(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_digest_tells_contents_apart(tmp_path):
-    (tmp_path / "a").write_text("x")
-    (tmp_path / "b").write_text("y")
-    assert file_digest(tmp_path / "a") != file_digest(tmp_path / "b") and len(file_digest(tmp_path / "a")) == 64
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+    atomic_write(path := tmp_path / "curve.png", b"old")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.suffix == ".png"  # libraries choose the format by it
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["curve.png"]
 
 
-def test_a_second_process_waits_and_says_so(tmp_path):
-    code = (
-        "import sys, time; from utils.files import lock\n"
-        f"with lock({str(tmp_path / 'lock')!r}, 'held by another'): print(time.time())"
-    )
-    with lock(tmp_path / "lock", "held by another"):
-        other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1, text=True)
-        while "waiting" not in (line := other.stderr.readline()):
-            assert line or other.poll() is None
-        released = time.time()
-    assert float(other.communicate(timeout=60)[0]) >= released
+def test_line_ends_are_written_as_they_are(tmp_path):
+    atomic_write(tmp_path / "labels.txt", "α\nβ\n")
+    assert (tmp_path / "labels.txt").read_bytes() == "α\nβ\n".encode()
 
 
-def test_hashes_are_what_they_were_in_stores_made_before():
-    assert hash64("x + y") == 0x3282B851904C63AA
-    assert mix64(np.array([1], np.uint64))[0] == 0x5692161D100B05E5
+HOLDER = """
+import sys, time
+sys.path.insert(0, {root!r})
+from utils.files import locked
+with locked({path!r}, "held"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
-# ---- processes -------------------------------------------------------------------------------------------------------
+def test_a_lock_is_waited_for_and_ends_with_the_process_that_holds_it(tmp_path, capsys):
+    path = str(tmp_path / "lock")
+    script = HOLDER.format(root=str(ROOT), path=path)
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        waiting = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            assert waiting.stderr.readline() == b"held; waiting\n"
+            holder.kill()
+            assert waiting.stdout.readline() == b"held\n"
+        finally:
+            waiting.kill()
+            waiting.communicate()
+    finally:
+        holder.kill()
+        holder.communicate()
+    with locked(path, "held"):
+        pass
+    assert "waiting" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_processes_keep_the_order_and_pass_errors_on(workers):
-    assert list(in_processes(abs, [-1, 2, -3], workers)) == [1, 2, 3]
-    with pytest.raises(TypeError):
-        list(in_processes(abs, [1, "a"], workers))
-
-
-def test_a_script_that_does_not_guard_its_main_part_ends_with_a_sentence(tmp_path):
-    outcomes = []
-    for guard in ("if True:", 'if __name__ == "__main__":'):
-        code = f"from utils.parallel import in_processes\n{guard}\n    print(list(in_processes(abs, [-1, -2], 2)))\n"
-        (tmp_path / "script.py").write_text(code)
-        command, environment = [sys.executable, tmp_path / "script.py"], os.environ | {"PYTHONPATH": str(ROOT)}
-        outcomes.append(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60))
-    assert outcomes[0].returncode != 0
-    assert 'must stand under `if __name__ == "__main__":`' in outcomes[0].stderr
-    assert outcomes[1].stdout == "[1, 2]\n"
-
-
-def test_a_worker_that_dies_is_told():
-    with pytest.raises(UserError, match="a worker process ended before its work was done"):
-        list(in_processes(os._exit, [1], 2))
-
-
-# ---- progress --------------------------------------------------------------------------------------------------------
-
-
-def test_a_log_file_gets_a_line_every_half_minute(capsys, monkeypatch):
-    now = iter(np.arange(0, 1000, 1.0))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
-    assert list(progress.counted(range(100), "work", 100)) == list(range(100))
-    lines = capsys.readouterr().err.splitlines()
-    assert 3 <= len(lines) <= 5 and lines[0].startswith("work: ") and "of 100 items after" in lines[0]
-    assert lines[-1].startswith("work: 100 of 100")
-
-
-def test_short_work_and_work_without_progress_say_nothing(capsys, monkeypatch):
-    list(progress.counted(range(100), "work", 100))
-    now = iter(np.arange(0, 10_000, 60.0))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
-    list(progress.counted(range(100), "work", 100, is_shown=False))
-    assert capsys.readouterr().err == ""
+def test_digests_are_those_that_other_programs_know(tmp_path):
+    atomic_write(tmp_path / "a", "abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_digest(tmp_path / "a") == text_digest("abc") == known
+    assert hash64(b"abc") == 0x5995D533D814BBD8  # what lies on disk is found by it

@@ -20,7 +20,7 @@ from dataset.images.store import ImageStore, build_store, fresh_store
 from dataset.latex.parser import tokenize
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
-from utils.files import lock
+from utils.files import locked
 
 MOST_TOLD = 5  # mistakes in a file of predictions that one message lists
 DOLLARS = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
@@ -72,7 +72,7 @@ def open_pictures(
     place = folder / split
     store, bad = fresh_store(place, vocabulary), []
     if store is None:
-        with lock(place / ".lock", f"{place}: another process prepares it"):
+        with locked(place / ".lock", f"{place}: another process prepares it"):
             store, bad = build_store(folder, split, vocabulary)
             if bad:
                 shutil.rmtree(store.folder)  # it is mapped: it can be read until the last map of it is closed

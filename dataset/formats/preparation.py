@@ -27,7 +27,7 @@ from dataset.images.strokes import StrokeWriter, open_strokes
 from dataset.latex.normalization import normalize
 from dataset.vocabulary import Vocabulary
 from utils.errors import BadItem, DataError, list_of
-from utils.files import atomic_write, lock
+from utils.files import atomic_write, locked
 from utils.parallel import in_threads
 from utils.progress import counted
 from utils.reading.pictures import normalise
@@ -93,7 +93,7 @@ def prepare_if_needed(dataset_folder: str | Path, progress: bool = True) -> None
 
 
 def _lock(folder: Path):
-    return lock(folder / ".lock", f"{folder}: another process prepares it")
+    return locked(folder / ".lock", f"{folder}: another process prepares it")
 
 
 def _is_prepared(folder: Path) -> bool:

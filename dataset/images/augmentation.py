@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.hashing import uniform
+from utils.draws import uniform
 
 # Pixels between the control points of the smooth distortion: a little less than the height of an ordinary symbol.
 SPACING = 24

@@ -17,9 +17,9 @@ from dataset.formats.items import Item, image_of, name_of_image, read_split
 from dataset.formats.text_files import count_lines
 from dataset.images.flat_files import FlatWriter, map_files, slice_of
 from dataset.vocabulary import UNKNOWN, Vocabulary
+from utils.draws import GOLDEN, mix64
 from utils.errors import BadItem, DataError, list_of
-from utils.files import file_digest, lock
-from utils.hashing import GOLDEN, hash64, mix64
+from utils.files import file_digest, hash64, locked
 from utils.parallel import in_threads
 from utils.progress import counted
 from utils.reading.pictures import normalise
@@ -114,7 +114,7 @@ class StoreWriter(FlatWriter):
         self._write("sizes", image.shape)
         self._write("tokens", ids)
         self._write("token_ends", self._written("tokens"))
-        self._write("label_hash", hash64(label))
+        self._write("label_hash", hash64(label.encode()))
         self._write("names", np.frombuffer(name.encode(), np.uint8))
         self._write("name_ends", self._written("names"))
         self._count += 1
@@ -186,7 +186,7 @@ def open_split(dataset_folder: str | Path, split: str, vocabulary: Vocabulary, p
     folder = Path(dataset_folder) / split
     store = fresh_store(folder, vocabulary)
     if store is None:
-        with lock(folder / ".lock", f"{folder}: another process prepares it"):
+        with locked(folder / ".lock", f"{folder}: another process prepares it"):
             store = fresh_store(folder, vocabulary)  # another process may have built it meanwhile
             if store is None:
                 print(f"{folder.parent.name}/{split}: building the store, once", file=sys.stderr)

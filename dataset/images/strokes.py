@@ -15,7 +15,7 @@ import numpy as np
 from dataset.formats.inkml import PEN, Symbol, draw_pixels
 from dataset.images.augmentation import AS_WRITTEN, StrokeAugmentation, augment_traces, pen_width, symbol_extents
 from dataset.images.flat_files import FlatWriter, map_files, slice_of
-from utils.hashing import hash64
+from utils.files import hash64
 from utils.reading.pictures import MARGIN
 
 # Raise this when the files below change: older ones are then passed over, and made again by prepare.py.
@@ -94,7 +94,7 @@ class StrokeStore:
 
     def find(self, name: str, size: Sequence[int]) -> Strokes | None:
         """The strokes of a picture; nothing where there are none, or where they are of a picture of another size."""
-        wanted = np.uint64(hash64(name))
+        wanted = np.uint64(hash64(name.encode()))
         index = int(np.searchsorted(self._hashes, wanted))
         if index == len(self) or self._hashes[index] != wanted:
             return None
@@ -146,7 +146,7 @@ class StrokeWriter(FlatWriter):
         self._write("symbol_places", strokes.places)
         self._write("item_symbol_ends", self._written("symbol_places"))
         self._write("sizes", strokes.size)
-        self._write("name_hash", hash64(name))
+        self._write("name_hash", hash64(name.encode()))
 
 
 # -------------------------------------------------------------------------------------------------------------- drawing

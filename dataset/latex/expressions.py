@@ -18,8 +18,7 @@ from random import Random
 from typing import NamedTuple
 
 from dataset.latex.parser import ALPHABETS, LatexError, parse, to_tokens, walk
-from utils.files import atomic_write
-from utils.hashing import hash64
+from utils.files import atomic_write, hash64
 from utils.progress import Progress
 
 # Raise this when other labels are made from the same input.
@@ -189,7 +188,7 @@ def is_balanced(tokens: Sequence[str]) -> bool:
 
 def _number(tokens: Sequence[str]) -> int:
     """64 bits that stand for a label: a million labels take little memory."""
-    return hash64(" ".join(tokens))
+    return hash64(" ".join(tokens).encode())
 
 
 def _quotas(shares: Mapping[Cell, float], count: int) -> dict[Cell, int]:

@@ -1,15 +1,8 @@
-"""64-bit hashes and random draws that depend on nothing but their arguments."""
-
-import hashlib
+"""Random draws that depend on nothing but their arguments: the same in any process, order and number of workers."""
 
 import numpy as np
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio: the increment of SplitMix64
-
-
-def hash64(text: str) -> int:
-    """64 bits that stand for a text: BLAKE2b of its UTF-8, little-endian. Equal texts have equal hashes."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def mix64(values: np.ndarray) -> np.ndarray:
