@@ -1,7 +1,7 @@
 """The speed run: what a configuration has learned after 15 minutes of one core, as a line of results/speedrun.tsv.
 
     python tests/benchmarks/speedrun.py --dataset CROHME_INK
-    python tests/benchmarks/speedrun.py --dataset CROHME_INK --set stages.handwritten.learning_rate=4e-3 --note "rate x 2"
+    python tests/benchmarks/speedrun.py --dataset CROHME_INK --set training.ema=0.99 --note "shorter average"
 
 Trains with adaptive batches on one thread, by CPU time, and reads the validation split alone: no test image chooses
 anything. CPU time is slower beside other work (caches and memory are shared), so compare runs made side by side.
