@@ -25,7 +25,7 @@ from utils.progress import counted
 from utils.reading.pictures import normalise
 
 # Raise this when the files below, or what `normalise` does, change: older stores are then built again.
-VERSION = 2
+VERSION = 3
 # The flat files of a store, and what one element of each is. *_ends: where item i ends and item i + 1 begins.
 FILES = {
     "pixels": np.uint8,
