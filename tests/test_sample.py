@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from dataset.formats.items import read_split
 from dataset.images import sample
 from dataset.images.sample import Writer, make_labels, make_sample, skeleton_strokes, thin, trace, write, writer_of
-from dataset.images.store import read_split
 from dataset.latex.parser import parse, to_tokens
 from dataset.renderer import layout, render
 from utils.errors import DataError
@@ -141,7 +141,7 @@ def test_the_folder_is_whole_in_the_plain_form(folder):
     vocabulary = (folder / "vocabulary.txt").read_text().split()
     assert {token for part in items.values() for item in part for token in item.tokens} == set(vocabulary)
     for item in items["train"]:
-        assert normalise(read_picture(item.picture)).max() == 255
+        assert normalise(read_picture(item.image)).max() == 255
 
 
 def test_made_twice_with_any_number_of_processes_it_is_the_same_to_the_last_byte(folder, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataset.formats.inkml import PEN, Symbol, draw_traces, pixel_traces, read_inkml
-from dataset.formats.packages import prepare
+from dataset.formats.preparation import Options, prepare
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation, augment
 from dataset.images.handwritten import HandwrittenImages
 from dataset.images.store import ImageStore, open_split
@@ -162,7 +162,8 @@ def test_prepared_from_inkml_every_picture_has_its_strokes(folder):
 def test_a_split_from_pictures_has_no_strokes_nor_keeps_those_of_another(folder, tmp_path):
     assert prepare(make_ink(tmp_path), tmp_path / "NAME", progress=False) == []
     assert open_strokes(tmp_path / "NAME" / "train") is not None
-    assert prepare(folder, tmp_path / "NAME", progress=False) == []  # its plain form: pictures
+    replace = Options(existing="replace")
+    assert prepare(folder, tmp_path / "NAME", progress=False, options=replace) == []  # its plain form: images
     assert not (tmp_path / "NAME" / "train" / "strokes").exists()
     assert open_strokes(tmp_path / "NAME" / "train") is None
 

@@ -79,12 +79,12 @@ def outputs(logits: torch.Tensor, padding: torch.Tensor) -> ModelOutput:
     return ModelOutput(*[None] * 6, symbols=logits, features=None, padding=padding)
 
 
-def test_the_loss_is_the_focal_loss_over_the_number_of_positives():
-    logits = torch.tensor([[[[2.0, -1.0]]], [[[0.5, 3.0]]]])  # two images of one symbol and 1 x 2 positions
-    padding = torch.tensor([[[False, False]], [[False, True]]])
-    positive = torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
-    probabilities = [torch.tensor(2.0).sigmoid(), 1 - torch.tensor(-1.0).sigmoid(), torch.tensor(0.5).sigmoid()]
-    wanted = sum(-((1 - p) ** 2) * p.log() for p in probabilities) / 2
+def test_the_loss_is_the_cross_entropy_over_the_number_of_positives():
+    logits = torch.tensor([[[[2.0, -1.0]], [[0.0, 4.0]]], [[[0.5, 3.0]], [[1.0, 2.0]]]])  # 2 symbols, 1 x 2 positions
+    padding = torch.zeros(2, 1, 2, dtype=torch.bool)
+    positive = torch.tensor([[[[1.0, 0.0]], [[1.0, 0.0]]], [[[0.0, 0.0]], [[0.0, 1.0]]]])
+    first, last = logits[0, :, 0, 0].log_softmax(0), logits[1, :, 0, 1].log_softmax(0)
+    wanted = -(first[0] + first[1] + last[1]) / 3
     assert symbol_map_loss(outputs(logits, padding), positive).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 

@@ -13,11 +13,14 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.formats.packages import prepare_if_needed
-from dataset.images.store import ImageStore, build_store, fresh_store, lines_of, one_at_a_time, read_labels
+from dataset.formats.labels import read_labels
+from dataset.formats.preparation import prepare_if_needed
+from dataset.formats.text_files import lines_of
+from dataset.images.store import ImageStore, build_store, fresh_store
 from dataset.latex.parser import tokenize
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
+from utils.files import locked
 
 MOST_TOLD = 5  # mistakes in a file of predictions that one message lists
 DOLLARS = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
@@ -69,7 +72,7 @@ def open_pictures(
     place = folder / split
     store, bad = fresh_store(place, vocabulary), []
     if store is None:
-        with one_at_a_time(place):
+        with locked(place / ".lock", f"{place}: another process prepares it"):
             store, bad = build_store(folder, split, vocabulary)
             if bad:
                 shutil.rmtree(store.folder)  # it is mapped: it can be read until the last map of it is closed

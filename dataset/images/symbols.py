@@ -24,13 +24,15 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from dataset.images.flat_files import FlatWriter, map_files
 from dataset.images.standard import STANDARD, StandardImages
-from dataset.images.store import FlatWriter, ImageStore, map_files, one_at_a_time
+from dataset.images.store import ImageStore
 from dataset.images.strokes import Strokes, StrokeStore, boxes_of, open_strokes
 from dataset.images.token_boxes import TokenBoxes, as_written, forms_of, token_boxes
 from dataset.renderer import RenderError, layout
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
+from utils.files import locked
 
 # Raise this when the files below, or what is measured, change: older libraries are then built again.
 VERSION = 5
@@ -166,7 +168,7 @@ def open_library(split: Path, vocabulary: Vocabulary, progress: bool = True) -> 
         digest.update((folder / "store.json").read_bytes())
     source = digest.hexdigest()
     if not _is_fresh(split / "symbols", source):
-        with one_at_a_time(split.parent):
+        with locked(split.parent / ".lock", f"{split.parent}: another process prepares it"):
             if not _is_fresh(split / "symbols", source):  # another process may have built it meanwhile
                 build_library(split, store, strokes, vocabulary, source, progress)
     return SymbolLibrary(split / "symbols")

@@ -41,7 +41,7 @@ def is_well_formed(tokens: Sequence[str]) -> bool:
 def structure(tokens: Sequence[str]) -> tuple | None:
     r"""The tree with its symbols blanked: equal where two labels differ in symbols alone. None where there is no tree.
 
-    What draws or places remains by its name: \frac, \hat, a matrix. How many symbols there are remains, too.
+    What draws or arranges keeps its name: \frac, \hat, a matrix. How many symbols there are remains, too.
     """
     tree = _tree(tokens)
     return None if tree is None else _blanked(tree)
@@ -69,15 +69,15 @@ def symbols(tokens: Sequence[str]) -> list[str]:
     tree = _tree(tokens)
     if tree is None:
         return [token for token in tokens if token not in NOT_SYMBOLS]
-    places = set()
+    indices = set()
     for node in walk(tree):
         if node.kind == "symbol":
-            places.add(node.token)
+            indices.add(node.token)
         elif node.kind == "scripts":
-            places.update(node.details[2])
+            indices.update(node.details[2])
         elif node.kind in ("delimited", "big"):
-            places.update(index for name, index in node.details if name != ".")
-    return [tokens[place] for place in sorted(places)]
+            indices.update(index for name, index in node.details if name != ".")
+    return [tokens[index] for index in sorted(indices)]
 
 
 def depth(tokens: Sequence[str]) -> int:

@@ -149,7 +149,7 @@ class ModelConfig:
 class TrainingConfig:
     """What all stages share."""
 
-    optimizer: Literal["adamw", "sgd", "adadelta"]
+    optimizer: Literal["adamw", "muon", "sgd", "adadelta"]
     weight_decay: NonNegativeNumber
     momentum: Share
     warmup_epochs: NonNegativeNumber

@@ -12,9 +12,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from utils.config.schema import StageConfig, TrainingConfig
+from utils.config.schema import Config, StageConfig, TrainingConfig
 from utils.training.averaging import EMA, make_swa
-from utils.training.clock import TrainingClock, describe_time, validation_is_affordable
+from utils.training.clock import TrainingClock, describe_time, stage_seconds, validation_is_affordable
 from utils.training.devices import autocast, random_state, restore_random_state, seed_everything
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext, mean_batch_norm, sum_gradients
 from utils.training.epoch_log import EpochSums, LossWatch, describe
@@ -63,6 +63,13 @@ class StagePlan:
     seed: int
     title: str
     seconds: float | None = None
+
+    @classmethod
+    def of(cls, config: Config, index: int, seconds_used: Mapping[str, float]) -> StagePlan:
+        """The plan of a stage by its index.   seconds_used: by the stages before it, by name."""
+        stage, seed = config.stages[index], config.seed + index
+        title = f"stage {index + 1}/{len(config.stages)} {stage.name}"
+        return cls(stage, seed, title, stage_seconds(config.training.minutes, config.stages, index, seconds_used))
 
 
 class Trainer:
