@@ -291,9 +291,9 @@ def scores_of(
     symbols = column("symbols")
     right_symbols = [count - wrong for count, wrong in zip(symbols, column("symbol_errors"), strict=True)]
     shares = {
-        "structure_exrate": column("same_structure"),
+        "structure_exprate": column("same_structure"),
         "well_formed": column("is_well_formed"),
-        "visual_exrate": column("same_picture"),
+        "visual_exprate": column("same_picture"),
     }
     intervals = {name: interval(values) for name, values in shares.items()}
     intervals["symbol_accuracy"] = [max(0.0, end) for end in interval(right_symbols, symbols)]
@@ -303,8 +303,8 @@ def scores_of(
         for name in names:
             right = [is_right for is_right, own in zip(is_exact, groups, strict=True) if name in own]
             if right:
-                exrate = percent(sum(right), len(right))
-                rows.append({"name": name, "items": len(right), "exrate": exrate, "interval": interval(right)})
+                exprate = percent(sum(right), len(right))
+                rows.append({"name": name, "items": len(right), "exprate": exprate, "interval": interval(right)})
         return rows
 
     lengths = [[bucket(len(truth.tokens), LENGTHS)] for truth in truths]
@@ -374,15 +374,15 @@ def describe(scores: dict[str, Any]) -> str:
 
     columns = [scores["exact"], scores["normalized"]]
     rows = [("", "exact", f"normalised (rules {scores['normalized']['rules']})")]
-    rows.append(("ExpRate %", *(with_interval(each["exrate"], each["interval"]) for each in columns)))
+    rows.append(("ExpRate %", *(with_interval(each["exprate"], each["interval"]) for each in columns)))
     names = {"at_most_1": "<=1", "at_most_2": "<=2", "at_most_3": "<=3", "token_error_rate": "wrong tokens %"}
     rows += [(shown, *(f"{each[name]:6.2f}" for each in columns)) for name, shown in names.items()]
     others = [("", "%")]
     names = {
-        "structure_exrate": "structure right",
+        "structure_exprate": "structure right",
         "symbol_accuracy": "symbols right",
         "well_formed": "well-formed",
-        "visual_exrate": "same picture",
+        "visual_exprate": "same picture",
     }
     others += [(shown, with_interval(scores[name], scores["intervals"][name])) for name, shown in names.items()]
 

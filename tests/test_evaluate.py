@@ -25,7 +25,7 @@ LABELS = {
 TALL = "six"  # the only picture of this height
 KEYS = {
     "dataset", "split", "items", "search", "device", "seconds", "pictures_per_second", "exact", "normalized",
-    "structure_exrate", "symbol_accuracy", "well_formed", "visual_exrate", "intervals", "by", "confusions", "failed",
+    "structure_exprate", "symbol_accuracy", "well_formed", "visual_exprate", "intervals", "by", "confusions", "failed",
     "against",
 }  # fmt: skip
 
@@ -108,19 +108,19 @@ def test_scores_by_hand(home, run):
     assert scores["items"] == 6 and errors == "" and scores["failed"] == []
     exact, normal = scores["exact"], scores["normalized"]
     # one token of `one`, `two`, `three` each, four braces of `four`; 33 tokens in all
-    assert exact["exrate"] == pytest.approx(100 * 2 / 6, abs=1e-3)
+    assert exact["exprate"] == pytest.approx(100 * 2 / 6, abs=1e-3)
     assert [exact[f"at_most_{k}"] for k in (1, 2, 3)] == pytest.approx([100 * 5 / 6] * 3, abs=1e-3)
     assert exact["token_error_rate"] == pytest.approx(100 * 7 / 33, abs=1e-3)
-    assert normal["exrate"] == pytest.approx(100 * 4 / 6, abs=1e-3)
+    assert normal["exprate"] == pytest.approx(100 * 4 / 6, abs=1e-3)
     assert normal["token_error_rate"] == pytest.approx(100 * 2 / 33, abs=1e-3)
-    assert scores["structure_exrate"] == pytest.approx(100 * 5 / 6, abs=1e-3)
+    assert scores["structure_exprate"] == pytest.approx(100 * 5 / 6, abs=1e-3)
     assert scores["well_formed"] == pytest.approx(100 * 5 / 6, abs=1e-3)
-    assert scores["visual_exrate"] == pytest.approx(100 * 4 / 6, abs=1e-3)
+    assert scores["visual_exprate"] == pytest.approx(100 * 4 / 6, abs=1e-3)
     assert scores["symbol_accuracy"] == pytest.approx(100 * 15 / 16, abs=1e-3)
-    assert exact["interval"][0] < exact["exrate"] < exact["interval"][1]
+    assert exact["interval"][0] < exact["exprate"] < exact["interval"][1]
     assert scores["confusions"] == [{"truth": "b", "read": "a", "count": 1}]
     assert {row["name"]: row["items"] for row in scores["by"]["length"]} == {"up to 5": 3, "6 to 10": 3}
-    assert {row["name"]: row["exrate"] for row in scores["by"]["kind"]} == {
+    assert {row["name"]: row["exprate"] for row in scores["by"]["kind"]} == {
         "flat": 50, "scripts": 0, "fraction": 0, "root": 100
     }  # fmt: skip
 
@@ -133,7 +133,7 @@ def test_a_sign_is_not_confused_with_a_brace(home, run):
 
 def test_missing_predictions_count_as_wrong_and_are_named(home, run):
     scores, errors = run("--predictions", write(home, {name: LABELS[name] for name in ("one", "five")}), "--json")
-    assert scores["items"] == 6 and scores["exact"]["exrate"] == pytest.approx(100 / 3, abs=1e-3)
+    assert scores["items"] == 6 and scores["exact"]["exprate"] == pytest.approx(100 / 3, abs=1e-3)
     assert [failed["id"] for failed in scores["failed"]] == ["two", "three", "four", "six"]
     assert all(f"{name}: no prediction" in errors for name in ("two", "three", "four", "six"))
 
@@ -148,13 +148,13 @@ def test_latex_as_people_write_it_is_cut_into_tokens(home, run):
         "six": r"$ \sqrt { x } $",
     }
     scores, _ = run("--predictions", write(home, written), "--json")
-    assert scores["exact"]["exrate"] == 100
+    assert scores["exact"]["exprate"] == 100
     folder = home / "theirs"
     folder.mkdir()
     for name, text in written.items():  # the form of the CoMER family
         (folder / f"{name}.txt").write_text(f"%{name}\n{text}\n")
     scores, _ = run("--predictions", "theirs", "--json")
-    assert scores["exact"]["exrate"] == 100
+    assert scores["exact"]["exprate"] == 100
 
 
 def test_unknown_names_and_second_predictions_name_file_and_line(home, run):
@@ -209,7 +209,7 @@ def test_no_other_flag_changes_the_scores(home, run, page):
         others, _ = run(*CHECKPOINT, *search, "--json", "--batch", "2", "--out", "out", "--gallery", "1")
         assert numbers(plain) == numbers(others)
         text, _ = run(*CHECKPOINT, *search)
-        assert f"{plain['exact']['exrate']:.2f}" in text and f"{plain['normalized']['exrate']:.2f}" in text
+        assert f"{plain['exact']['exprate']:.2f}" in text and f"{plain['normalized']['exprate']:.2f}" in text
         again, _ = run("--predictions", "out/predictions.jsonl", "--json")
         same = KEYS - {"search", "device", "seconds", "pictures_per_second"}
         assert {name: again[name] for name in same} == {name: plain[name] for name in same}
@@ -320,7 +320,7 @@ def test_against_itself_nothing_differs_and_against_the_truth_everything_wrong_d
     itself, _ = run(*CHECKPOINT, "--against", "out/predictions.jsonl", "--json")
     assert itself["against"] == {"file": "out/predictions.jsonl", "only_here": 0, "only_there": 0, "p": 1}
     right, _ = run("--predictions", write(home, LABELS), "--against", "out/predictions.jsonl", "--json")
-    wrong = 6 - round(6 * scores["exact"]["exrate"] / 100)
+    wrong = 6 - round(6 * scores["exact"]["exprate"] / 100)
     assert right["against"]["only_here"] == wrong and right["against"]["p"] == pytest.approx(2 / 2**wrong, abs=1e-6)
     lines = (home / "out" / "predictions.jsonl").read_text().splitlines(keepends=True)
     (home / "half.jsonl").write_text("".join(lines[:3]))

@@ -26,17 +26,17 @@ SCORES = {
     "device": "cpu",
     "seconds": 12.5,
     "pictures_per_second": 40.0,
-    "exact": {"exrate": 61.25, "at_most_1": 71, "at_most_2": 81, "at_most_3": 91, "token_error_rate": 11.1,
+    "exact": {"exprate": 61.25, "at_most_1": 71, "at_most_2": 81, "at_most_3": 91, "token_error_rate": 11.1,
               "interval": [58.1, 64.2]},
-    "normalized": {"exrate": 62.5, "at_most_1": 72, "at_most_2": 82, "at_most_3": 92, "token_error_rate": 10.1,
+    "normalized": {"exprate": 62.5, "at_most_1": 72, "at_most_2": 82, "at_most_3": 92, "token_error_rate": 10.1,
                    "interval": [59.3, 65.4], "rules": 7},
-    "structure_exrate": 70.5,
+    "structure_exprate": 70.5,
     "symbol_accuracy": 93.5,
     "well_formed": 99.5,
-    "visual_exrate": 63.5,
-    "intervals": {"structure_exrate": [66.6, 74.4]},
-    "by": {"length": [{"name": "up to 5", "items": 321, "exrate": 80, "interval": [75, 85]}],
-           "kind": [{"name": "<kind>", "items": 1, "exrate": 0, "interval": [0, 0]}]},
+    "visual_exprate": 63.5,
+    "intervals": {"structure_exprate": [66.6, 74.4]},
+    "by": {"length": [{"name": "up to 5", "items": 321, "exprate": 80, "interval": [75, 85]}],
+           "kind": [{"name": "<kind>", "items": 1, "exprate": 0, "interval": [0, 0]}]},
     "confusions": [{"truth": "<", "read": "&", "count": 9}, {"truth": "x", "read": "", "count": 4}],
     "failed": [{"id": "giant", "reason": "<out> of memory"}],
     "against": {"file": "other.jsonl", "only_here": 17, "only_there": 23, "p": 0.43},
@@ -135,7 +135,7 @@ def test_names_and_tokens_stay_text_whatever_they_say(tmp_path, text):
     token = text.replace(" ", "")
     scores = SCORES | {"dataset": text, "checkpoint": text, "confusions": [{"truth": token, "read": "", "count": 1}]}
     scores |= {"failed": [{"id": text, "reason": text}], "against": SCORES["against"] | {"file": text}}
-    scores |= {"by": {"length": [{"name": text, "items": 1, "exrate": 1}], "kind": SCORES["by"]["kind"]}}
+    scores |= {"by": {"length": [{"name": text, "items": 1, "exprate": 1}], "kind": SCORES["by"]["kind"]}}
     made = item(text, f"x {token}", f"x {token}{token}", alternatives=[(text, -1.0)])
     read = Reader(page_of(tmp_path, [made], scores, title="t" + text))
     for tag in ("script", "img", "button", "article", "svg", "i", "b"):
@@ -175,8 +175,8 @@ def test_the_page_tells_every_score(tmp_path):
 
 
 def test_scores_that_are_missing_are_left_out(tmp_path):
-    rates = {name: SCORES["exact"][name] for name in ("exrate", "at_most_1")}
-    few = SCORES | {"exact": rates, "normalized": rates, "by": {"depth": [{"name": "0", "exrate": 50}]}}
+    rates = {name: SCORES["exact"][name] for name in ("exprate", "at_most_1")}
+    few = SCORES | {"exact": rates, "normalized": rates, "by": {"depth": [{"name": "0", "exprate": 50}]}}
     for scores in ({}, few, *({name: SCORES[name] for name in SCORES if name != left_out} for left_out in SCORES)):
         read = Reader(page_of(tmp_path, [], scores))
         assert read.texts["h1"] == ["a title"]

@@ -114,7 +114,7 @@ def test_runs_are_numbered_and_the_newest_is_resumed(tmp_path):
 
 def test_the_summary_names_its_versions(tmp_path):
     run = begun(tmp_path / "run")
-    run.summarize({"splits": {"test": {"exrate": 50.0}}})
+    run.summarize({"splits": {"test": {"exprate": 50.0}}})
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["splits"]["test"]["exrate"] == 50.0
+    assert summary["splits"]["test"]["exprate"] == 50.0
     assert summary["versions"]["torch"] == torch.__version__

@@ -67,7 +67,7 @@ def test_training_leaves_everything_a_run_should(trained):
     summary = json.loads((trained / "summary.json").read_text())
     assert set(summary["splits"]) == {"validation", "test"}
     assert summary["splits"]["test"]["items"] == 8
-    assert 0 <= summary["splits"]["test"]["exrate"] <= 100
+    assert 0 <= summary["splits"]["test"]["exprate"] <= 100
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["epoch"]) for line in lines] == [
         ("standard", 1), ("alignment", 1), ("handwritten", 1), ("handwritten", 2)

@@ -214,10 +214,10 @@ def test_a_loss_that_is_not_finite_names_stage_epoch_and_pictures(tmp_path):
 def test_the_best_weights_are_those_of_the_best_validation(tmp_path):
     _, run = train(tmp_path / "run", stage=replace(STAGE, epochs=6))
     lines = run.lines()
-    best = max(line["validation"]["exrate"] for line in [*lines, {"validation": lines[-1]["validation_of_mean"]}])
+    best = max(line["validation"]["exprate"] for line in [*lines, {"validation": lines[-1]["validation_of_mean"]}])
     from utils.training.run_folder import load_checkpoint
 
-    assert load_checkpoint(run.best("only")).about["validation"]["exrate"] == best
+    assert load_checkpoint(run.best("only")).about["validation"]["exprate"] == best
 
 
 def test_the_learning_rate_warms_up_and_falls_and_never_jumps():

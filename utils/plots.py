@@ -30,7 +30,7 @@ def draw_curves(lines: Sequence[dict], path: Path, title: str) -> None:
     above.set_ylabel("loss (mean of an epoch)")
     above.set_yscale("log")
     scored = [(x, line["validation"]) for x, line in zip(xs, lines, strict=True) if "validation" in line]
-    for name, label in (("exrate", "ExpRate"), ("token_error_rate", "wrong tokens")):
+    for name, label in (("exprate", "ExpRate"), ("token_error_rate", "wrong tokens")):
         below.plot([x for x, _ in scored], [score[name] for _, score in scored], marker=".", label=label)
     below.set_ylabel("validation (%)")
     below.set_ylim(0, 100)

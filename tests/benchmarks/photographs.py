@@ -208,8 +208,8 @@ def main() -> None:
     clean = results["clean"]
     rows = [("pictures", "ExpRate %", "lost", "wrong tokens %", "more", "no ink", "cleaning ms")]
     for kind, values in results.items():
-        rate, wrong = values["exrate"], values["token_error_rate"]
-        lost, more = clean["exrate"] - rate, wrong - clean["token_error_rate"]
+        rate, wrong = values["exprate"], values["token_error_rate"]
+        lost, more = clean["exprate"] - rate, wrong - clean["token_error_rate"]
         numbers = (f"{rate:.1f}", f"{lost:.1f}", f"{wrong:.1f}", f"{more:.1f}")
         rows.append((kind, *numbers, values["no_ink"], f"{values['cleaning_ms']:.1f}"))
     print(table(rows))

@@ -112,12 +112,12 @@ def _table(heading: Sequence[str], rows: Iterable[Sequence[str]], kind: str = ""
 
 def _lead(scores: dict[str, Any]) -> str:
     exact = scores.get("exact") or {}
-    if exact.get("exrate") is None:
+    if exact.get("exprate") is None:
         return ""
     ends = exact.get("interval")
     sure = f", 95 % interval {ends[0]:.1f} to {ends[1]:.1f}" if ends else ""
     return (
-        f'<p class="lead"><strong>{exact["exrate"]:.2f} %</strong> of {scores.get("items", "all")} items '
+        f'<p class="lead"><strong>{exact["exprate"]:.2f} %</strong> of {scores.get("items", "all")} items '
         f"are read without a single wrong token{sure}.</p>"
     )
 
@@ -144,15 +144,15 @@ def _scores(scores: dict[str, Any]) -> str:
     exact, normal = scores.get("exact") or {}, scores.get("normalized") or {}
     names = {"at_most_1": "at most 1 wrong token", "at_most_2": "at most 2", "at_most_3": "at most 3"}
     names["token_error_rate"] = "wrong tokens"
-    rows = [("ExpRate", *(_percent(each.get("exrate"), each.get("interval")) for each in (exact, normal)))]
+    rows = [("ExpRate", *(_percent(each.get("exprate"), each.get("interval")) for each in (exact, normal)))]
     rows += [(shown, _percent(exact.get(name)), _percent(normal.get(name))) for name, shown in names.items()]
     tables = _table(("%", _beside("exact", ""), _beside("normalised", "")), rows, "numbers")
 
     names = {
-        "structure_exrate": "structure right",
+        "structure_exprate": "structure right",
         "symbol_accuracy": "symbols right",
         "well_formed": "well-formed LaTeX",
-        "visual_exrate": "draws the same picture",
+        "visual_exprate": "draws the same picture",
     }
     intervals = scores.get("intervals") or {}
     rows = [(shown, _percent(scores[name], intervals.get(name))) for name, shown in names.items() if name in scores]
@@ -174,7 +174,7 @@ def _scores(scores: dict[str, Any]) -> str:
 def _plots(scores: dict[str, Any]) -> str:
     titles = {"length": "tokens of the truth", "depth": "nesting depth", "kind": "kind of structure"}
     groups, exact = scores.get("by") or {}, scores.get("exact") or {}
-    plots = [_plot(titles.get(name, name), rows, exact.get("exrate")) for name, rows in groups.items() if rows]
+    plots = [_plot(titles.get(name, name), rows, exact.get("exprate")) for name, rows in groups.items() if rows]
     if not plots:
         return ""
     return (
@@ -198,7 +198,7 @@ def _plot(title: str, rows: Sequence[dict[str, Any]], overall: float | None) -> 
         marks.append(f'<text class="tick" x="{x(tick)}" y="{top - 10}" text-anchor="middle">{tick}</text>')
     told = []
     for number, row in enumerate(rows):
-        middle, share, ends = top + step * (number + 0.5), row["exrate"], row.get("interval")
+        middle, share, ends = top + step * (number + 0.5), row["exprate"], row.get("interval")
         name, text = escape(str(row["name"])), middle + 4
         marks.append(f'<text x="{left - 8}" y="{text}" text-anchor="end">{name}</text>')
         marks.append(f'<path class="bar" d="M{left} {middle - 7}H{x(share)}v14H{left}Z"/>')

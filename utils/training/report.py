@@ -26,7 +26,7 @@ def score_table(splits: dict[str, dict[str, float]]) -> str:
     """Scores of several splits, a line each."""
     rows = [("split", "pictures", "ExpRate %", "<=1", "<=2", "<=3", "wrong tokens %")]
     for name, values in splits.items():
-        rates = [f"{values[key]:.2f}" for key in ("exrate", "at_most_1", "at_most_2", "at_most_3", "token_error_rate")]
+        rates = [f"{values[key]:.2f}" for key in ("exprate", "at_most_1", "at_most_2", "at_most_3", "token_error_rate")]
         rows.append((name, values["items"], *rates))
     return table(rows)
 
@@ -85,8 +85,8 @@ def report(model: nn.Module, data: Any, loaders: dict[str, Any], config: Config,
         _, truth, hypothesis = results[place]
         picture = loader.items.pictures.picture(place, 0, 0)
         items.append((picture, data.text(truth), data.text(hypothesis.tokens)))
-    exrate = splits[split]["exrate"]
-    run.save_picture("sheet.png", lambda path: draw_sheet(items, path, f"{title}: {split}, ExpRate {exrate:.1f} %"))
+    exprate = splits[split]["exprate"]
+    run.save_picture("sheet.png", lambda path: draw_sheet(items, path, f"{title}: {split}, ExpRate {exprate:.1f} %"))
 
     print("\n" + score_table(splits))
     print(f"\nsummary {run.folder / 'summary.json'}\ncurves  {run.folder / 'curves.png'}")

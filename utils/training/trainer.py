@@ -403,7 +403,7 @@ def fit(
 
 def _rank(validation: dict[str, float]) -> tuple[float, float]:
     """Better is larger: more expressions right; among equals, fewer wrong tokens."""
-    return validation["exrate"], -validation["token_error_rate"]
+    return validation["exprate"], -validation["token_error_rate"]
 
 
 def describe(line: dict, title: str, epochs: int) -> str:
@@ -411,10 +411,10 @@ def describe(line: dict, title: str, epochs: int) -> str:
     losses = "  ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
     text = f"{title} epoch {line['epoch']}/{epochs}  {losses}  {line['pictures_per_second']:.0f} pictures/s"
     if "validation" in line:
-        text += f"  validation ExpRate {line['validation']['exrate']:.1f} %"
+        text += f"  validation ExpRate {line['validation']['exprate']:.1f} %"
         text += f"  wrong tokens {line['validation']['token_error_rate']:.1f} %"
     if "validation_of_mean" in line:
-        text += f"  with the mean of the last epochs {line['validation_of_mean']['exrate']:.1f} %"
+        text += f"  with the mean of the last epochs {line['validation_of_mean']['exprate']:.1f} %"
     return text
 
 
