@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from utils.errors import DataError
-from utils.reading.pictures import MARGIN, normalise, read_picture, resize
+from utils.reading.pictures import MARGIN, normalize, read_picture, resize
 
 
 def strokes(height=90, width=160):
@@ -49,24 +49,24 @@ def photograph(picture):
     ids=["light ink", "dark ink", "0 and 1", "greys", "wide margins", "no margin", "no margin, dark ink"],
 )
 def test_polarity_and_margins_do_not_matter(make):
-    assert np.array_equal(normalise(make(strokes())), cropped(strokes()))
+    assert np.array_equal(normalize(make(strokes())), cropped(strokes()))
 
 
-def test_a_normalised_picture_stays_as_it_is():
+def test_a_normalized_picture_stays_as_it_is():
     for picture in (strokes(), cv2.GaussianBlur(255 - strokes(), (3, 3), 0.8), photograph(strokes())):
-        once = normalise(picture)
-        assert np.array_equal(normalise(once), once)
+        once = normalize(picture)
+        assert np.array_equal(normalize(once), once)
 
 
 def test_a_blot_that_covers_most_of_the_picture_is_still_ink():
     picture = np.pad(np.zeros((60, 60), np.uint8), 5, constant_values=255)
-    assert np.array_equal(normalise(picture), np.pad(np.full((60, 60), 255, np.uint8), MARGIN))
+    assert np.array_equal(normalize(picture), np.pad(np.full((60, 60), 255, np.uint8), MARGIN))
 
 
 @pytest.mark.parametrize("is_dark_ink", [True, False], ids=["ink on paper", "chalk on a board"])
 def test_a_photograph_loses_its_shadow_and_keeps_its_ink(is_dark_ink):
     taken = photograph(strokes())
-    seen = normalise(taken if is_dark_ink else 255 - taken)
+    seen = normalize(taken if is_dark_ink else 255 - taken)
     truth = cropped(strokes())
     assert np.abs(np.subtract(seen.shape, truth.shape)).max() <= 6
     seen = cv2.resize(seen, truth.shape[::-1], interpolation=cv2.INTER_AREA)
@@ -87,7 +87,7 @@ def test_a_photograph_loses_its_shadow_and_keeps_its_ink(is_dark_ink):
 )
 def test_a_picture_without_ink_is_an_error(picture):
     with pytest.raises(DataError, match=r"^a\.png: has no ink"):
-        normalise(picture, "a.png")
+        normalize(picture, "a.png")
 
 
 def encoded(image, kind="PNG", **options):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.recognizer import Reader, Reading, Recognizer
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.reading.pictures import normalise
+from utils.reading.pictures import normalize
 from utils.training.run_folder import save_checkpoint
 
 VOCABULARY = [*"abcdexyz12+="]
@@ -175,8 +175,8 @@ def test_a_beam_gives_alternatives_and_greedy_none():
 
 def test_the_network_sees_the_size_that_training_saw():
     picture = written(0, 60, 150)
-    assert reader(picture_scale=1.0).read(picture).picture.shape == normalise(picture).shape
-    assert np.array_equal(reader(picture_scale=1.0).read(picture).picture, normalise(picture))
+    assert reader(picture_scale=1.0).read(picture).picture.shape == normalize(picture).shape
+    assert np.array_equal(reader(picture_scale=1.0).read(picture).picture, normalize(picture))
     wide = reader(picture_scale=1.0, max_width=64).read(picture).picture
     assert wide.shape[1] == 64
 

@@ -49,7 +49,7 @@ from dataset.images.store import (
 from dataset.images.strokes import StrokeWriter, open_strokes, strokes_of
 from dataset.vocabulary import Vocabulary
 from utils.errors import BadItem, DataError
-from utils.reading.pictures import normalise
+from utils.reading.pictures import normalize
 
 LABEL_FILE = re.compile(r"(?:(?P<split>.+)[_-])?(?:labels?|captions?)\.txt")
 VOCABULARY_FILES = ("words_dict.txt", "dictionary.txt", "vocabulary.txt")
@@ -501,7 +501,7 @@ def _save(images: Path, vocabulary: Vocabulary | None, item: Item | BadItem) -> 
         if vocabulary:
             vocabulary.encode(item.tokens)
         picture = picture_of(item)
-        normalise(picture, name_of_picture(item))
+        normalize(picture, name_of_picture(item))
     except DataError as error:
         return BadItem(item.where, str(error))
     data = item.picture.read_bytes() if isinstance(item.picture, Path) else item.picture

@@ -24,15 +24,15 @@ from tqdm import tqdm
 
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import BadItem, DataError
-from utils.reading.pictures import normalise, read_picture
+from utils.reading.pictures import normalize, read_picture
 
 if TYPE_CHECKING:
     from dataset.images.strokes import Strokes
 
 T = TypeVar("T")
 
-# Raise this when the files below, or what `normalise` does, change: older stores are then built again.
-VERSION = 1
+# Raise this when the files below, or what `normalize` does, change: older stores are then built again.
+VERSION = 2
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # The flat files of a store, and what one element of each is. *_ends: where item i ends and item i + 1 begins.
 FILES = {
@@ -339,7 +339,7 @@ def _ink_of(item: Item | BadItem) -> tuple[Item | BadItem, np.ndarray | None]:
     if isinstance(item, BadItem):
         return item, None
     try:
-        return item, normalise(picture_of(item), name_of_picture(item))
+        return item, normalize(picture_of(item), name_of_picture(item))
     except DataError as error:
         return BadItem(item.where, str(error)), None
 
