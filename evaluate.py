@@ -162,8 +162,8 @@ def by_checkpoint(options: argparse.Namespace, folder: Path, truths: Sequence[Tr
     from dataset.vocabulary import Vocabulary
     from models.recognizer import Recognizer
     from utils.errors import CheckpointError
+    from utils.training.devices import choose_device
     from utils.training.run_folder import load_checkpoint, load_weights
-    from utils.training.trainer import choose_device
 
     device = choose_device(options.device)
     checkpoint = load_checkpoint(options.checkpoint)
@@ -235,10 +235,11 @@ def each_batch(
     import torch
 
     from dataset.loading.batch import collate
-    from utils.training.memory import ALONE
-    from utils.training.trainer import autocast, progress
+    from utils.training.devices import autocast
+    from utils.training.distributed import SINGLE_PROCESS
+    from utils.training.progress import progress
 
-    for indices in progress(loader.sampler, title, ALONE, total=len(loader)):
+    for indices in progress(loader.sampler, title, SINGLE_PROCESS, total=len(loader)):
         parts = [indices]
         while parts:
             part = parts.pop()
@@ -418,7 +419,7 @@ def write_out(
 ) -> None:
     """predictions.jsonl, scores.json and report.html."""
     from utils.evaluation.page import write_report
-    from utils.training.run_folder import write_whole
+    from utils.files import atomic_write
 
     lines = []
     for truth, comparison in zip(truths, comparisons, strict=True):
@@ -438,8 +439,8 @@ def write_out(
             "normalized_equal": comparison.is_normal,
         }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_whole(folder / "predictions.jsonl", "".join(lines).encode())
-    write_whole(folder / "scores.json", (json.dumps(scores, indent=1, ensure_ascii=False) + "\n").encode())
+    atomic_write(folder / "predictions.jsonl", "".join(lines).encode())
+    atomic_write(folder / "scores.json", (json.dumps(scores, indent=1, ensure_ascii=False) + "\n").encode())
     chosen = gallery([comparison.is_exact for comparison in comparisons], options.gallery)
     title = f"{options.dataset} {options.split}"
     items = report_items(chosen, truths, source, comparisons)

@@ -53,7 +53,7 @@ def main() -> int:
     checkpoint = options.checkpoint or newest_checkpoint()
 
     from models.recognizer import Reader
-    from utils.training.trainer import choose_device
+    from utils.training.devices import choose_device
 
     reader = Reader.load(checkpoint, choose_device(options.device))
     directions = DIRECTIONS.get(options.direction)

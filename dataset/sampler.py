@@ -68,6 +68,11 @@ class BatchSampler:
             self.position += 1
             yield self._order[start:end].tolist()
 
+    def batches_of(self, step):
+        """The indices of every rank's batch in a step of this epoch: world_size arrays, empty ones included."""
+        self._plan()
+        return [self._order[start:end] for start, end in self._batches[step]]
+
     def state_dict(self, position=None):
         """Everything that resuming needs, as numbers.
 

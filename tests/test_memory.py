@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from utils.errors import MemoryLimitError
-from utils.training.distributed import Ranks
-from utils.training.memory import Budget, fit_memory, is_out_of_memory, run_in_pieces, sum_gradients
-
-CPU = torch.device("cpu")
+from utils.training.distributed import DistributedContext, sum_gradients
+from utils.training.memory import Budget, fit_memory, is_out_of_memory, run_in_pieces
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,7 +70,7 @@ class Training:
 
     def run(self, batch):
         self.total = int(batch.tokens.sum())
-        return run_in_pieces(batch, self.step, self.model.zero_grad, CPU)
+        return run_in_pieces(batch, self.step, self.model.zero_grad)
 
     @torch.no_grad()
     def learn(self):
@@ -134,7 +132,7 @@ def test_a_single_picture_gets_a_second_chance_once_memory_was_freed():
             raise MemoryError
         return training.step(piece, 1)
 
-    assert run_in_pieces(make_batch(1), step, training.model.zero_grad, CPU)[1] is False
+    assert run_in_pieces(make_batch(1), step, training.model.zero_grad)[1] is False
 
 
 def test_what_a_failed_step_held_is_freed_before_the_next():
@@ -147,7 +145,7 @@ def test_what_a_failed_step_held_is_freed_before_the_next():
         if len(piece) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    run_in_pieces(make_batch(4), step, lambda: None, CPU)
+    run_in_pieces(make_batch(4), step, lambda: None)
     assert len(held) > 4
 
 
@@ -156,7 +154,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        run_in_pieces(make_batch(4), step, lambda: None, CPU)
+        run_in_pieces(make_batch(4), step, lambda: None)
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError("out of memory"))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**16)
@@ -165,7 +163,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
 def test_a_rank_without_a_picture_takes_part_with_nothing():
     started = []
-    assert run_in_pieces(None, None, lambda: started.append(1), CPU) == ([], False)
+    assert run_in_pieces(None, None, lambda: started.append(1)) == ([], False)
     assert started
 
 
@@ -181,20 +179,20 @@ def train_rank(rank, folder, queue):
     """One of two ranks: trains a few batches, and puts (was_split, gradients) or the error of each into the queue."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    ranks, training = Ranks(rank, 2), Training(fails_in="backward")
+    context, training = DistributedContext(rank, 2), Training(fails_in="backward")
     unused = torch.nn.Parameter(torch.ones(2))
     outcomes = []
     for turn, share in enumerate(SHARES):
         training.limit = LIMITS[turn][rank]
         whole = make_batch(sum(share), turn)
         batch = whole.part(0, share[0]) if rank == 0 else whole.part(share[0], len(whole))
-        training.total = int(ranks.total(int(batch.tokens.sum()), CPU))
+        training.total = sum(context.gather([int(batch.tokens.sum())]))
         try:
-            _, was_split = run_in_pieces(batch, training.step, training.model.zero_grad, CPU, ranks)
+            _, was_split = run_in_pieces(batch, training.step, training.model.zero_grad, context)
         except MemoryLimitError as error:
             outcomes.append(str(error))
         else:
-            sum_gradients([*training.model.parameters(), unused], ranks)
+            sum_gradients([*training.model.parameters(), unused], context)
             assert unused.grad is None
             outcomes.append((was_split, training.gradients().tolist()))
             training.learn()
@@ -221,7 +219,7 @@ def test_two_ranks_of_which_one_must_split_agree_with_one_process(tmp_path):
             torch.testing.assert_close(torch.tensor(gradients), alone.gradients())
         alone.learn()
     # In the last, a picture does not fit on the first rank: both stop.
-    assert "picture0" in found[0][3] and "another rank" in found[1][3]
+    assert "picture0" in found[0][3] and "another process" in found[1][3]
 
 
 # ---- budget and probes -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utils.errors import CheckpointError, ConfigError
-from utils.training.run_folder import Run, choose_folder, load_checkpoint, load_weights, save_checkpoint, write_whole
+from utils.training.run_folder import Run, find_run, load_checkpoint, load_weights, new_folder, save_checkpoint
 
 ABOUT = {"architecture": {"width": 2}, "vocabulary": ["x"], "data": {"picture_scale": 1.0}}
 
@@ -46,23 +46,10 @@ def test_weights_of_another_model_are_refused(tmp_path, weights):
         load_weights(torch.nn.Linear(2, 2), load_checkpoint(tmp_path / "a.safetensors"))
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    (path := tmp_path / "file").write_bytes(b"old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
 def test_epochs_logged_after_the_saved_state_are_forgotten(tmp_path):
     run = begun(tmp_path / "run")
     run.log({"epoch": 1})
-    run.save_state("a", [], epoch=1)
+    run.save_state("a", False, epoch=1)
     run.log({"epoch": 2})
     with open(tmp_path / "run" / "log.jsonl", "a") as file:
         file.write('{"epoch": 3, "lo')  # killed while writing
@@ -75,8 +62,8 @@ def test_epochs_logged_after_the_saved_state_are_forgotten(tmp_path):
 
 def test_resuming_another_configuration_names_what_changed(tmp_path):
     begun(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"changed: seed, stages.0.epochs$"):
-        Run(tmp_path / "run").resume({"seed": 2, "data": {"root": "a"}, "stages": [{"epochs": 3}]}, ["x", "+"], ABOUT)
+    with pytest.raises(ConfigError, match=r"changed: seed \(was 1, is 2\), stages.0.epochs \(was 2, is 1\)$"):
+        Run(tmp_path / "run").resume({"seed": 2, "data": {"root": "a"}, "stages": [{"epochs": 1}]}, ["x", "+"], ABOUT)
     moved = {"seed": 1, "data": {"root": "elsewhere"}, "stages": [{"epochs": 2}]}
     Run(tmp_path / "run").resume(moved, ["x", "+"], ABOUT)
     with pytest.raises(CheckpointError, match="vocabulary"):
@@ -96,20 +83,23 @@ def test_a_state_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_runs_are_numbered_and_the_newest_is_resumed(tmp_path):
-    assert choose_folder(tmp_path, "SAMPLE", None, False) == tmp_path / "SAMPLE"
-    begun(tmp_path / "SAMPLE")
-    assert choose_folder(tmp_path, "SAMPLE", None, False) == tmp_path / "SAMPLE-2"
-    begun(tmp_path / "SAMPLE-2")
-    os.utime(tmp_path / "SAMPLE" / "config.yaml", (1, 1))
-    assert choose_folder(tmp_path, "SAMPLE", None, True) == tmp_path / "SAMPLE-2"
-    assert choose_folder(tmp_path, "SAMPLE", "SAMPLE", True) == tmp_path / "SAMPLE"
+def test_runs_are_numbered_and_the_newest_is_resumed_whatever_its_name(tmp_path):
+    config = {"dataset": "SAMPLE"}
+    assert new_folder(tmp_path, "SAMPLE", None) == tmp_path / "SAMPLE"
+    begun(tmp_path / "SAMPLE", config)
+    assert new_folder(tmp_path, "SAMPLE", None) == tmp_path / "SAMPLE-2"
+    begun(tmp_path / "mine", config)
+    begun(tmp_path / "other", {"dataset": "CROHME"})
+    for file in (tmp_path / "SAMPLE").iterdir():
+        os.utime(file, (1, 1))
+    assert find_run(tmp_path, "SAMPLE", None) == tmp_path / "mine"
+    assert find_run(tmp_path, None, "SAMPLE") == tmp_path / "SAMPLE"
     with pytest.raises(CheckpointError, match="this run exists; add --resume"):
-        choose_folder(tmp_path, "SAMPLE", "SAMPLE", False)
+        new_folder(tmp_path, "SAMPLE", "SAMPLE")
     with pytest.raises(CheckpointError, match="no run to resume here"):
-        choose_folder(tmp_path, "SAMPLE", "other", True)
-    with pytest.raises(CheckpointError, match="no run of CROHME to resume"):
-        choose_folder(tmp_path, "CROHME", None, True)
+        find_run(tmp_path, "SAMPLE", "nothing")
+    with pytest.raises(CheckpointError, match="no run of HME100K to resume"):
+        find_run(tmp_path, "HME100K", None)
 
 
 def test_the_summary_names_its_versions(tmp_path):

@@ -9,21 +9,15 @@ from torch import nn
 
 from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import ConfigError, LossError
-from utils.training.run_folder import Run
-from utils.training.trainer import (
-    AveragedWeights,
-    LastEpochs,
-    Loaders,
-    choose_device,
-    fit,
-    learning_rate_factor,
-    make_optimizer,
-    train_only,
-)
+from utils.training.averaging import EMA, make_swa
+from utils.training.devices import choose_device
+from utils.training.optimization import learning_rate_factor, make_optimizer, train_only
+from utils.training.run_folder import Run, load_checkpoint
+from utils.training.trainer import Loaders, StagePlan, Trainer
 
 TRAINING = TrainingConfig(
     optimizer="adamw", weight_decay=1e-4, momentum=0.9, warmup_epochs=0.5, final_learning_rate=0.01, clip_norm=1.0,
-    ema=0.9, average_last=2, label_smoothing=0.0, validate_every=1, validation_pictures=10, save_minutes=1e-9,
+    ema=0.9, swa_epochs=2, label_smoothing=0.0, validate_every=1, validation_pictures=10, save_minutes=1e-9,
 )  # fmt: skip
 STAGE = StageConfig(
     name="only", pictures="ink", trains=("decoder",), losses={"label": 1.0}, epochs=3, learning_rate=0.05
@@ -90,7 +84,7 @@ class Batches:
         self.inputs = (torch.rand(20, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
         self.spoil, self.order, self.first = spoil, torch.arange(20), 0
 
-    def set_epoch(self, epoch, state=None):
+    def set_epoch(self, epoch, state=None, progress=0.0):
         self.order = torch.randperm(20, generator=torch.Generator().manual_seed(epoch))
         self.first = state["position"] if state else 0
 
@@ -125,14 +119,17 @@ class Objective(nn.Module):
         return {"label": ((self.model(batch.inputs) - batch.inputs.sum(1)) ** 2).mean()}
 
 
-def train(folder, stop_after=None, resume=False, stage=STAGE, spoil=None) -> tuple[Reader, Run]:
+def train(
+    folder, stop_after=None, resume=False, stage=STAGE, spoil=None, seconds=None, training=TRAINING
+) -> tuple[Reader, Run]:
     torch.manual_seed(7)
     model, run = Reader(), Run(folder)
     about = {"architecture": {}, "vocabulary": [], "data": {}}
     (run.resume if resume else run.begin)({"seed": 1}, [], about)
     if not run.restore_finished(stage.name, model):
         loaders = Loaders(Batches(spoil), Batches(), "handwritten")
-        fit(model, Objective(model, stop_after), loaders, stage, TRAINING, run, [], torch.device("cpu"), 3, "stage")
+        plan = StagePlan(stage, 3, "stage", seconds)
+        Trainer(Objective(model, stop_after), loaders, plan, training, run).fit()
     return model, run
 
 
@@ -177,7 +174,7 @@ def test_a_run_that_keeps_running_out_of_memory_ends_in_the_same_weights(tmp_pat
         model.decoder = nn.Linear(4, 1)  # without BatchNorm, whose statistics are a batch's own
         run.begin({}, [], {"architecture": {}, "vocabulary": [], "data": {}})
         objective, loaders = ForgetfulObjective(model, limit), Loaders(Batches(), Batches(), "handwritten")
-        fit(model, objective, loaders, STAGE, TRAINING, run, [], torch.device("cpu"), 3, "stage")
+        Trainer(objective, loaders, StagePlan(STAGE, 3, "stage"), TRAINING, run).fit()
         return model, objective, run
 
     whole, _, _ = train_with(10**9, tmp_path / "whole")
@@ -214,14 +211,12 @@ def test_a_loss_that_is_not_finite_names_stage_epoch_and_pictures(tmp_path):
 def test_the_best_weights_are_those_of_the_best_validation(tmp_path):
     _, run = train(tmp_path / "run", stage=replace(STAGE, epochs=6))
     lines = run.lines()
-    best = max(line["validation"]["exprate"] for line in [*lines, {"validation": lines[-1]["validation_of_mean"]}])
-    from utils.training.run_folder import load_checkpoint
-
+    best = max(line["validation"]["exprate"] for line in [*lines, {"validation": lines[-1]["validation_of_swa"]}])
     assert load_checkpoint(run.best("only")).about["validation"]["exprate"] == best
 
 
 def test_the_learning_rate_warms_up_and_falls_and_never_jumps():
-    factors = [learning_rate_factor(i / 100, 10, 1, 0.01) for i in range(1001)]
+    factors = [learning_rate_factor(i / 1000, 0.1, 0.01) for i in range(1001)]
     assert factors[0] < 0.01
     assert max(factors) == pytest.approx(1)
     assert factors[-1] == pytest.approx(0.01)
@@ -230,7 +225,7 @@ def test_the_learning_rate_warms_up_and_falls_and_never_jumps():
 
 def test_averaged_weights_follow_the_model():
     model = nn.Linear(1, 1, bias=False)
-    averaged = AveragedWeights(model, 0.5)
+    averaged = EMA(model, 0.5)
     start = model.weight.item()
     with torch.no_grad():
         model.weight += 1
@@ -241,17 +236,20 @@ def test_averaged_weights_follow_the_model():
     assert averaged.model.weight.item() == pytest.approx(start + 1)
 
 
-def test_the_mean_of_the_last_epochs_is_their_mean():
-    model, last = nn.BatchNorm1d(1), LastEpochs()
+def test_swa_is_the_mean_of_the_weights_and_of_the_statistics():
+    model, swa = nn.BatchNorm1d(1), None
     for value in (1.0, 2.0, 6.0):
         with torch.no_grad():
             model.weight.fill_(value)
             model.running_mean.fill_(10 * value)
             model.num_batches_tracked.fill_(int(value))
-        last.add(model)
-    assert last.weights["weight"].item() == pytest.approx(3)
-    assert last.weights["running_mean"].item() == pytest.approx(30)
-    assert last.weights["num_batches_tracked"].item() == 6
+        if swa is None:
+            swa = make_swa(model)
+        else:
+            swa.update_parameters(model)
+    assert swa.module.weight.item() == pytest.approx(3)
+    assert swa.module.running_mean.item() == pytest.approx(30)
+    assert swa.module.num_batches_tracked.item() == 6
 
 
 def test_frozen_parts_are_in_eval_mode():

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 
 from utils.errors import UserError
+from utils.training.stopping import Stopped
 
 # NumPy multiplies only small matrices here; threads that wait for each other would take the cores from torch's.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def training_parser(description: str) -> argparse.ArgumentParser:
-    """The flags of train_stage.py and train_stage_ABS.py."""
+def parse_training_options(description: str) -> argparse.Namespace:
+    """The options of train_stage.py and train_stage_ABS.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a folder in datasets/, or SAMPLE")
     parser.add_argument("--config", default="config.yaml", metavar="FILE", help="default: %(default)s")
@@ -24,33 +25,40 @@ def training_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="continue the run, exactly where it stopped")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="change a key of the config, such as stages.2.epochs=10 or training.ema=0.99")  # fmt: skip
+    parser.add_argument("--minutes", metavar="N", help="train by time: so many minutes for all stages together")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; default: the config's (auto)")
-    return parser
+    options = parser.parse_args()
+    if options.minutes is not None:
+        options.set.append(f"training.minutes={options.minutes}")
+    return options
 
 
 def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, where the C library is glibc.
 
     By default glibc takes large pieces from the system one by one and gives each back when it is freed. A network asks
-    for the same pieces again at once, and the system clears every page of them anew: a fifth of the time on a CPU.
+    for the same pieces again at once, and the system clears every page of them again: a fifth of the time on a CPU.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
         return
-    most_mapped, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
-    mallopt(most_mapped, 0)
+    max_mapped, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    mallopt(max_mapped, 0)
     mallopt(trim_threshold, 2**31 - 1)
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Call main; what a user can get wrong is one line on stderr and exit code 2. Ctrl-C: 130."""
+    """Call main; what a user can get wrong is one line on stderr and exit code 2. Ctrl-C: 130, SIGTERM: 143."""
     keep_freed_memory()
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         print("\nstopped; --resume continues", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stopped:
+        print(f"\n{stopped}, state saved; --resume continues", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except (UserError, OSError) as error:  # OSError: a full disk, a file that is not there
         print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

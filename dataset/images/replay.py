@@ -19,15 +19,21 @@ class Replay:
 
     def __init__(self, ink: HandwrittenImages, standard: StandardImages, shares: Sequence[float]):
         """shares: for each epoch, standard images shown as a share of the pictures of ink; the last one stays."""
-        self.ink, self.standard, self.shares = ink, standard, tuple(shares)
+        self.ink, self.standard, self.shares, self.progress = ink, standard, tuple(shares), None
         self.lengths = np.concatenate([ink.lengths, standard.lengths])
 
     def __len__(self) -> int:
         return len(self.ink) + len(self.standard)
 
+    def set_progress(self, progress: float) -> None:
+        """How far the stage is, 0 to 1: the share is then that of its time, whatever the number of its epochs."""
+        self.progress = progress
+
     def chosen(self, seed: int, epoch: int) -> np.ndarray:
         """The indices of this epoch, rising: all ink, and standard images by chance."""
         share = self.shares[min(epoch, len(self.shares) - 1)]
+        if self.progress is not None:
+            share = np.interp(self.progress, np.linspace(0, 1, len(self.shares)), self.shares)
         count = min(round(share * len(self.ink)), len(self.standard))
         places = np.random.default_rng([seed, epoch, len(self.ink)]).permutation(len(self.standard))[:count]
         return np.concatenate([np.arange(len(self.ink)), len(self.ink) + np.sort(places)])

@@ -201,7 +201,7 @@ class Loader:
     """Batches of one stage. `set_epoch(epoch, first_batch)` first; then iterate; `len()` is the whole epoch's."""
 
     def __init__(self, items: Items, sampler: Any, workers: int = 0, pin_memory: bool = False):
-        self.items, self.sampler, self.workers, self.epoch = items, sampler, workers, 0
+        self.items, self.sampler, self.workers, self.epoch, self.progress = items, sampler, workers, 0, 0.0
         # Batches are few and workers stay: the sampler's keys carry the epoch to them.
         self._loader = torch.utils.data.DataLoader(
             items,
@@ -214,9 +214,14 @@ class Loader:
             generator=torch.Generator(),
         )
 
-    def set_epoch(self, epoch: int, state: dict | None = None) -> None:
-        """Begin an epoch, or go on in the middle of one from a state."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, state: dict | None = None, progress: float = 0.0) -> None:
+        """Begin an epoch, or go on in the middle of one from a state.
+
+        progress: of the stage, 0 to 1; a source whose mix changes in the course of a stage is told it.
+        """
+        self.epoch, self.progress = epoch, state["progress"] if state else progress
+        if hasattr(self.items.pictures, "set_progress"):
+            self.items.pictures.set_progress(self.progress)
         if state:
             self.sampler.load_state_dict(state)
         else:
@@ -242,7 +247,12 @@ class Loader:
 
     def state_dict(self, batches_done: int) -> dict:
         """Where the epoch stands when so many of its batches were trained on; workers may have read further."""
-        return self.sampler.state_dict(batches_done)
+        return self.sampler.state_dict(batches_done) | {"progress": self.progress}
+
+    def counts(self, step: int) -> np.ndarray:
+        """(world_size, 2) int: tokens (ends included) and pictures of each process's batch in a step of this epoch."""
+        batches = self.sampler.batches_of(step)
+        return np.array([[self.items.pictures.lengths[batch].sum() + len(batch), len(batch)] for batch in batches])
 
     def __len__(self) -> int:
         return len(self.sampler)

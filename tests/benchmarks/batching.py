@@ -34,7 +34,8 @@ def main() -> None:
     from models.objective import Objective
     from models.recognizer import Recognizer
     from utils.config.schema import load_config
-    from utils.training.trainer import autocast, choose_device, train_only
+    from utils.training.devices import autocast, choose_device
+    from utils.training.optimization import train_only
 
     device = choose_device(options.device)
     config = load_config(ROOT / "config.yaml", options.dataset, options.preset, [f"data.root={options.root}"])

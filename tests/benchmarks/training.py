@@ -59,23 +59,18 @@ def measure(options: argparse.Namespace) -> dict:
     from models.recognizer import Recognizer
     from utils.config.schema import load_config
     from utils.script import keep_freed_memory
-    from utils.training.distributed import Ranks
-    from utils.training.memory import sum_gradients
-    from utils.training.trainer import (
-        AveragedWeights,
-        autocast,
-        choose_device,
-        make_optimizer,
-        seed_everything,
-        train_only,
-    )
+    from utils.training.averaging import EMA
+    from utils.training.devices import autocast, choose_device, seed_everything, set_threads
+    from utils.training.distributed import DistributedContext, mean_batch_norm, sum_gradients
+    from utils.training.optimization import make_optimizer, train_only
 
     settings = [f"data.root={options.root}", f"model.decoder={decoder}", *options.set]
     if batches == "random":
         settings += ["batch.batch_size=8", "batch.pool=1"]
     config = load_config(Path(options.checkout) / "config.yaml", options.dataset, options.preset, settings)
-    device = choose_device(options.device, config.threads)
-    ranks = Ranks.from_environment(device)
+    device = choose_device(options.device)
+    set_threads(config.threads)
+    context = DistributedContext.join(device)
     data = open_data(config.data, config.dataset, config.seed)
     seed_everything(0)
     model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains()).to(device)
@@ -89,8 +84,9 @@ def measure(options: argparse.Namespace) -> dict:
         keep_freed_memory()
     train_only(model, stage.trains)
     objective = Objective(model, [name for name, weight in stage.losses.items() if weight])
-    optimizer, averaged = make_optimizer(model, stage, config.training), AveragedWeights(model, config.training.ema)
-    train, _ = make_loaders(data, stage, config, "adaptive" if batches == "adaptive" else "fixed", stride, None, ranks)
+    optimizer, averaged = make_optimizer(model, stage, config.training), EMA(model, config.training.ema)
+    batching = "adaptive" if batches == "adaptive" else "fixed"
+    train, _ = make_loaders(data, stage, config, batching, stride, None, context)
     train.set_epoch(0)
     epoch = train.sampler.summary()
 
@@ -109,11 +105,11 @@ def measure(options: argparse.Namespace) -> dict:
         clock.enter("backward")
         total.backward()
         clock.enter("optimizer")
-        sum_gradients(model.parameters(), ranks)
+        sum_gradients(model.parameters(), context)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ranks.average(model.buffers())
+        mean_batch_norm(model, context)
         averaged.update(model)
         clock.enter("data")
 
@@ -122,16 +118,16 @@ def measure(options: argparse.Namespace) -> dict:
         step(next(batches_left))
     padded = 0
     wait(device)
-    ranks.wait()
+    context.wait()
     started = time.perf_counter()
     for _ in range(options.steps):
         batch = next(batches_left)
         padded += batch.padded_pixels
         step(batch)
     wait(device)
-    ranks.wait()
+    context.wait()
     seconds = time.perf_counter() - started
-    padded = ranks.total(padded, device)
+    padded = sum(context.gather([padded]))
 
     clock.start()
     for _ in range(max(2, options.steps // 2)):
@@ -151,12 +147,12 @@ def measure(options: argparse.Namespace) -> dict:
         "padded_megapixels_per_second": padded / seconds / 1e6,
         "padding": epoch["padding"],
         "shares": shares,
-        "peak_memory_gb": ranks.total(peak_memory(device), device) / 1e9,
+        "peak_memory_gb": sum(context.gather([peak_memory(device)])) / 1e9,
         "gflops": rate / 1e9,
-        "share_of_peak_rate": rate / ranks.total(peak_rate(device), device),
+        "share_of_peak_rate": rate / sum(context.gather([peak_rate(device)])),
     }
-    ranks.leave()
-    return found if ranks.is_first else {}
+    context.leave()
+    return found if context.is_first else {}
 
 
 def count_operations() -> Any:

@@ -111,11 +111,14 @@ class TrainingConfig:
     final_learning_rate: float = share()
     clip_norm: float = positive()
     ema: float = share()
-    average_last: int = not_negative()
+    swa_epochs: int = not_negative()
     label_smoothing: float = share()
     validate_every: int = positive()
     validation_pictures: int = positive()
     save_minutes: float = positive()
+    minutes: float | None = positive(default=None)
+    clock: Literal["wall", "cpu", "steps"] = "wall"
+    step_seconds: float = positive(default=1.0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
 
@@ -189,6 +192,7 @@ class StageConfig:
     losses: dict[str, float]
     epochs: int = positive()
     learning_rate: float = positive()
+    share: float | None = positive(default=None)
     styles: Literal["standard", "varied"] = "varied"
     expressions: ExpressionsConfig = ExpressionsConfig()
     replay: ReplayConfig = ReplayConfig()
@@ -341,6 +345,10 @@ def _check_stages(config: Config, errors: list[str]) -> None:
             errors.append(f"{key}.replay: standard images among ink; expected `pictures: ink`, got {stage.pictures}")
         if stage.expressions.synthetic and not (stage.pictures == "standard" or is_replayed):
             errors.append(f"{key}.expressions.synthetic: new expressions have no ink; expected `pictures: standard`")
+    shares = [stage.share is not None for stage in config.stages]
+    if any(shares) and not all(shares):
+        missing = [f"stages[{i}].share" for i, has_one in enumerate(shares) if not has_one]
+        errors.append(f"{', '.join(missing)}: missing; where one stage has a share of the time, all need one")
     if not config.stages:
         errors.append("stages: expected at least one stage")
 

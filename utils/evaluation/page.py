@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.training.run_folder import write_whole
+from utils.files import atomic_write
 
 TEMPLATE = Path(__file__).with_name("page.html")
 INK_HEIGHT = 130  # CSS pixels that the picture of a small formula may grow to
@@ -85,7 +85,7 @@ def write_report(path: str | Path, title: str, scores: dict[str, Any], items: Se
     parts["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # In one pass: what is put in is never searched for places to put something in.
     page = re.sub(r"<!--(\w+)-->|\{\{(\w+)\}\}", lambda found: parts[found[1] or found[2]], template)
-    write_whole(Path(path), page.encode("utf-8", "replace"))
+    atomic_write(Path(path), page.encode("utf-8", "replace"))
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------

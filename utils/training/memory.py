@@ -7,20 +7,24 @@ Before training, `fit_memory` probes how memory grows with a batch, and says how
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from utils.config.schema import StageConfig
 from utils.errors import MemoryLimitError
-from utils.training.distributed import Ranks
+from utils.training.devices import autocast, random_state, restore_random_state
+from utils.training.distributed import SINGLE_PROCESS, DistributedContext
+from utils.training.optimization import train_only
 
-ALONE = Ranks()
 OUT_OF_MEMORY = (
     "out of memory",  # CUDA, MPS
     "can't allocate memory",  # CPU
@@ -50,23 +54,24 @@ def run_in_pieces(
     batch: Any,
     step: Callable[[Any], Any],
     start_over: Callable[[], None],
-    device: torch.device,
-    ranks: Ranks = ALONE,
+    context: DistributedContext = SINGLE_PROCESS,
 ) -> tuple[list[Any], bool]:
     """Run a step over a whole batch, or over as many pieces of it as memory asks for.
 
-    batch: has len(), split() into two, names and padded_pixels; None or empty where a rank has no picture.
+    batch: has len(), split() into two, names and padded_pixels; None or empty where a process has no picture.
     step(piece): forward and backward, adding to the gradients. Its loss is divided by the tokens of the *whole* batch
-        (of all ranks), so the pieces add up to the whole. It must not talk to other ranks, see sum_gradients.
+        (of all processes), so the pieces add up to the whole. It must exchange nothing with other processes, see
+        sum_gradients.
     start_over(): undoes what steps have added: optimizer.zero_grad(set_to_none=True). Called before each attempt.
 
-    Each attempt starts from the same random state. Only BatchNorm keeps what a failed attempt has shown it, which is
-    one more look at some of the same pictures.
-    Returns what step returned for each piece, and whether any rank had to split: all ranks get the same answer.
-    Raises MemoryLimitError, in all ranks, when a single picture does not fit.
+    Each attempt starts from the same random state. Only BatchNorm keeps the statistics of a failed attempt, which are
+    those of some of the same pictures once more.
+    Returns what step returned for each piece, and whether any process had to split: all get the same answer.
+    Raises MemoryLimitError, in all processes, when a single picture does not fit.
     """
     pieces = [batch] if batch is not None and len(batch) else []
-    random = _random_state(device)
+    device = context.device
+    random = random_state(device)
     tried_alone, too_large = set(), None
     while True:
         start_over()
@@ -84,7 +89,7 @@ def run_in_pieces(
         results.clear()
         start_over()
         free_memory()
-        _restore_random_state(random, device)
+        restore_random_state(random, device)
         if len(failed) == 1 and id(failed) in tried_alone:
             too_large = failed
             break
@@ -93,59 +98,21 @@ def run_in_pieces(
         pieces = [half for piece in pieces for half in (piece.split() if len(piece) > 1 else [piece])]
 
     was_split = len(pieces) > 1
-    # One number tells both: a rank that gave up weighs more than all ranks that split.
-    votes = ranks.total(ranks.world_size + 1 if too_large is not None else was_split, device)
+    any_was_split, any_is_too_large = context.any([was_split, too_large is not None])
     if too_large is not None:
         raise MemoryLimitError(
             f"{too_large.names[0]}: this picture alone ({too_large.padded_pixels:,} pixels) needs more memory than "
             f"there is on {device}; {REMEDIES}"
         )
-    if votes > ranks.world_size:
-        raise MemoryLimitError("another rank has a picture that does not fit into its memory alone; it says which one")
-    return results, votes > 0
+    if any_is_too_large:
+        raise MemoryLimitError("another process has a picture that does not fit into its memory alone; it says which")
+    return results, any_was_split
 
 
 REMEDIES = (
     "smaller max_height and max_width or picture_scale, a smaller model, or a device with more memory would help, "
     "and so would ending other programs that use it"
 )
-
-
-def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks = ALONE) -> None:
-    """Add up the gradients of all ranks, in place. A parameter that no rank has a gradient for keeps None.
-
-    This replaces the exchange that DistributedDataParallel makes *within* backward: a rank that runs out of memory
-    half-way through that one leaves all others waiting for ever. So the pieces run on their own (on the bare module,
-    or under `no_sync()`), and once all ranks are through (run_in_pieces) their gradients are added up.
-    """
-    if ranks.world_size == 1:
-        return
-    learning = [parameter for parameter in parameters if parameter.requires_grad]
-    if not learning:
-        return
-    distributed = torch.distributed
-    is_present = torch.tensor([parameter.grad is not None for parameter in learning], device=learning[0].device).int()
-    distributed.all_reduce(is_present, distributed.ReduceOp.MAX)
-    used = [parameter for parameter, present in zip(learning, is_present.tolist(), strict=True) if present]
-    for kind in sorted({parameter.dtype for parameter in used}, key=str):
-        alike = [parameter for parameter in used if parameter.dtype == kind]
-        for parameter in alike:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([parameter.grad.reshape(-1) for parameter in alike])
-        distributed.all_reduce(flat)
-        for parameter, part in zip(alike, flat.split([p.numel() for p in alike]), strict=True):
-            parameter.grad.copy_(part.view_as(parameter))
-
-
-def _random_state(device: torch.device) -> list[torch.Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _restore_random_state(state: list[torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)
 
 
 class Budget:
@@ -220,7 +187,7 @@ def fit_memory(
         such as the optimizer's averages. share: of what is left, how much to plan with.
 
     Batches double from two pictures on, with short and with long labels, until one takes a quarter of what is free
-    or time is up. A probe that does not fit ends it as well. Ranks should use the smallest budget of them all.
+    or time is up. A probe that does not fit ends it as well. Processes should use the smallest budget of them all.
     Raises MemoryLimitError when four probes do not fit.
     """
     started, probes, count = time.monotonic(), [], 2
@@ -247,6 +214,46 @@ def fit_memory(
     if max_pixels < height * width:
         raise MemoryLimitError(f"there is no room for one picture of {height} x {width} pixels; {REMEDIES}")
     return MemoryModel(float(base), float(per_pixel), float(per_token / per_pixel), max_pixels, tuple(probes))
+
+
+def measure_memory(
+    objective: nn.Module,
+    stage: StageConfig,
+    make_batch: Callable[[int, int, int, int], Any],
+    device: torch.device,
+    precision: str = "auto",
+    share: float = 0.9,
+) -> dict[str, Any]:
+    """The fields of a MemoryModel: what a step of this stage needs on a CUDA device, from a few probes.
+
+    make_batch(count, height, width, tokens): a batch of such pictures and labels.   Nothing of the model is changed.
+    """
+    train_only(objective.model, stage.trains)
+    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
+
+    def probe(count: int, height: int, width: int, tokens: int) -> int:
+        batch = make_batch(count, height, width, tokens).to(device)
+
+        def step() -> None:
+            with autocast(device, precision):
+                losses = objective(batch)
+                total = sum(weight * losses[name] for name, weight in stage.losses.items() if weight)
+            total.backward()
+
+        try:
+            return peak_memory(step, device)
+        finally:
+            objective.model.zero_grad(set_to_none=True)
+
+    # Still to come, for what learns: the averages of the optimizer (two), and for all, the averaged weights.
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in objective.model.parameters()]
+    reserved = sum(size * (3 if learns else 1) for size, learns in sizes)
+    try:
+        return dataclasses.asdict(fit_memory(probe, free_bytes(device), reserved, share))
+    finally:
+        with torch.no_grad():
+            for name, buffer in objective.model.named_buffers():
+                buffer.copy_(buffers[name])
 
 
 def _try_probe(probe, probes: list, count: int, height: int, width: int, tokens: tuple[int, int]) -> bool:

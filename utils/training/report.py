@@ -10,8 +10,9 @@ from torch import nn
 
 from utils.config.schema import Config
 from utils.plots import draw_curves, draw_sheet
+from utils.training.clock import stage_seconds
+from utils.training.inference import predict, score
 from utils.training.run_folder import Run
-from utils.training.trainer import read_all, score
 
 
 def table(rows: Sequence[Sequence[Any]]) -> str:
@@ -37,10 +38,13 @@ def millions(model: nn.Module | None) -> str:
 
 def print_stages(config: Config, data: Any, model: nn.Module, run: Run, device: torch.device, batching: str) -> None:
     """What is going to happen."""
-    rows = [("stage", "pictures", "trains", "losses", "epochs", "learning rate")]
-    for stage in config.stages:
+    minutes = config.training.minutes
+    rows = [("stage", "pictures", "trains", "losses", "minutes" if minutes else "epochs", "learning rate")]
+    for index, stage in enumerate(config.stages):
         losses = ", ".join(f"{name} {weight:g}" for name, weight in stage.losses.items())
-        rows.append((stage.name, stage.pictures, ", ".join(stage.trains), losses, stage.epochs, stage.learning_rate))
+        seconds = stage_seconds(minutes, config.stages, index, run.stage_seconds)
+        length = stage.epochs if seconds is None else f"{seconds / 60:.1f}"
+        rows.append((stage.name, stage.pictures, ", ".join(stage.trains), losses, length, stage.learning_rate))
     print(f"\n{config.dataset}: {data.describe()}")
     print(f"model: {config.model.decoder}, {millions(model)} parameters, on {device}")
     print(f"{batching} batches; run {run.folder}")
@@ -57,10 +61,10 @@ def report(model: nn.Module, data: Any, loaders: dict[str, Any], config: Config,
     """Read the validation and test splits with the final weights; write summary.json, curves.png and sheet.png."""
     splits, shown = {}, None
     for split, loader in loaders.items():
-        results = read_all(model, loader, device, "handwritten", f"reading {split}")
-        splits[split] = score(results)
+        predictions = predict(model, loader, device, "handwritten", f"reading {split}")
+        splits[split] = score(predictions)
         if shown is None or split != "validation":
-            shown = (split, loader, results)
+            shown = (split, loader, predictions)
     lines = run.lines()
     run.summarize(
         {
@@ -78,13 +82,14 @@ def report(model: nn.Module, data: Any, loaders: dict[str, Any], config: Config,
     )
     title = f"{config.dataset}, {config.model.decoder}, seed {config.seed}"
     run.save_picture("curves.png", lambda path: draw_curves(lines, path, title))
-    split, loader, results = shown
-    places = [round(i * (len(results) - 1) / 23) for i in range(24)] if len(results) > 24 else range(len(results))
+    split, loader, predictions = shown
+    count = len(predictions)
+    indices = [round(i * (count - 1) / 23) for i in range(24)] if count > 24 else range(count)
     items = []
-    for place in places:
-        _, truth, hypothesis = results[place]
-        picture = loader.items.pictures.picture(place, 0, 0)
-        items.append((picture, data.text(truth), data.text(hypothesis.tokens)))
+    for index in indices:
+        _, reference, hypothesis = predictions[index]
+        image = loader.items.pictures.picture(index, 0, 0)
+        items.append((image, data.text(reference), data.text(hypothesis.tokens)))
     exprate = splits[split]["exprate"]
     run.save_picture("sheet.png", lambda path: draw_sheet(items, path, f"{title}: {split}, ExpRate {exprate:.1f} %"))
 

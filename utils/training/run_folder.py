@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import platform
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,23 +24,13 @@ from typing import Any
 import yaml
 
 from utils.errors import CheckpointError, ConfigError
+from utils.files import atomic_path, atomic_write
+from utils.training.epoch_log import read_line
 
-# A resumed run may move to another machine; anything else that differs would make it another run.
+# A resumed run may move to another machine, and may become longer; anything else would make it another run.
 MAY_CHANGE = ("device", "threads", "data.root", "data.workers", "training.save_minutes")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is either the old one or the new one, whenever the power fails."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+MAY_GROW = re.compile(r"training\.minutes|stages\.(\d+)\.epochs")
+STATE_VERSION = 2  # of state.pt; raise it when what a Trainer saves changes its meaning
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ def save_checkpoint(path: Path, weights: dict[str, Any], about: dict[str, Any]) 
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_whole(path, save(tensors, metadata={"about": json.dumps(about)}))
+    atomic_write(path, save(tensors, metadata={"about": json.dumps(about)}))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -96,12 +86,14 @@ class Run:
         self.folder = Path(folder)
         self.is_writer = is_writer  # of several processes that train together, one writes
         self.about: dict[str, Any] = {}
-        self.restored: dict[str, Any] | None = None
+        self.restored: dict[str, Any] | None = None  # the saved state, where the run is resumed
+        self.is_extended = False  # resumed with more epochs or minutes than before
+        self.stage_seconds: dict[str, float] = {}  # that the finished stages were trained for, by the run's clock
 
     # --- beginning and resuming ---
 
     def begin(self, config: dict, vocabulary: Sequence[str], about: dict) -> None:
-        """Start anew: write down what this run was told."""
+        """Begin a new run: write its configuration and vocabulary."""
         self.about = about
         if not self.is_writer:
             return
@@ -110,27 +102,59 @@ class Run:
         self._write("vocabulary.txt", "".join(f"{token}\n" for token in vocabulary))
 
     def resume(self, config: dict, vocabulary: Sequence[str], about: dict) -> None:
-        """Continue: check that the run is the same one, and load where it stood."""
-        import torch
-
+        """Continue: check that the run is the same one, or the same one made longer, and load where it stood."""
         self.about = about
+        self.restored = self._load_state()
         kept = yaml.safe_load(self._read("config.yaml"))
-        changed = [key for key in _differences(kept, config) if key not in MAY_CHANGE]
-        if changed:
-            names = ", ".join(changed)
-            raise ConfigError(f"{self.folder}: to resume, the configuration must be the same; changed: {names}")
         if self._read("vocabulary.txt").splitlines() != list(vocabulary):
             raise CheckpointError(f"{self.folder / 'vocabulary.txt'}: the vocabulary of the data has changed since")
+        self._check_changes(kept, config)
+        if self.is_extended:
+            self._write("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        if self.restored:
+            self.stage_seconds = dict(self.restored["stage_seconds"])
+        if (self.folder / "log.jsonl").exists():
+            self._truncate_log(self.restored["log_lines"] if self.restored else 0)
+
+    def _load_state(self) -> dict[str, Any] | None:
+        import torch
+
         path = self.folder / "state.pt"
-        if path.exists():
-            try:
-                self.restored = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:
-                reason = type(error).__name__
-                raise CheckpointError(f"{path}: cannot be read ({reason}); the run cannot resume") from error
-            self._cut_log(self.restored["log_lines"])
-        elif (self.folder / "log.jsonl").exists():
-            self._cut_log(0)
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            reason = type(error).__name__
+            raise CheckpointError(f"{path}: cannot be read ({reason}); the run cannot resume") from error
+        if state.get("version") != STATE_VERSION:
+            raise CheckpointError(
+                f"{path}: saved by another version of this program, so the run cannot resume; "
+                f"the weights beside it ({self.folder}/*.safetensors) can be read"
+            )
+        return state
+
+    def _check_changes(self, kept: dict, config: dict) -> None:
+        """Raises ConfigError where the configuration is another one, and not only a longer one."""
+        finished = list(self.restored["finished"]) if self.restored else []
+        changed = []
+        for key, before, now in _differences(kept, config):
+            match = MAY_GROW.fullmatch(key)
+            if match and isinstance(before, int | float) and isinstance(now, int | float) and now > before:
+                self.is_extended = True
+                stage = config["stages"][int(match[1])].get("name") if match[1] else None
+                if stage in finished and stage != self.restored["stage"]:
+                    raise ConfigError(
+                        f"{self.folder}: {key} cannot grow from {before} to {now}: stage {stage} is finished, and "
+                        f"{self.restored['stage']} has gone on from it"
+                    )
+            elif key not in MAY_CHANGE:
+                changed.append(f"{key} (was {before!r}, is {now!r})")
+        if changed:
+            raise ConfigError(
+                f"{self.folder}: to resume, the configuration must be the same, but for more epochs or minutes; "
+                f"changed: {', '.join(changed)}"
+            )
 
     def state_of(self, stage: str) -> dict | None:
         """Where a stage stood when the run stopped, or None when it had not begun."""
@@ -139,8 +163,14 @@ class Run:
         return None
 
     def restore_finished(self, stage: str, model: Any) -> bool:
-        """True, with its best weights loaded, when an earlier run finished this stage."""
+        """True, with its best weights loaded, when an earlier start finished this stage.
+
+        False for the stage that finished last in a run that is extended: it may have more to do.
+        """
         if not self.restored or stage not in self.restored["finished"]:
+            return False
+        if self.is_extended and stage == self.restored["stage"]:
+            self.stage_seconds.pop(stage, None)
             return False
         load_weights(model, load_checkpoint(self.best(stage)))
         return True
@@ -151,15 +181,16 @@ class Run:
         return self.folder / f"{stage}-best.safetensors"
 
     def log(self, line: dict) -> None:
-        """Add a line to log.jsonl and draw the curves anew."""
+        """Add a line to log.jsonl."""
         if not self.is_writer:
             return
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict]:
+        """The log's lines, those of earlier versions under today's names."""
         path = self.folder / "log.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        return [read_line(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     def save_weights(self, stage: str, kind: str, weights: dict, **rest: Any) -> None:
         """Write STAGE-best or STAGE-last."""
@@ -167,16 +198,22 @@ class Run:
             path = self.folder / f"{stage}-{kind}.safetensors"
             save_checkpoint(path, weights, {**self.about, "stage": stage, **rest})
 
-    def save_state(self, stage: str, finished: Sequence[str], **state: Any) -> None:
-        """Write what resuming needs: plain tensors and values only."""
+    def save_state(self, stage: str, is_finished: bool, seconds_used: float = 0.0, **state: Any) -> None:
+        """Write what resuming needs: plain tensors and values only.
+
+        is_finished: whether the stage is.   seconds_used: of training in this stage, by the run's clock.
+        """
         import torch
 
+        if is_finished:
+            self.stage_seconds[stage] = seconds_used
         if not self.is_writer:
             return
+        about = {"version": STATE_VERSION, "stage": stage, "finished": list(self.stage_seconds)}
+        about |= {"stage_seconds": self.stage_seconds, "log_lines": len(self.lines()), "seconds_used": seconds_used}
         buffer = io.BytesIO()
-        log_lines = len(self.lines())
-        torch.save({"stage": stage, "finished": list(finished), "log_lines": log_lines, **state}, buffer)
-        write_whole(self.folder / "state.pt", buffer.getvalue())
+        torch.save(about | state, buffer)
+        atomic_write(self.folder / "state.pt", buffer.getvalue())
 
     def summarize(self, summary: dict) -> None:
         """Write summary.json, with the versions it was made with."""
@@ -196,18 +233,16 @@ class Run:
         return found
 
     def save_picture(self, name: str, draw: Callable[[Path], None]) -> Path:
-        """Let `draw` write a picture aside, then rename it."""
-        path = self.folder / name
-        aside = self.folder / f".{name}"
-        draw(aside)
-        os.replace(aside, path)
-        return path
+        """Let `draw` write a picture under a temporary name, then rename it."""
+        with atomic_path(self.folder / name) as path:
+            draw(path)
+        return self.folder / name
 
     # --- inside ---
 
     def _write(self, name: str, text: str) -> None:
         if self.is_writer:
-            write_whole(self.folder / name, text.encode("utf-8"))
+            atomic_write(self.folder / name, text)
 
     def _read(self, name: str) -> str:
         try:
@@ -215,41 +250,55 @@ class Run:
         except OSError as error:
             raise CheckpointError(f"{self.folder / name}: cannot be read, so there is no run to resume") from error
 
-    def _cut_log(self, lines: int) -> None:
+    def _truncate_log(self, lines: int) -> None:
         """Forget epochs that were logged but whose state was never saved: they will be run, and logged, again."""
-        if self.is_writer and (self.folder / "log.jsonl").exists():
+        if self.is_writer:
             kept = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
             self._write("log.jsonl", "".join(kept))
 
 
-def choose_folder(root: Path, dataset: str, name: str | None, resume: bool) -> Path:
-    """The folder of a run: the named one, else a new one (SAMPLE, SAMPLE-2 …), or the newest one to resume."""
+def new_folder(root: Path, dataset: str, name: str | None) -> Path:
+    """The folder of a new run: the named one, else the first free one of SAMPLE, SAMPLE-2 …"""
     if name:
-        folder = root / name
-        if resume and not (folder / "config.yaml").exists():
-            raise CheckpointError(f"{folder}: no run to resume here")
-        if not resume and (folder / "config.yaml").exists():
-            raise CheckpointError(f"{folder}: this run exists; add --resume to continue it, or choose another --run")
-        return folder
-    taken = [path for path in [root / dataset, *root.glob(f"{dataset}-*")] if (path / "config.yaml").exists()]
-    if resume:
-        if not taken:
-            raise CheckpointError(f"{root}: no run of {dataset} to resume; leave out --resume to begin one")
-        return max(taken, key=lambda path: (path / "config.yaml").stat().st_mtime)
+        if (root / name / "config.yaml").exists():
+            raise CheckpointError(
+                f"{root / name}: this run exists; add --resume to continue it, or choose another --run"
+            )
+        return root / name
     number = 1
-    while (folder := root / (dataset if number == 1 else f"{dataset}-{number}")) in taken:
+    while (root / (dataset if number == 1 else f"{dataset}-{number}") / "config.yaml").exists():
         number += 1
-    return folder
+    return root / (dataset if number == 1 else f"{dataset}-{number}")
 
 
-def _differences(kept: Any, new: Any, key: str = "") -> list[str]:
-    """The dotted keys in which two configurations differ."""
+def find_run(root: Path, dataset: str | None, name: str | None) -> Path:
+    """The folder of the run to resume: the named one, else the newest one of the data set, whatever its name."""
+    if name:
+        if not (root / name / "config.yaml").exists():
+            raise CheckpointError(f"{root / name}: no run to resume here")
+        return root / name
+    runs = [path.parent for path in root.glob("*/config.yaml") if dataset_of(path) == dataset]
+    if not runs:
+        raise CheckpointError(f"{root}: no run of {dataset} to resume; leave out --resume to begin one")
+    return max(runs, key=lambda folder: max(path.stat().st_mtime_ns for path in folder.iterdir()))
+
+
+def dataset_of(config: Path) -> str | None:
+    """The data set that a run's config.yaml names."""
+    try:
+        return yaml.safe_load(config.read_text(encoding="utf-8"))["dataset"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
+def _differences(kept: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """The dotted keys in which two configurations differ, with the value in each."""
     if isinstance(kept, dict) and isinstance(new, dict):
         names = [*kept, *(name for name in new if name not in kept)]
         pairs = [(name, kept.get(name), new.get(name)) for name in names]
     elif isinstance(kept, list) and isinstance(new, list) and len(kept) == len(new):
         pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(kept, new, strict=True))]
     else:
-        return [] if kept == new else [key]
+        return [] if kept == new else [(key, kept, new)]
     prefix = f"{key}." if key else ""
     return [different for name, a, b in pairs for different in _differences(a, b, prefix + name)]

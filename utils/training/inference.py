@@ -1,0 +1,91 @@
+"""The one loop over batches without gradients: validation, final scores, and whoever else decodes with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from utils.evaluation.metrics import scores
+from utils.training.devices import autocast
+from utils.training.distributed import SINGLE_PROCESS, DistributedContext
+from utils.training.epoch_log import with_exprate
+from utils.training.memory import free_memory
+from utils.training.progress import progress
+
+T = TypeVar("T")
+
+
+class Prediction(NamedTuple):
+    """What a model read in one picture: its name, the label's token ids, and the hypothesis (its `tokens` are ids)."""
+
+    name: str
+    reference: list[int]
+    hypothesis: Any
+
+
+@torch.no_grad()
+def each_batch(
+    batches: Iterable[Any],
+    work: Callable[[Any], Sequence[T]],
+    device: torch.device,
+    title: str = "",
+    on_failure: Callable[[Any, Exception], None] | None = None,
+    context: DistributedContext = SINGLE_PROCESS,
+) -> Iterator[tuple[Any, Sequence[T]]]:
+    """Yield (batch, work(batch)) of all batches, on the device and without gradients, with a progress bar.
+
+    batches: have len(), to(device) and split() into two halves; None where a process has no picture.
+    on_failure(batch, error): called with a batch of one picture whose work failed; a larger batch that fails is done
+        again in halves, down to the picture at fault. None: the error is raised.
+    """
+    for whole in progress(batches, title, context):
+        parts = [whole] if whole is not None and len(whole) else []
+        while parts:
+            batch, result, failure = parts.pop().to(device), None, None
+            try:
+                with autocast(device):
+                    result = work(batch)
+            except (RuntimeError, ValueError, OSError, MemoryError) as error:
+                if on_failure is None:
+                    raise
+                failure = error.with_traceback(None)  # which would keep in memory what the work had made
+            if failure is None:
+                yield batch, result
+            elif len(batch) > 1:
+                free_memory()
+                parts += reversed(batch.split())
+            else:
+                on_failure(batch, failure)
+
+
+def predict(
+    model: nn.Module,
+    batches: Iterable[Any],
+    device: torch.device,
+    domain: str,
+    title: str = "",
+    context: DistributedContext = SINGLE_PROCESS,
+) -> list[Prediction]:
+    """Read every picture by greedy autoregressive decoding; the predictions come in the pictures' own order.
+
+    domain: "standard" or "handwritten", which encoder reads. Each process reads its own batches, and gets the
+    predictions of all.
+    """
+    model.eval()
+
+    def read(batch: Any) -> Sequence[Any]:
+        return model.read(batch.images(domain), batch.padding(domain), domain=domain)
+
+    found = []
+    for batch, hypotheses in each_batch(batches, read, device, title, context=context):
+        found += zip(batch.indices, batch.names, batch.truths(), hypotheses, strict=True)
+    return [Prediction(*rest) for _, *rest in sorted(context.gather(found), key=lambda one: one[0])]
+
+
+def score(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Scores in percent: items, exprate, at_most_1, at_most_2, at_most_3, token_error_rate."""
+    references = [prediction.reference for prediction in predictions]
+    return with_exprate(scores(references, [prediction.hypothesis.tokens for prediction in predictions]))

@@ -1,0 +1,56 @@
+"""What moves the weights: which of them learn, the optimizer over those, and its learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from utils.config.schema import StageConfig, TrainingConfig
+
+
+def train_only(model: nn.Module, parts: Iterable[str]) -> None:
+    """Let the named parts learn; everything else is frozen, and in eval mode, so that its BatchNorm stays still."""
+    for name, modules in model.parts().items():
+        for module in modules:
+            module.requires_grad_(name in parts)
+            module.train(name in parts)
+
+
+def learning_rate_factor(progress: float, warmup: float, final: float) -> float:
+    """Share of the full learning rate: linear warm-up, then a half cosine down to `final`.
+
+    progress: share of the stage that has passed, 0 to 1; of its epochs (fractional, because adaptive batches change
+    the number of steps from one epoch to the next) or of its time.   warmup: share of the stage that warms up.
+    """
+    if progress < warmup:
+        return max(progress / warmup, 1e-3)
+    after = min((progress - warmup) / max(1 - warmup, 1e-9), 1.0)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * after))
+
+
+def warmup_share(stage: StageConfig, training: TrainingConfig) -> float:
+    """The share of a stage that warms up: `warmup_epochs` of its `epochs`, by time as well; a quarter at most."""
+    return min(training.warmup_epochs / stage.epochs, 0.25)
+
+
+def make_optimizer(model: nn.Module, stage: StageConfig, training: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer over what learns in this stage. Vectors (biases, norms) are not decayed."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.dim() > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=stage.learning_rate, momentum=training.momentum, fused=True)
+    if training.optimizer == "adadelta":
+        return torch.optim.Adadelta(groups, lr=stage.learning_rate)
+    return torch.optim.AdamW(groups, lr=stage.learning_rate, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
