@@ -209,12 +209,3 @@ class Recognizer(nn.Module):
             Explanation(sure[:length], look[:length, :height, :width])
             for sure, look, length, (height, width) in zip(own, looks, lengths.tolist(), extents, strict=True)
         ]
-
-
-def __getattr__(name: str) -> Any:
-    """The library's front door stands in models/reader.py; who only trains does not load it."""
-    if name in ("Reader", "Reading"):
-        from models import reader
-
-        return getattr(reader, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

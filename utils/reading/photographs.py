@@ -41,30 +41,41 @@ MOST_BARS = 30  # so many of the longest straight pieces say how far a page is t
 
 
 class CleanInk(NamedTuple):
-    """Ink as training saw it, and where it was.
+    """Ink as the network was trained on it, and where it was.
 
-    picture: uint8 (H, W), ink 255 on paper 0.   to_given: (3, 3), takes its pixels (x, y, 1) to the given picture.
+    image: uint8 (H, W), ink 255 on paper 0.   to_given: (3, 3), takes its pixels (x, y, 1) to the given image.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     to_given: np.ndarray
 
     @classmethod
-    def of_drawn(cls, picture: np.ndarray, name: str = "picture") -> CleanInk:
-        """A picture that needs no cleaning, only the usual polarity and margin."""
-        ink, top, left = find_ink(picture, name)
+    def of_drawn(cls, image: np.ndarray, name: str = "image") -> CleanInk:
+        """An image that needs no cleaning, only the usual polarity and margin. Raises DataError."""
+        ink, top, left = find_ink(image, name)
         return cls(ink, _shift(left, top))
 
+    def crop(self, top: int, bottom: int) -> CleanInk:
+        """The ink of these rows alone, with the usual margin."""
+        rows = self.image[top:bottom]
+        columns = np.flatnonzero((rows > 127).any(axis=0))
+        left, right = columns[0], columns[-1] + 1
+        image = np.pad(rows[:, left:right], MARGIN)
+        return CleanInk(image, self.to_given @ _shift(left - MARGIN, top - MARGIN))
 
-def clean(picture: np.ndarray, name: str = "picture") -> list[CleanInk]:
-    """Find the ink of a picture, uint8 (H, W). Raises DataError, which begins with `name`, where there is none.
 
-    Size and skew of writing can only be guessed: the likeliest guess comes first, then others. Whoever reads can tell
-    which one reads best. A picture that was drawn for training needs no guess, and has one.
+def clean(image: np.ndarray, name: str = "image") -> list[CleanInk]:
+    """Find the ink of an image, uint8 (H, W): as clean_photograph does, unless it was drawn as training images are."""
+    return [CleanInk.of_drawn(image, name)] if is_drawn(image) else clean_photograph(image, name)
+
+
+def clean_photograph(image: np.ndarray, name: str = "image") -> list[CleanInk]:
+    """Find the ink of an image, uint8 (H, W). Raises DataError, which begins with `name`, where there is none.
+
+    Size and skew of writing can only be guessed: the likeliest guess comes first, then others. The network's own score
+    can tell which one is read best.
     """
-    if is_drawn(picture):
-        return [CleanInk.of_drawn(picture, name)]
-    picture, top, left = remove_frames(picture)
+    picture, top, left = remove_frames(image)
     picture, to_given = cut_out_sheet(picture)
     to_given = _shift(left, top) @ to_given
     page = Page.of(picture, to_given, name)

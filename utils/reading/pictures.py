@@ -154,7 +154,8 @@ def normalize(picture: np.ndarray, name: str = "picture") -> np.ndarray:
     Frames along or near the edges are taken away first. A picture with a clean border (scan, screen, rendering) has
     paper of one grey, the border's, and ink is what differs from it. In any other picture (photograph) light changes
     from place to place: ink is what differs from the paper around it, and it is dark or light, whichever has the
-    sharper strokes. Contrast is then stretched until a typical ink pixel is 255. Two-valued pictures stay two-valued, and a normalized picture stays as it is.
+    sharper strokes. Contrast is then stretched until a typical ink pixel is 255. Two-valued pictures stay two-valued,
+    and a normalized picture stays as it is.
     """
     return find_ink(picture, name)[0]
 
