@@ -186,11 +186,11 @@ class Comparison(NamedTuple):
 
 
 def compare(truth: Sequence[str], prediction: Sequence[str] | None, is_cut: bool = False) -> Comparison:
-    """prediction: None where there is none, which is wrong in every token.   is_cut: it never came to its end."""
+    """prediction: None or empty is wrong in every token.   is_cut: it never came to its end."""
     truth, normal_truth = list(truth), normalize(truth)
     signs = symbols(normal_truth)
     lengths = len(truth), len(normal_truth), len(signs)
-    if prediction is None:
+    if not prediction:
         pairs = [count for length in lengths for count in (length, length)]
         return Comparison(False, *pairs, same_structure=False, is_well_formed=False, same_picture=False)
     prediction, normal = list(prediction), normalize(prediction)

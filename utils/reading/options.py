@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from functools import partial
 
 from utils.reading.reader import CLEANING, Reader, Search
 
@@ -11,7 +11,8 @@ DIRECTIONS = {"left-to-right": 1, "both": 2}
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--beam", type=int, default=1, metavar="N", help="width of the search; default: 1, greedy")
+    parser.add_argument("--beam", type=partial(at_least, 1), default=1, metavar="N",
+                        help="width of the search; default: 1, greedy")  # fmt: skip
     parser.add_argument("--direction", choices=DIRECTIONS,
                         help="default: left to right if greedy, else all that the network knows")  # fmt: skip
     parser.add_argument("--clean", choices=CLEANING, default="auto",
@@ -26,7 +27,8 @@ def search_of(options: argparse.Namespace, reader: Reader) -> Search:
     return search
 
 
-def describe_search(search: Search, reader: Reader) -> dict[str, Any]:
-    """What is used, as plain values: beam, and directions, 1 or 2."""
-    is_greedy = search.beam == 1 and search.directions in (None, 1)
-    return {"beam": search.beam, "directions": 1 if is_greedy else search.directions or reader.model.decoder.directions}
+def at_least(least: int, text: str) -> int:
+    """The type of an option that is a whole number."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least {least}, got {text}")
+    return int(text)

@@ -271,9 +271,17 @@ class Reader:
         """Raises ConfigError for a search that the network cannot do."""
         known = self.model.decoder.directions
         if search.beam < 1:
-            raise ConfigError(f"--beam: expected a beam of at least 1, got {search.beam}")
+            raise ConfigError(f"expected a beam of at least 1, got {search.beam}")
         if (search.directions or 1) > known:
             raise ConfigError("--direction both: this network has a decoder that reads from left to right only")
+
+    def describe(self, search: Search) -> dict[str, int]:
+        """What a search comes to with this network: beam, and directions, 1 or 2."""
+        is_greedy = search.beam == 1 and search.directions in (None, 1)
+        return {
+            "beam": search.beam,
+            "directions": 1 if is_greedy else search.directions or self.model.decoder.directions,
+        }
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
@@ -336,14 +344,15 @@ class Reader:
         tokens = tuple(self.vocabulary.decode(hypothesis.tokens))
         others = [(tuple(self.vocabulary.decode(other.tokens)), other.score) for other in hypothesis.alternatives]
         stride = self.model.handwritten_encoder.stride
-        warnings = warnings_about(tokens, hypothesis.score, hypothesis.is_cut, self.language.is_well_formed(tokens))
+        confidence = float(explanation.confidences.double().prod())
+        warnings = warnings_about(tokens, confidence, hypothesis.is_cut, self.language.is_well_formed(tokens))
         if prepared.lines:
             warnings = (f"{len(prepared.lines)} lines of writing, read as one formula", *warnings)
         return Reading(
             latex=" ".join(tokens),
             tokens=tokens,
             score=hypothesis.score,
-            confidence=float(explanation.confidences.double().prod()),
+            confidence=confidence,
             confidences=tuple(explanation.confidences.tolist()),
             alternatives=tuple(Alternative(" ".join(label), label, score) for label, score in others),
             boxes=tuple(
