@@ -97,11 +97,16 @@ class Reader(reader.Reader):
 
         Raises CheckpointError for one that is missing, broken or foreign.
         """
-        from dataset.vocabulary import Vocabulary
         from models.recognizer import Recognizer
 
-        language = Language(Vocabulary, read_ink, draw_ink, is_well_formed)
-        return cls.from_checkpoint(find_checkpoint(path), lambda about: Recognizer(**about), language, device)
+        return cls.from_checkpoint(find_checkpoint(path), lambda about: Recognizer(**about), language(), device)
+
+
+def language() -> Language:
+    """What dataset knows about ink and LaTeX."""
+    from dataset.vocabulary import Vocabulary
+
+    return Language(Vocabulary, read_ink, draw_ink, is_well_formed)
 
 
 def read_ink(path: Path) -> list[np.ndarray]:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from models.recognizer import Reader, Reading, Recognizer
+from dataset.vocabulary import Vocabulary
+from models.recognizer import Recognizer
+from recognize import Reader, Reading, language
 from utils.errors import CheckpointError, ConfigError, DataError
 from utils.reading.pictures import normalize
 from utils.training.run_folder import save_checkpoint
@@ -36,7 +38,7 @@ def recognizer(kind: str = "gru", domains=("standard", "handwritten")) -> Recogn
 
 
 def reader(kind: str = "gru", **data) -> Reader:
-    return Reader(recognizer(kind), VOCABULARY, {**DATA, **data})
+    return Reader(recognizer(kind), Vocabulary(VOCABULARY), {**DATA, **data}, language())
 
 
 def written(seed: int = 0, height: int = 60, width: int = 150) -> np.ndarray:
@@ -126,15 +128,15 @@ def test_a_reading_says_what_the_network_read(kind, tmp_path):
     one = reader(kind)
     reading = one.read(path)
     assert isinstance(reading, Reading)
-    image = torch.from_numpy(reading.picture)[None, None] / 255
-    padding = torch.zeros(1, *reading.picture.shape, dtype=torch.bool)
+    image = torch.from_numpy(reading.image)[None, None] / 255
+    padding = torch.zeros(1, *reading.image.shape, dtype=torch.bool)
     [hypothesis] = one.model.read(image, padding)
     [explanation] = one.model.explain(image, padding, [hypothesis.tokens])
     assert reading.tokens == tuple(VOCABULARY[token - 3] for token in hypothesis.tokens)
     assert reading.latex == " ".join(reading.tokens) and reading.tokens
     assert reading.confidences == pytest.approx(explanation.confidences.tolist(), rel=1e-4)
     assert reading.confidence == pytest.approx(np.prod(reading.confidences), rel=1e-4)
-    assert reading.is_cut == hypothesis.is_cut and reading.score == pytest.approx(hypothesis.score, rel=1e-4)
+    assert reading.is_truncated == hypothesis.is_cut and reading.score == pytest.approx(hypothesis.score, rel=1e-4)
     assert len(reading.boxes) == len(reading.tokens)
 
 
@@ -175,9 +177,9 @@ def test_a_beam_gives_alternatives_and_greedy_none():
 
 def test_the_network_sees_the_size_that_training_saw():
     picture = written(0, 60, 150)
-    assert reader(picture_scale=1.0).read(picture).picture.shape == normalize(picture).shape
-    assert np.array_equal(reader(picture_scale=1.0).read(picture).picture, normalize(picture))
-    wide = reader(picture_scale=1.0, max_width=64).read(picture).picture
+    assert reader(picture_scale=1.0).read(picture).image.shape == normalize(picture).shape
+    assert np.array_equal(reader(picture_scale=1.0).read(picture).image, normalize(picture))
+    wide = reader(picture_scale=1.0, max_width=64).read(picture).image
     assert wide.shape[1] == 64
 
 
@@ -194,7 +196,7 @@ def test_boxes_are_where_the_decoder_looked_in_the_given_picture(shift, monkeypa
     def looks_right(encoded, readings):
         [explanation] = explain(encoded, readings)
         attention = torch.zeros_like(explanation.attention)
-        cells = one.prepare(picture).views[0].picture.shape[1] // one.model.handwritten_encoder.stride
+        cells = one.prepare(picture).views[0].image.shape[1] // one.model.handwritten_encoder.stride
         attention[:, 1, cells - 2] = 1
         return [explanation._replace(attention=attention)]
 
@@ -223,7 +225,7 @@ def test_what_is_no_picture_is_an_error_that_names_it(tmp_path):
 
 
 def test_a_search_that_the_network_cannot_do_is_an_error():
-    with pytest.raises(ConfigError, match="1 directions, got 1 and 2"):
+    with pytest.raises(ConfigError, match="both directions .*: this network decodes from left to right only"):
         reader("gru").read(written(), directions=2)
     with pytest.raises(ConfigError, match="a beam of at least 1"):
         reader("gru").read(written(), beam=0)

@@ -273,7 +273,7 @@ class Reader:
         if search.beam < 1:
             raise ConfigError(f"expected a beam of at least 1, got {search.beam}")
         if (search.directions or 1) > known:
-            raise ConfigError("--direction both: this network has a decoder that reads from left to right only")
+            raise ConfigError("both directions (--direction both): this network decodes from left to right only")
 
     def describe(self, search: Search) -> dict[str, int]:
         """What a search comes to with this network: beam, and directions, 1 or 2."""
