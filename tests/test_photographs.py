@@ -170,6 +170,21 @@ def test_a_thumb_at_the_edge_is_no_ink():
     assert found > 0.95 and is_true > 0.95
 
 
+@pytest.mark.parametrize("kind", ["black border", "dark left side", "box around the formula"])
+def test_dark_borders_and_boxes_are_no_ink(kind):
+    picture = on_paper(np.pad(formula(), 60))
+    random = np.random.default_rng(0)
+    if kind == "black border":
+        picture[:9] = picture[-14:] = picture[:, :11] = picture[:, -8:] = 25
+    elif kind == "dark left side":
+        picture[:, :30] = 60
+    else:
+        cv2.rectangle(picture, (12, 12), (picture.shape[1] - 14, picture.shape[0] - 15), 70, 2)
+    picture = (picture * np.linspace(0.8, 1, picture.shape[1]) + random.normal(0, 2, picture.shape)).clip(0, 255)
+    found, is_true = share_found(formula(), (picture.astype(np.uint8), np.array([[1, 0, 60], [0, 1, 60], [0, 0, 1.0]])))
+    assert found > 0.95 and is_true > 0.95
+
+
 # ---- printed lines ---------------------------------------------------------------------------------------------------
 
 

@@ -231,6 +231,46 @@ def test_a_search_that_the_network_cannot_do_is_an_error():
         reader("gru").read(written(), beam=0)
 
 
+def test_files_of_ink_and_strokes_are_drawn_and_read(tmp_path):
+    strokes = [[(0, 0), (10, 40), (20, 0)], [(30, 0), (30, 40)]]
+    traces = "".join(f"<trace>{', '.join(f'{x} {y}' for x, y in stroke)}</trace>" for stroke in strokes)
+    (tmp_path / "a.inkml").write_text(f'<ink xmlns="http://www.w3.org/2003/InkML">{traces}</ink>')
+    (tmp_path / "a.json").write_text(json.dumps({"strokes": strokes}))
+    one = reader()
+    wanted = one.read_strokes(strokes)
+    assert wanted.latex and not wanted.is_cleaned
+    for reading in (
+        one.read(tmp_path / "a.inkml"),
+        one.read(str(tmp_path / "a.json")),
+        one.read_strokes([np.array(stroke, np.float32) for stroke in strokes]),
+    ):
+        assert np.array_equal(reading.image, wanted.image) and reading.latex == wanted.latex
+    with pytest.raises(DataError, match=r"strokes: expected strokes \[\[\[x, y\]"):
+        one.read_strokes([1, 2])
+
+
+def test_several_lines_are_warned_of_or_read_by_themselves():
+    above, below = written(0), written(3)
+    picture = np.concatenate([above, np.zeros((40, 150), np.uint8), below])
+    one = reader()
+    assert one.read(picture).warnings[0] == "2 lines of writing, read as one formula"
+    lines = one.read_lines(picture)
+    assert [line.latex for line in lines] == [one.read(above).latex, one.read(below).latex]
+    for top, bottom, line in ((0, 60, lines[0]), (100, 160, lines[1])):
+        assert all(top <= box[1] < box[3] <= bottom for box in line.boxes)
+    assert len(one.read_lines(above)) == 1
+
+
+def test_what_is_cleaned_is_a_choice_that_a_checkpoint_can_make():
+    drawn, photograph = written(), (240 - 0.7 * written()).astype(np.uint8)
+    photograph[:, 50:] -= 30
+    for when, expected in (("auto", (False, True)), ("always", (True, True)), ("never", (False, False))):
+        found = tuple(reader().prepare(image, clean_when=when).is_cleaned for image in (drawn, photograph))
+        assert found == expected, when
+    assert not reader(clean="never").prepare(photograph).is_cleaned
+    assert reader(clean="never").prepare(photograph, clean_when="always").is_cleaned
+
+
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 

@@ -152,7 +152,7 @@ def confusions(items: Sequence[ScoredItem], structure_tokens: Collection[str]) -
     """
     counts: Counter[tuple[str, str]] = Counter()
     for item in items:
-        if item.prediction is None or item.comparison.is_normal:
+        if not item.comparison.is_read or item.comparison.is_normal:
             continue
         wanted, read = item.normalized
         for i, j in align(wanted, read):
