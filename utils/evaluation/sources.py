@@ -112,8 +112,8 @@ class CheckpointSource:
         }
 
     def _prepare(self, name: str) -> Prepared:
-        return self.reader.prepare(self.images[name], f"{self.images[name].parent.name}/{self.images[name].name}",
-                                   self.clean)  # fmt: skip
+        label = f"{self.images[name].parent.name}/{self.images[name].name}"
+        return self.reader.prepare(self.images[name], label, self.clean)
 
     def _prepare_all(self, names: Sequence[str]) -> Iterator[tuple[list[str], list[Prepared]]]:
         """Some images at a time; cleaning needs no GIL, so threads share it. What cannot be read goes to `failed`."""
