@@ -5,9 +5,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
+from utils.special_tokens import END as EOS
+from utils.special_tokens import PAD
+from utils.special_tokens import START as SOS
 
-PAD, SOS, EOS = 0, 1, 2
 SPECIALS = ("<pad>", "<sos>", "<eos>")
+# Tokens that group and place others, and have no ink of their own.
+INKLESS = frozenset({"{", "}", "^", "_", "&", "\\\\", "\\limits", "\\begin", "\\end", "{matrix}", "{array}"})
 # The id of a token outside the vocabulary. It occurs in the truth of test items only, and no prediction equals it.
 UNKNOWN = -1
 
@@ -81,6 +85,11 @@ class Vocabulary:
             elif token_id not in (PAD, SOS):
                 tokens.append(self._words[token_id])
         return tokens
+
+    @property
+    def inkless(self) -> tuple[int, ...]:
+        """Ids of the tokens without ink of their own."""
+        return tuple(token_id for token, token_id in self._ids.items() if token in INKLESS)
 
     @property
     def digest(self) -> str:

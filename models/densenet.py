@@ -1,4 +1,4 @@
-"""The encoder: DenseNet-B (Huang et al., CVPR 2017, section 3), made so that padding never changes a picture."""
+"""The encoder: DenseNet-B (Huang et al., CVPR 2017, section 3), in which padding never changes an image's features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class DenseLayer(nn.Module):
-    """1x1 to 4 x growth channels, 3x3 to growth channels, each with BN-ReLU: what a layer adds to what came before."""
+    """1x1 to 4 x growth channels, 3x3 to growth channels, each with BN-ReLU, to be added to the input."""
 
     def __init__(self, channels: int, growth: int, dropout: float):
         super().__init__()
@@ -22,47 +22,50 @@ class DenseLayer(nn.Module):
         self.norm2 = nn.BatchNorm2d(growth)
         self.dropout = dropout
 
-    def squeeze(self, cells: Tensor, size: Sequence[int]) -> Tensor:
-        """The 1x1 convolution, a matrix product.   cells: (B*h*w, C), size: B, h, w.   Returns (B, 4 growth, h, w)."""
-        weight = self.conv1.weight.flatten(1).to(cells.dtype)
-        return (cells @ weight.T).view(*size, -1).permute(0, 3, 1, 2)
+    def squeeze(self, rows: Tensor, size: Sequence[int]) -> Tensor:
+        """The 1x1 convolution as a matrix product.   rows: (B*h*w, C), size: B, h, w.   Returns (B, 4 growth, h, w)."""
+        weight = self.conv1.weight.flatten(1).to(rows.dtype)
+        return (rows @ weight.T).view(*size, -1).permute(0, 3, 1, 2)
 
-    def expand(self, squeezed: Tensor, inside: Tensor) -> Tensor:
-        """All that follows.   squeezed: (B, 4 growth, h, w), inside: (B, 1, h, w).   Returns (B, growth, h, w)."""
+    def expand(self, squeezed: Tensor, is_valid: Tensor) -> Tensor:
+        """BN-ReLU, 3x3, BN-ReLU, dropout.
+
+        squeezed: (B, 4 growth, h, w), is_valid: (B, 1, h, w).   Returns (B, growth, h, w).
+        """
         # In place, since BatchNorm's backward pass needs its input alone: masking then costs no memory.
-        bottleneck = self.norm1(squeezed).mul_(inside).relu_()
+        bottleneck = self.norm1(squeezed).mul_(is_valid).relu_()
         new = self.norm2(self.conv2(bottleneck)).relu_()
         return F.dropout(new, self.dropout, self.training)
 
     def own_parameters(self) -> list[nn.Parameter]:
-        """Those of expand()."""
+        """The parameters that expand() uses."""
         return [*self.norm1.parameters(), *self.conv2.parameters(), *self.norm2.parameters()]
 
 
 class DenseBlock(nn.ModuleList):
-    """Dense layers, each of which sees what all before it gave.
+    """Dense layers, the input of each being the outputs of all before it.
 
-    What they give is written side by side into one map, channels last; each layer reads the beginning of its rows. So
-    nothing is concatenated, which would copy and keep channels by the square of the layers; and the backward pass adds
-    up what each layer says about the beginning of the rows in one map as well. After Pleiss et al., Memory-Efficient
-    Implementation of DenseNets, 2017, who share the place of the copies, but copy.
+    The outputs are written side by side into one map, channels last; each layer reads the beginning of its rows. So
+    nothing is concatenated, which would need memory that grows with the square of the number of layers. The backward
+    pass sums the gradients of all layers in one map as well. After Pleiss et al., Memory-Efficient Implementation of
+    DenseNets, 2017, who also concatenate, but into shared memory.
 
-    recompute: keep that map alone, and compute the layers again in the backward pass.
+    recompute: keep only that map, and compute the layers again in the backward pass.
     """
 
     def __init__(self, layers: Iterable[DenseLayer], recompute: bool = False):
         super().__init__(layers)
         self.recompute = recompute
 
-    def forward(self, features: Tensor, inside: Tensor) -> Tensor:
-        """features: (B, C, h, w), inside: (B, 1, h, w), 0 in the padding.   Returns (B, C + layers x growth, h, w)."""
+    def forward(self, features: Tensor, is_valid: Tensor) -> Tensor:
+        """features: (B, C, h, w), is_valid: (B, 1, h, w), 0 in padding.   Returns (B, C + layers x growth, h, w)."""
         parameters = [layer.conv1.weight for layer in self] + [p for layer in self for p in layer.own_parameters()]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (features, *parameters)):
-            return _Learning.apply(features, inside, self, *parameters)
-        return self.side_by_side(features, lambda layer, cells, size: layer.expand(layer.squeeze(cells, size), inside))
+            return _DenseBlockFunction.apply(features, is_valid, self, *parameters)
+        return self.side_by_side(features, lambda layer, rows, size: layer.expand(layer.squeeze(rows, size), is_valid))
 
     def side_by_side(self, features: Tensor, add: Callable[[DenseLayer, Tensor, Sequence[int]], Tensor]) -> Tensor:
-        """features, and behind them what each layer adds: add(layer, cells (B*h*w, c), (B, h, w)) -> (B, …, h, w)."""
+        """features, followed by the output of each layer: add(layer, rows (B*h*w, c), (B, h, w)) -> (B, …, h, w)."""
         size, channels = (len(features), *features.shape[2:]), features.shape[1]
         width = channels + sum(layer.conv2.out_channels for layer in self)
         rows = features.new_empty(*size, width)
@@ -74,37 +77,37 @@ class DenseBlock(nn.ModuleList):
         return rows.permute(0, 3, 1, 2)
 
 
-class _Learning(torch.autograd.Function):
-    """DenseBlock.forward with a gradient: by autograd within a layer, by hand along the rows."""
+class _DenseBlockFunction(torch.autograd.Function):
+    """DenseBlock.forward with a gradient: by autograd within a layer, by hand across layers."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, inside: Tensor, block: DenseBlock, *parameters: Tensor) -> Tensor:
-        ctx.kept = kept = []  # of each layer: its two ends in autograd's graph, or how to make them again
+    def forward(ctx: Any, features: Tensor, is_valid: Tensor, block: DenseBlock, *parameters: Tensor) -> Tensor:
+        ctx.kept = kept = []  # per layer: input and output in autograd's graph, or a random state to recompute them
         recompute = block.recompute and block.training
         device = features.device.type
         ctx.autocast = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
 
-        def add(layer: DenseLayer, cells: Tensor, size: Sequence[int]) -> Tensor:
-            squeezed = layer.squeeze(cells, size)
+        def add(layer: DenseLayer, rows: Tensor, size: Sequence[int]) -> Tensor:
+            squeezed = layer.squeeze(rows, size)
             if recompute:
                 kept.append(_random_state(squeezed.device))
-                return layer.expand(squeezed, inside)
+                return layer.expand(squeezed, is_valid)
             with torch.enable_grad():
                 squeezed.requires_grad_()
-                new = layer.expand(squeezed, inside)
+                new = layer.expand(squeezed, is_valid)
             kept.append((squeezed, new))
             return new.detach()
 
         maps = block.side_by_side(features, add)
-        ctx.save_for_backward(maps, inside)
+        ctx.save_for_backward(maps, is_valid)
         ctx.block, ctx.recompute = block, recompute
         return maps
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple:
-        maps, inside = ctx.saved_tensors
+        maps, is_valid = ctx.saved_tensors
         size, channels = (len(maps), *maps.shape[2:]), maps.shape[1]
-        cells = maps.permute(0, 2, 3, 1).flatten(0, 2)
+        inputs = maps.permute(0, 2, 3, 1).flatten(0, 2)
         rows = gradient.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).flatten(0, 2)
         of_weights, of_own = [], []
         for layer in reversed(ctx.block):
@@ -112,18 +115,18 @@ class _Learning(torch.autograd.Function):
             channels -= layer.conv2.out_channels
             if ctx.recompute:
                 with _as_before(layer, ends, maps.device), torch.autocast(maps.device.type, **ctx.autocast):
-                    squeezed = layer.squeeze(cells[:, :channels], size)
+                    squeezed = layer.squeeze(inputs[:, :channels], size)
                     with torch.enable_grad():
-                        ends = squeezed.requires_grad_(), layer.expand(squeezed, inside)
-            learns = [parameter for parameter in own if parameter.requires_grad]
-            asked = rows[:, channels : channels + layer.conv2.out_channels].view(*size, -1).permute(0, 3, 1, 2)
-            of_squeezed, *found = torch.autograd.grad(ends[1], [ends[0], *learns], asked.to(ends[1].dtype))
+                        ends = squeezed.requires_grad_(), layer.expand(squeezed, is_valid)
+            trained = [parameter for parameter in own if parameter.requires_grad]
+            of_output = rows[:, channels : channels + layer.conv2.out_channels].view(*size, -1).permute(0, 3, 1, 2)
+            of_squeezed, *found = torch.autograd.grad(ends[1], [ends[0], *trained], of_output.to(ends[1].dtype))
             del ends
             of_squeezed = of_squeezed.permute(0, 2, 3, 1).flatten(0, 2).to(rows.dtype)
             weight = layer.conv1.weight
             rows[:, :channels].addmm_(of_squeezed, weight.flatten(1).to(rows.dtype))
             if weight.requires_grad:
-                of_weight = (of_squeezed.T @ cells[:, :channels]).to(weight.dtype).view_as(weight)
+                of_weight = (of_squeezed.T @ inputs[:, :channels]).to(weight.dtype).view_as(weight)
             of_weights.append(of_weight if weight.requires_grad else None)
             found = iter(found)
             of_own[:0] = [next(found) if parameter.requires_grad else None for parameter in own]
@@ -137,7 +140,7 @@ def _random_state(device: torch.device) -> Tensor:
 
 @contextmanager
 def _as_before(layer: DenseLayer, random_state: Tensor, device: torch.device) -> Iterator[None]:
-    """The draws of dropout come again, and BatchNorm's running averages stay: this pass has counted already."""
+    """Repeat the random numbers of dropout; leave BatchNorm's running averages, which have counted this pass."""
     norms = (layer.norm1, layer.norm2)
     kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -156,7 +159,7 @@ def _as_before(layer: DenseLayer, random_state: Tensor, device: torch.device) ->
 
 
 class Transition(nn.Module):
-    """1x1-BN-ReLU to fewer channels, then the mean of 2x2 cells."""
+    """1x1-BN-ReLU to fewer channels, then the mean of 2x2 positions."""
 
     def __init__(self, channels: int, channels_out: int, dropout: float):
         super().__init__()
@@ -173,11 +176,11 @@ class DenseNet(nn.Module):
     """DenseNet-B. Each block after the first halves the grid: two blocks end at stride 8, three at stride 16.
 
     Normalised after each convolution, as the recognisers of this field do (DWAP, CAN, CoMER), not before it, as in the
-    paper: that would normalise and keep the growing concatenation once more in every layer, half of all activations.
+    paper, which would normalize and keep the growing concatenation once more in every layer: half of all activations.
 
     layers: of each block.   growth: channels a layer adds.   compression: share of channels that a transition keeps.
     dropout: of what each layer adds and each transition keeps.   stem: channels of the first convolution (2 x growth).
-    recompute: keep only what each layer adds, and compute the rest again in the backward pass: Pleiss et al., 2017.
+    recompute: keep only the output of each layer, and compute the rest again in the backward pass: Pleiss et al., 2017.
     """
 
     def __init__(
@@ -213,25 +216,25 @@ class DenseNet(nn.Module):
     def forward(self, images: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
         """Encode ink into a grid of features.
 
-        images: (B, 1, H, W) float in 0..1, ink is 1.   padding: (B, H, W) bool, True outside the picture.
+        images: (B, 1, H, W) float in 0..1, ink is 1.   padding: (B, H, W) bool, True outside the image.
         Returns features (B, C, h, w), zero in the padding, and their padding (B, h, w), with h = ceil(H / stride).
 
-        A picture counts as filled up with paper to whole cells. Beyond them everything is zeroed before each 3x3
-        convolution, which is what that convolution finds beyond the edge of a picture that is alone. Pooling windows
-        (2x2) never reach over a cell's edge, so nothing else needs a mask.
+        An image counts as filled up with paper to a multiple of the stride. Beyond that everything is zeroed before
+        each 3x3 convolution: the same zeros as beyond the edge of an image without padding. Pooling windows (2x2) never
+        reach across the border of a feature position, so nothing else needs a mask.
         """
         images = images.masked_fill(padding[:, None], 0)
         height, width = images.shape[-2:]
         images = F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
         padding = padding[:, :: self.stride, :: self.stride]
-        picture = (~padding)[:, None].to(images.dtype)
+        is_image = (~padding)[:, None].to(images.dtype)
 
         features = self.stem_norm(self.stem(images)).relu_()
         features = F.max_pool2d(features, 2)
         for block, dense in enumerate(self.blocks):
             if block > 0:
                 features = self.transitions[block - 1](features)
-            cells = 2 ** (len(self.blocks) - 1 - block)  # cells of this block along the side of a final cell
-            inside = picture.repeat_interleave(cells, 2).repeat_interleave(cells, 3) if cells > 1 else picture
-            features = dense(features, inside)
-        return self.norm(features).mul_(picture), padding
+            scale = 2 ** (len(self.blocks) - 1 - block)  # positions of this block along the side of a final one
+            is_valid = is_image.repeat_interleave(scale, 2).repeat_interleave(scale, 3) if scale > 1 else is_image
+            features = dense(features, is_valid)
+        return self.norm(features).mul_(is_image), padding

@@ -1,40 +1,57 @@
-"""The whole network: one encoder for each kind of picture, one decoder for both."""
+"""The whole network: one encoder for each kind of image, one decoder for both."""
+
+from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.counting import CountingHead
-from models.decoder import PAD, frame
+from models.decoders.gru import GRUDecoder
+from models.decoders.interface import replace_at_random, teacher_forcing
+from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
-from models.gru_decoder import GRUDecoder
 from models.search import Hypothesis, beam_search, greedy
-from models.transformer_decoder import TransformerDecoder
+from models.symbols import SymbolMap
+from utils.special_tokens import PAD
+
+if TYPE_CHECKING:
+    from utils.config.schema import ModelConfig
 
 DECODERS = {"gru": GRUDecoder, "transformer": TransformerDecoder}
 DOMAINS = ("standard", "handwritten")
 
+# Parameters that had other names in older weights: a pattern of the former name, and what replaces it.
+RENAMED_PARAMETERS = {
+    r"^decoder\.glimpse\.": "decoder.context.",
+    r"^decoder\.cells\.": "decoder.features.",
+    r"^decoder\.cells_norm\.": "decoder.features_norm.",
+    r"^decoder\.layers\.(\d+)\.query\.": r"decoder.layers.\1.cross_query.",
+    r"^decoder\.layers\.(\d+)\.cells_(in|out)\.": r"decoder.layers.\1.cross_\2.",
+}
 
-class Taught(NamedTuple):
-    """What the network says while it is shown the labels.   K reading directions; row r belongs to picture r // K."""
 
-    logits: Tensor  # (B*K, L+1, V)
-    targets: Tensor  # (B*K, L+1) ids, the end included, padded with 0
-    places: Tensor  # (B*K, L+1) where in its label each target stands; -1 for the end and the padding
-    glimpses: Tensor  # (B*K, L+1, D)
-    attention: Tensor  # (B*K, L+1, h, w)
+class ModelOutput(NamedTuple):
+    """What the network returns with teacher forcing.   K reading directions; row r belongs to image r // K."""
+
+    logits: Tensor  # (R, L+1, V)
+    targets: Tensor  # (R, L+1) ids, the end included, padded with 0
+    label_indices: Tensor  # (R, L+1) index of each target in its label; -1 for the end and the padding
+    context: Tensor  # (R, L+1, D)
+    attention: Tensor  # (R, L+1, h, w)
     counts: Tensor | None  # (B, V)
+    symbols: Tensor | None  # (B, V, h, w) logits of the map of symbols
     features: Tensor  # (B, C, h, w)
     padding: Tensor  # (B, h, w)
 
 
 class Encoded(NamedTuple):
-    """What a decoder is given of pictures."""
+    """What a decoder is given of images."""
 
     features: Tensor  # (B, C, h, w)
     padding: Tensor  # (B, h, w)
@@ -42,24 +59,19 @@ class Encoded(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Why a picture was read as it was, token by token, the end not included."""
+    """Probability and place of each token of a reading, the end not included."""
 
-    confidences: Tensor  # (L,) probability of each token after those before it, from left to right
-    attention: Tensor  # (L, h, w) where the decoder looked for it; each sums to 1 over the picture's cells
-
-
-def label_loss(taught: Taught, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy over the real tokens of the batch, ends included; padding teaches nothing."""
-    logits = taught.logits.flatten(0, 1).float()
-    return F.cross_entropy(logits, taught.targets.flatten(), ignore_index=PAD, label_smoothing=smoothing)
+    confidences: Tensor  # (L,) probability of each token given those before it, from left to right
+    attention: Tensor  # (L, h, w) attention weights of each token; each sums to 1 over the image's feature positions
 
 
 class Recognizer(nn.Module):
-    """Pictures in, token ids out.
+    """Images in, token ids out.
 
     encoder: arguments of DenseNet.   decoder: "gru" or "transformer"; decoder_options: arguments of its class.
-    counting: channels of the counting head; 0: no such head. The gru decoder is told the counts; the encoder of a
-    transformer learns from them.   domains: the kinds of pictures that have an encoder.
+    counting: channels of the counting head; 0: no such head. The gru decoder is given the counts; with a transformer
+    they train the encoder only.   symbols: whether there is a map of symbols, which serves training only; see
+    models/symbols.py.   domains: the kinds of images that have an encoder.
     """
 
     def __init__(
@@ -69,6 +81,7 @@ class Recognizer(nn.Module):
         decoder: str,
         decoder_options: dict[str, Any],
         counting: int = 0,
+        symbols: bool = False,
         domains: Sequence[str] = DOMAINS,
     ):
         super().__init__()
@@ -78,6 +91,7 @@ class Recognizer(nn.Module):
             "decoder": decoder,
             "decoder_options": dict(decoder_options),
             "counting": counting,
+            "symbols": symbols,
         }
         self.standard_encoder = DenseNet(**encoder) if "standard" in domains else None
         self.handwritten_encoder = DenseNet(**encoder) if "handwritten" in domains else None
@@ -87,72 +101,98 @@ class Recognizer(nn.Module):
             options["counting"] = counting > 0
         self.decoder = DECODERS[decoder](vocabulary_size, channels, **options)
         self.counting = CountingHead(channels, vocabulary_size, counting) if counting else None
+        self.symbol_map = SymbolMap(channels, vocabulary_size) if symbols else None
         self.to(memory_format=torch.channels_last)
 
     @classmethod
-    def from_config(cls, settings: Any, vocabulary_size: int, domains: Sequence[str] = DOMAINS) -> "Recognizer":
+    def from_config(
+        cls, settings: ModelConfig, vocabulary_size: int, domains: Sequence[str] = DOMAINS, symbols: bool = False
+    ) -> Recognizer:
         """The network that the section `model` of a configuration describes."""
         options = dataclasses.asdict(settings)
         decoder = options["decoder"]
-        return cls(vocabulary_size, options["encoder"], decoder, options[decoder], options["counting"], domains)
+        return cls(
+            vocabulary_size, options["encoder"], decoder, options[decoder], options["counting"], symbols, domains
+        )
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._architecture["vocabulary_size"]
 
     def architecture(self) -> dict[str, Any]:
         """Plain values, for JSON; Recognizer(**architecture) is a network with the same parts and sizes."""
-        domains = [domain for domain in DOMAINS if getattr(self, f"{domain}_encoder") is not None]
+        domains = [domain for domain in DOMAINS if self.encoder(domain) is not None]
         return copy.deepcopy(self._architecture) | {"domains": domains}
 
+    def encoder(self, domain: str) -> DenseNet | None:
+        """The encoder of "standard" or "handwritten" images, where there is one."""
+        return {"standard": self.standard_encoder, "handwritten": self.handwritten_encoder}[domain]
+
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What a stage can train or freeze, by name. The counting head belongs to the decoder."""
+        """What a stage can train or freeze, by name. Counting head and map of symbols belong to the decoder."""
         parts = {
             "standard_encoder": [self.standard_encoder],
             "handwritten_encoder": [self.handwritten_encoder],
-            "decoder": [self.decoder, self.counting],
+            "decoder": [self.decoder, self.counting, self.symbol_map],
         }
         return {name: [module for module in modules if module is not None] for name, modules in parts.items()}
 
+    def load_state_dict(self, weights: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
+        """As torch has it, with two additions.
+
+        Parameters may have their former names, see RENAMED_PARAMETERS. The map of symbols only serves training: a
+        network without one ignores the weights of one, and a network with one keeps its own where there are none.
+        """
+        weights = {_present_name(name): weight for name, weight in weights.items()}
+        prefix = "symbol_map."
+        own = {} if self.symbol_map is None else self.symbol_map.state_dict(prefix=prefix)
+        rest = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
+        rest |= {name: weights.get(name, weight) for name, weight in own.items()}
+        return super().load_state_dict(rest, strict, assign)
+
     def start_handwritten_from_standard(self) -> None:
-        """Let the handwritten encoder begin as a copy of the standard one."""
+        """Make the handwritten encoder a copy of the standard one."""
         if self.handwritten_encoder is None:
             self.handwritten_encoder = copy.deepcopy(self.standard_encoder).requires_grad_(True)
         else:
             self.handwritten_encoder.load_state_dict(self.standard_encoder.state_dict())
 
     def compile_repeated(self) -> None:
-        """Let torch.compile fuse what the decoder does again and again: the gru's glance, the transformer's norm of
-        coverage. Pictures of all sizes share what is compiled; copies of the network are not compiled.
+        """Let torch.compile fuse what a decoder repeats most: the GRU's attention step, the transformer's norm of
+        coverage. Images of all sizes share what is compiled; copies of the network are not compiled.
 
-        Where a part cannot be compiled (no compiler, say), torch warns, and goes on without.
+        Where it cannot be compiled (no compiler, say), the first step raises what torch says about it.
         """
-        torch._dynamo.config.suppress_errors = True
         repeated = self.decoder.attention if isinstance(self.decoder, GRUDecoder) else self.decoder.refinement.norm
         repeated.compile(dynamic=True)
 
     def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
         """images: (B, 1, H, W) float, ink 1 on paper 0, padding: (B, H, W).   domain: "standard" or "handwritten"."""
-        encoder = self.standard_encoder if domain == "standard" else self.handwritten_encoder
-        features, padding = encoder(images.contiguous(memory_format=torch.channels_last), padding)
+        features, padding = self.encoder(domain)(images.contiguous(memory_format=torch.channels_last), padding)
         return Encoded(features, padding, None if self.counting is None else self.counting(features, padding))
 
-    def teach(
-        self, images: Tensor, padding: Tensor, labels: Tensor, lengths: Tensor, domain: str = "handwritten"
-    ) -> Taught:
-        """Show pictures with their labels; see encode() and Taught.
+    def forward(
+        self,
+        images: Tensor,
+        padding: Tensor,
+        labels: Tensor,
+        lengths: Tensor,
+        domain: str = "handwritten",
+        input_noise: float = 0.0,
+    ) -> ModelOutput:
+        """Images and their labels, with teacher forcing; see encode() and ModelOutput.
 
-        labels: (B, L) ids without start and end, padded with 0.   lengths: (B,).
+        labels: (B, L) ids without start and end, padded with 0.   lengths: (B,).   input_noise: share of the decoder's
+        input tokens that are replaced by random other ones while the decoder trains, as autoregressive decoding has to
+        continue after wrong tokens, too.
         """
         features, padding, counts = self.encode(images, padding, domain)
-        framed = frame(labels, lengths, self.decoder.directions)
-        decoded = self.decoder(features, padding, framed.inputs, counts)
-        return Taught(
-            decoded.logits,
-            framed.targets,
-            framed.places,
-            decoded.glimpses,
-            decoded.attention,
-            counts,
-            features,
-            padding,
-        )
+        inputs, targets, label_indices = teacher_forcing(labels, lengths, self.decoder.directions)
+        if input_noise > 0 and self.decoder.training:
+            inputs = replace_at_random(inputs, input_noise, self.vocabulary_size)
+        logits, context, attention = self.decoder(features, padding, inputs, counts)
+        symbols = None if self.symbol_map is None else self.symbol_map(features)
+        return ModelOutput(logits, targets, label_indices, context, attention, counts, symbols, features, padding)
 
     @torch.no_grad()
     def read(
@@ -164,10 +204,10 @@ class Recognizer(nn.Module):
         directions: int | None = None,
         length_penalty: float = 1.0,
     ) -> list[Hypothesis]:
-        """Read freely, to the end of each formula; call eval() first.   Returns the best hypothesis for each picture.
+        """Autoregressive decoding, to the end of each formula; call eval() first.   Returns the best hypotheses.
 
-        beam: 1 reads greedily from left to right; more asks all of the decoder's directions, or as many as `directions`
-        says.   See models/search.py.
+        beam: 1 decodes greedily from left to right; more uses all of the decoder's directions, or as many as
+        `directions` says.   See models/search.py.
         """
         return self.read_encoded(self.encode(images, padding, domain), beam, directions, length_penalty)
 
@@ -182,30 +222,37 @@ class Recognizer(nn.Module):
 
     @torch.no_grad()
     def explain(
-        self, images: Tensor, padding: Tensor, readings: Sequence[Sequence[int]], domain: str = "handwritten"
+        self, images: Tensor, padding: Tensor, predictions: Sequence[Sequence[int]], domain: str = "handwritten"
     ) -> list[Explanation]:
-        """How sure each token of a reading is, and where it was seen; call eval() first.
+        """How probable each token of a prediction is, and where it is in the image; call eval() first.
 
-        readings: for each picture, token ids without start and end.   The rest: see encode().
+        predictions: for each image, token ids without start and end.   The rest: see encode().
         """
-        return self.explain_encoded(self.encode(images, padding, domain), readings)
+        return self.explain_encoded(self.encode(images, padding, domain), predictions)
 
     @torch.no_grad()
-    def explain_encoded(self, encoded: Encoded, readings: Sequence[Sequence[int]]) -> list[Explanation]:
+    def explain_encoded(self, encoded: Encoded, predictions: Sequence[Sequence[int]]) -> list[Explanation]:
         """explain(), for what encode() returned."""
         features, padding, counts = encoded
-        lengths = torch.tensor([len(tokens) for tokens in readings], device=features.device)
-        labels = torch.full((len(readings), max(int(lengths.max()), 1)), PAD, device=features.device)
-        for row, tokens in zip(labels, readings, strict=True):
+        lengths = torch.tensor([len(tokens) for tokens in predictions], device=features.device)
+        labels = torch.full((len(predictions), max(int(lengths.max()), 1)), PAD, device=features.device)
+        for row, tokens in zip(labels, predictions, strict=True):
             row[: len(tokens)] = torch.as_tensor(tokens, device=features.device)
-        framed = frame(labels, lengths, self.decoder.directions)
-        decoded = self.decoder(features, padding, framed.inputs, counts)
+        inputs, targets, _ = teacher_forcing(labels, lengths, self.decoder.directions)
+        output = self.decoder(features, padding, inputs, counts)
         forwards = slice(0, None, self.decoder.directions)
-        chances = decoded.logits[forwards].float().softmax(-1)
-        own = chances.gather(2, framed.targets[forwards, :, None])[..., 0]
-        looks = decoded.attention[forwards]
-        extents = [(int(inside.any(1).sum()), int(inside.any(0).sum())) for inside in ~padding]
+        probabilities = output.logits[forwards].float().softmax(-1)
+        of_targets = probabilities.gather(2, targets[forwards, :, None])[..., 0]
+        sizes = [(int(is_image.any(1).sum()), int(is_image.any(0).sum())) for is_image in ~padding]
+        rows = zip(of_targets, output.attention[forwards], lengths.tolist(), sizes, strict=True)
         return [
-            Explanation(sure[:length], look[:length, :height, :width])
-            for sure, look, length, (height, width) in zip(own, looks, lengths.tolist(), extents, strict=True)
+            Explanation(confidences[:length], attention[:length, :height, :width])
+            for confidences, attention, length, (height, width) in rows
         ]
+
+
+def _present_name(name: str) -> str:
+    """Today's name of a parameter; see RENAMED_PARAMETERS."""
+    for former, present in RENAMED_PARAMETERS.items():
+        name = re.sub(former, present, name)
+    return name

@@ -1,95 +1,103 @@
-"""Reading freely: from a picture to tokens, one step at a time, to the end of the formula."""
+"""Autoregressive decoding: from the features of images to token sequences, greedily or by beam search."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.decoder import END, PAD, START, frame
+from models.decoders.interface import Decoder, DecoderState, teacher_forcing
+from utils.special_tokens import END, PAD, START
 
-LOOK_EVERY = {"cpu": 1, "cuda": 8}  # steps between two looks at which pictures are done: looking makes a GPU wait
-RESCORED_AT_ONCE = 2**21  # hypotheses x tokens x cells of one pass of re-scoring, which needs some 500 bytes for each
+# Steps between two checks of which images are done: each check makes the CPU wait for the GPU.
+CHECK_EVERY = {"cpu": 1, "cuda": 8}
+MAX_RESCORED = 2**21  # hypotheses x tokens x feature positions of one pass of rescoring; each needs some 500 bytes
+MINUS_INFINITY = float("-inf")
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a picture was read as.
+    """What an image was read as.
 
     tokens: ids without start and end.   score: log-probability of tokens and end / their number ** length_penalty;
-    where both directions were asked, the mean of the two.   is_cut: it had not ended at the limit.
-    alternatives: what the beam found beside it, best first.
+    with two directions, the mean of both.   is_truncated: it had not ended at the limit; see token_limits().
+    alternatives: the other hypotheses of the beam, best first.
     """
 
     tokens: list[int]
     score: float
-    is_cut: bool
+    is_truncated: bool
     alternatives: tuple["Hypothesis", ...] = ()
 
 
 def token_limits(padding: Tensor) -> Tensor:
-    """The most steps in which a picture may be read, from its size alone.   padding: (B, h, w).   Returns (B,).
+    """The most tokens that an image may have, from its size alone.   padding: (B, h, w).   Returns (B,).
 
-    32 + 4 (height + width) in cells. At 16 px a cell, 9,820 of CROHME's 9,821 labels (train and 2014) have at most
-    3.1 tokens per cell of height + width; the densest, 60 tokens in 7 x 6 cells, may have 84.
+    32 + 4 (height + width) in feature positions. With stride 16, 9,820 of CROHME's 9,821 labels (train and 2014) have
+    at most 3.1 tokens per position of height + width; the densest, 60 tokens in 7 x 6 positions, may have 84.
     """
-    inside = ~padding
-    return 32 + 4 * (inside.any(2).sum(1) + inside.any(1).sum(1))
+    is_image = ~padding
+    return 32 + 4 * (is_image.any(2).sum(1) + is_image.any(1).sum(1))
 
 
 def _log_probabilities(logits: Tensor, starts: Tensor, step: int) -> Tensor:
-    """Of the next token, (R, V) fp32; minus infinity for what cannot come: padding, the start (R,), an end at once."""
+    """Of the next token, (R, V) fp32; minus infinity for padding, the start (R,), and an end in the first step."""
     scores = logits.float().log_softmax(-1)
-    scores[:, PAD] = float("-inf")
-    scores.scatter_(1, starts[:, None], float("-inf"))
+    scores[:, PAD] = MINUS_INFINITY
+    scores.scatter_(1, starts[:, None], MINUS_INFINITY)
     if step == 0:
-        scores.scatter_(1, START + END - starts[:, None], float("-inf"))
+        scores.scatter_(1, START + END - starts[:, None], MINUS_INFINITY)
     return scores
+
+
+# ---- greedy ----------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def greedy(
-    decoder, features: Tensor, padding: Tensor, counts: Tensor | None = None, length_penalty: float = 1.0
+    decoder: Decoder, features: Tensor, padding: Tensor, counts: Tensor | None = None, length_penalty: float = 1.0
 ) -> list[Hypothesis]:
     """The likeliest token at every step, from left to right.   features: (B, C, h, w), padding: (B, h, w)."""
     size, device = len(features), features.device
-    look_every = LOOK_EVERY.get(device.type, 8)
+    check_every = CHECK_EVERY.get(device.type, 8)
     limits = token_limits(padding)
-    longest = int(limits.max())
+    max_length = int(limits.max())
     state = decoder.start(features, padding, counts)
     starts = tokens = torch.full((size,), START, device=device)
     is_done = torch.zeros(size, dtype=torch.bool, device=device)
-    left = torch.arange(size, device=device)  # pictures still being read
-    written = torch.full((size, longest), PAD, device=device)
+    active = torch.arange(size, device=device)  # images that are not done
+    sequences = torch.full((size, max_length), PAD, device=device)
     totals = torch.zeros(size, device=device)
 
-    for step in range(longest):
+    for step in range(max_length):
         logits, state, _ = decoder.step(state, tokens)
         gains, tokens = _log_probabilities(logits, starts, step).max(-1)
         tokens = tokens.masked_fill(is_done, PAD)
-        written[left, step] = tokens
-        totals[left] += gains.masked_fill(is_done, 0)
+        sequences[active, step] = tokens
+        totals[active] += gains.masked_fill(is_done, 0)
         is_done = is_done | (tokens == END) | (step + 1 >= limits)
-        if (step + 1) % look_every == 0:
-            going = (~is_done).nonzero()[:, 0]
-            if len(going) == 0:
+        if (step + 1) % check_every == 0:
+            kept = (~is_done).nonzero()[:, 0]
+            if len(kept) == 0:
                 break
-            if len(going) < len(left):
-                left, limits, starts, tokens, is_done = (x[going] for x in (left, limits, starts, tokens, is_done))
-                state = state.select_pictures(going)
+            if len(kept) < len(active):
+                active, limits, starts, tokens, is_done = (x[kept] for x in (active, limits, starts, tokens, is_done))
+                state = state.select_images(kept)
 
-    scores = totals / (written != PAD).sum(1) ** length_penalty
-    hypotheses = []
-    for row, score in zip(written.tolist(), scores.tolist(), strict=True):
-        is_cut = END not in row
-        tokens = [token for token in row if token not in (PAD, END)]
-        hypotheses.append(Hypothesis(tokens, score, is_cut))
-    return hypotheses
+    scores = totals / (sequences != PAD).sum(1) ** length_penalty
+    return [
+        Hypothesis([token for token in row if token not in (PAD, END)], score, END not in row)
+        for row, score in zip(sequences.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+# ---- beam search -----------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def beam_search(
-    decoder,
+    decoder: Decoder,
     features: Tensor,
     padding: Tensor,
     counts: Tensor | None = None,
@@ -97,148 +105,237 @@ def beam_search(
     directions: int | None = None,
     length_penalty: float = 1.0,
 ) -> list[Hypothesis]:
-    """Keep the `beam` likeliest beginnings at every step; a picture is done when `beam` have ended that are better than
-    all that go on, each score being normalised by its present length.
+    """Keep the `beam` likeliest prefixes at every step. An image is done when `beam` hypotheses have ended that are
+    better than all its prefixes, each score being normalized by its present length.
 
-    An end counts when it is among the `beam` best continuations, so that a beam of one reads what greedy() reads.
+    An end counts when it is among the `beam` best continuations, so that a beam of one finds what greedy() finds.
     directions: 1, or 2 where the decoder reads both ways (its own number by default): then each direction proposes
-    its hypotheses and the other one scores them too.   Cut hypotheses rank behind all that ended.
+    hypotheses, and the other one scores them too.   Truncated hypotheses rank behind all that ended.
     """
     directions = directions or decoder.directions
-    size, device = len(features), features.device
-    look_every = LOOK_EVERY.get(device.type, 8)
-    limits = token_limits(padding)
-    longest = int(limits.max())
-    starts = torch.tensor([START, END][:directions], device=device).expand(size, -1)  # (B, directions)
-    is_done = torch.zeros(size, directions, dtype=torch.bool, device=device)
-    left = torch.arange(size, device=device)  # pictures still being read
+    check_every = CHECK_EVERY.get(features.device.type, 8)
+    beams = _Beams.start(decoder, features, padding, counts, beam, directions)
+    max_length = int(beams.limits.max())
+    finished = _Finished.empty(len(features), directions, beam, max_length, features.device)
 
-    # The beams: (B, directions, beam) each, and the tokens that they have written.
-    state = decoder.start(features, padding, counts).select(left.repeat_interleave(directions * beam))
-    tokens = starts[..., None].expand(-1, -1, beam)
-    texts = tokens.new_zeros(size, directions, beam, 0)
-    scores = torch.full((size, directions, beam), float("-inf"), device=device)
-    scores[..., 0] = 0  # all beams are the same yet: one of them goes on
-
-    # The hypotheses that have ended, or were cut.
-    pool_texts = torch.full((size, directions, beam, longest), PAD, device=device)
-    pool_scores = torch.full((size, directions, beam), float("-inf"), device=device)
-    pool_is_cut = torch.zeros(size, directions, beam, dtype=torch.bool, device=device)
-
-    for step in range(longest):
-        logits, state, _ = decoder.step(state, tokens.flatten())
-        rows_starts = starts[..., None].expand(-1, -1, beam).flatten()
-        gains = _log_probabilities(logits, rows_starts, step).view(*tokens.shape, -1)
-        vocabulary_size = gains.shape[-1]
-
-        # Twice as many as needed: at most one continuation of each beam is its end.
-        scores, best = (scores[..., None] + gains).flatten(2).topk(2 * beam)
-        parents, tokens = best // vocabulary_size, best % vocabulary_size
-        texts = torch.cat([_pick(texts, parents), tokens[..., None]], dim=-1)
-        is_end = tokens == (START + END - starts)[..., None]
-        ended = is_end & ~is_done[..., None]
-        ended[..., beam:] = False
-        at_limit = (step + 1 >= limits)[:, None] & ~is_done  # (B, directions)
-        cut = ~is_end & at_limit[..., None]
-
-        # The pool keeps the best of what it has and of what ended or is cut now.
-        normalised = scores / (step + 1) ** length_penalty
-        all_texts = torch.cat([pool_texts[left, ..., : step + 1], texts], dim=2)
-        all_scores = torch.cat([pool_scores[left], normalised.masked_fill(~(ended | cut), float("-inf"))], dim=2)
-        all_is_cut = torch.cat([pool_is_cut[left], cut], dim=2)
-        kept = (all_scores - 1e4 * all_is_cut).topk(beam).indices
-        pool_texts[left, ..., : step + 1] = _pick(all_texts, kept)
-        pool_scores[left] = all_scores.gather(2, kept)
-        pool_is_cut[left] = all_is_cut.gather(2, kept)
-
-        # The beams go on with the best of what did not end, while that is better than the worst of the pool.
-        scores, chosen = scores.masked_fill(is_end, float("-inf")).topk(beam)
-        is_hopeless = scores[..., 0] / (step + 1) ** length_penalty <= pool_scores[left].amin(2)
-        is_done = is_done | at_limit | is_hopeless
-        tokens, texts = tokens.gather(2, chosen), _pick(texts, chosen)
-        first_rows = torch.arange(len(left) * directions, device=device).view(len(left), directions, 1) * beam
-        state = state.select((first_rows + parents.gather(2, chosen)).flatten())
-
-        if (step + 1) % look_every == 0:
-            going = (~is_done.all(1)).nonzero()[:, 0]
-            if len(going) == 0:
+    for length in range(1, max_length + 1):
+        logits, state, _ = decoder.step(beams.state, beams.tokens.flatten())
+        beams = _advance(replace(beams, state=state), logits, finished, length, length_penalty)
+        if length % check_every == 0:
+            kept = (~beams.is_done.all(1)).nonzero()[:, 0]
+            if len(kept) == 0:
                 break
-            if len(going) < len(left):
-                left, limits, starts, is_done, tokens, texts, scores = (
-                    x[going] for x in (left, limits, starts, is_done, tokens, texts, scores)
-                )
-                state = state.select_pictures(going)
+            if len(kept) < len(beams.images):
+                beams = beams.select_images(kept)
 
-    pool_texts = pool_texts[..., : step + 1]
+    sequences, scores = finished.sequences[..., :length], finished.scores
     if directions == 2:
-        other = _score_backwards(decoder, features, padding, counts, pool_texts, length_penalty)
-        pool_scores = (pool_scores + other) / 2
-    return _hypotheses(pool_texts, pool_scores, pool_is_cut, beam)
+        scores = (scores + _rescore(decoder, features, padding, counts, sequences, length_penalty)) / 2
+    return _hypotheses(sequences, scores, finished.is_truncated, beam)
 
 
-def _pick(texts: Tensor, chosen: Tensor) -> Tensor:
-    """texts: (B, directions, n, L), chosen: (B, directions, m) of the n.   Returns (B, directions, m, L)."""
-    return texts.gather(2, chosen[..., None].expand(-1, -1, -1, texts.shape[-1]))
+@dataclass(frozen=True)
+class _Beams:
+    """The prefixes that are being continued, for the n images that are not done."""
+
+    images: Tensor  # (n,) indices in the batch
+    limits: Tensor  # (n,) see token_limits()
+    starts: Tensor  # (n, directions) start token
+    is_done: Tensor  # (n, directions)
+    tokens: Tensor  # (n, directions, beam) the last of each prefix
+    sequences: Tensor  # (n, directions, beam, length) prefixes without start
+    scores: Tensor  # (n, directions, beam) log-probabilities
+    state: DecoderState
+
+    @classmethod
+    def start(
+        cls,
+        decoder: Decoder,
+        features: Tensor,
+        padding: Tensor,
+        counts: Tensor | None,
+        beam: int,
+        directions: int,
+    ) -> "_Beams":
+        size, device = len(features), features.device
+        images = torch.arange(size, device=device)
+        starts = torch.tensor([START, END][:directions], device=device).expand(size, -1)
+        tokens = starts[..., None].expand(-1, -1, beam)
+        scores = torch.full((size, directions, beam), MINUS_INFINITY, device=device)
+        scores[..., 0] = 0  # all prefixes are still the same: only one of them continues
+        return cls(
+            images=images,
+            limits=token_limits(padding),
+            starts=starts,
+            is_done=torch.zeros(size, directions, dtype=torch.bool, device=device),
+            tokens=tokens,
+            sequences=tokens.new_zeros(size, directions, beam, 0),
+            scores=scores,
+            state=decoder.start(features, padding, counts).select(images.repeat_interleave(directions * beam)),
+        )
+
+    def select_images(self, kept: Tensor) -> "_Beams":
+        """Continue with some of the n images."""
+        tensors = {name: value[kept] for name, value in vars(self).items() if name != "state"}
+        return _Beams(**tensors, state=self.state.select_images(kept))
 
 
-def _score_backwards(
-    decoder, features: Tensor, padding: Tensor, counts: Tensor | None, texts: Tensor, length_penalty: float
-) -> Tensor:
-    """Scores of texts (B, 2, beam, L), each by the direction that did not write it.   Returns (B, 2, beam)."""
-    size, _, beam, _ = texts.shape
-    texts = texts.masked_fill((texts == START) | (texts == END), PAD)
-    lengths = (texts != PAD).sum(-1)
-    length = max(int(lengths.max()), 1)
-    framed = frame(texts[..., :length].flatten(0, 2), lengths.flatten(), 2)
-    inputs, targets = (
-        x.view(size, 2, beam, 2, length + 1)[:, :, :, 1].clone() for x in (framed.inputs, framed.targets)
+@dataclass(frozen=True)
+class _Finished:
+    """For each image and direction, the best hypotheses so far that ended or were truncated. Changed in place."""
+
+    sequences: Tensor  # (B, directions, beam, max length), padded with 0
+    scores: Tensor  # (B, directions, beam), normalized by length; minus infinity where there is none
+    is_truncated: Tensor  # (B, directions, beam)
+
+    @classmethod
+    def empty(cls, size: int, directions: int, beam: int, max_length: int, device: torch.device) -> "_Finished":
+        shape = (size, directions, beam)
+        return cls(
+            torch.full((*shape, max_length), PAD, device=device),
+            torch.full(shape, MINUS_INFINITY, device=device),
+            torch.zeros(shape, dtype=torch.bool, device=device),
+        )
+
+    def add(self, images: Tensor, sequences: Tensor, scores: Tensor, is_truncated: Tensor) -> None:
+        """Keep the best of what there is and of m more.
+
+        images: (n,).   sequences: (n, directions, m, length).   scores, is_truncated: (n, directions, m).
+        """
+        beam, length = self.scores.shape[2], sequences.shape[3]
+        sequences = torch.cat([self.sequences[images, ..., :length], sequences], dim=2)
+        scores = torch.cat([self.scores[images], scores], dim=2)
+        is_truncated = torch.cat([self.is_truncated[images], is_truncated], dim=2)
+        best = (scores - 1e4 * is_truncated).topk(beam).indices
+        self.sequences[images, ..., :length] = _gather_sequences(sequences, best)
+        self.scores[images] = scores.gather(2, best)
+        self.is_truncated[images] = is_truncated.gather(2, best)
+
+
+def _advance(beams: _Beams, logits: Tensor, finished: _Finished, length: int, length_penalty: float) -> _Beams:
+    """Continue each prefix by a token, to `length` tokens; what ends or is truncated goes into `finished`.
+
+    logits: (R, V) of the next tokens.
+    """
+    size, directions, beam = beams.tokens.shape
+    starts = beams.starts[..., None]
+    gains = _log_probabilities(logits, starts.expand(-1, -1, beam).flatten(), length - 1).view(
+        size, directions, beam, -1
     )
-    for ids in (inputs, targets):  # what was itself written backwards is read forwards: start and end change places
-        swapped = ids[:, 1]
-        ids[:, 1] = torch.where((swapped == START) | (swapped == END), START + END - swapped, swapped)
 
-    scores = torch.zeros(lengths.shape, device=texts.device)
-    longest = lengths.flatten(1).amax(1)
-    texts_at_once = RESCORED_AT_ONCE // ((length + 1) * padding[0].numel())
-    pictures_at_once = max(1, texts_at_once // (2 * beam))
-    beams_at_once = min(max(1, texts_at_once // 2), beam)  # fewer than all where a single picture is too much
-    for part in longest.argsort().split(pictures_at_once):
-        end = int(longest[part[-1]]) + 1
-        for few in torch.arange(beam, device=texts.device).split(beams_at_once):
+    # Twice as many as needed: at most one continuation of each prefix is its end.
+    scores, best = (beams.scores[..., None] + gains).flatten(2).topk(2 * beam)
+    parents, tokens = best // gains.shape[-1], best % gains.shape[-1]
+    sequences = torch.cat([_gather_sequences(beams.sequences, parents), tokens[..., None]], dim=-1)
+    is_end = tokens == START + END - starts
+    has_ended = is_end & ~beams.is_done[..., None]
+    has_ended[..., beam:] = False
+    is_at_limit = (length >= beams.limits)[:, None] & ~beams.is_done
+    is_truncated = ~is_end & is_at_limit[..., None]
+    normalized = (scores / length**length_penalty).masked_fill(~(has_ended | is_truncated), MINUS_INFINITY)
+    finished.add(beams.images, sequences, normalized, is_truncated)
+
+    # Continue with the best that did not end, as long as the best of them is better than the worst that is finished.
+    scores, chosen = scores.masked_fill(is_end, MINUS_INFINITY).topk(beam)
+    is_hopeless = scores[..., 0] / length**length_penalty <= finished.scores[beams.images].amin(2)
+    first_rows = torch.arange(size * directions, device=logits.device).view(size, directions, 1) * beam
+    return replace(
+        beams,
+        is_done=beams.is_done | is_at_limit | is_hopeless,
+        tokens=tokens.gather(2, chosen),
+        sequences=_gather_sequences(sequences, chosen),
+        scores=scores,
+        state=beams.state.select((first_rows + parents.gather(2, chosen)).flatten()),
+    )
+
+
+def _gather_sequences(sequences: Tensor, chosen: Tensor) -> Tensor:
+    """sequences: (B, directions, n, L), chosen: (B, directions, m) of the n.   Returns (B, directions, m, L)."""
+    return sequences.gather(2, chosen[..., None].expand(-1, -1, -1, sequences.shape[-1]))
+
+
+def _rescore(
+    decoder: Decoder,
+    features: Tensor,
+    padding: Tensor,
+    counts: Tensor | None,
+    sequences: Tensor,
+    length_penalty: float,
+) -> Tensor:
+    """Scores of sequences (B, 2, beam, L), each by the direction that did not propose it.   Returns (B, 2, beam)."""
+    _, _, beam, _ = sequences.shape
+    inputs, targets, lengths = _reversed(sequences)
+    length = inputs.shape[-1]
+    scores = torch.zeros(lengths.shape, device=sequences.device)
+    max_lengths = lengths.flatten(1).amax(1)
+    max_sequences = MAX_RESCORED // (length * padding[0].numel())
+    images_at_once = max(1, max_sequences // (2 * beam))
+    beams_at_once = min(max(1, max_sequences // 2), beam)  # fewer than all where a single image is too much
+    for images in max_lengths.argsort().split(images_at_once):
+        end = int(max_lengths[images[-1]]) + 1
+        for part in torch.arange(beam, device=sequences.device).split(beams_at_once):
             logits = decoder(
-                features[part],
-                padding[part],
-                inputs[part][:, :, few, :end].flatten(0, 2),
-                None if counts is None else counts[part],
+                features[images],
+                padding[images],
+                inputs[images][:, :, part, :end].flatten(0, 2),
+                None if counts is None else counts[images],
             ).logits
             losses = F.cross_entropy(
                 logits.float().flatten(0, 1),
-                targets[part][:, :, few, :end].flatten(),
+                targets[images][:, :, part, :end].flatten(),
                 ignore_index=PAD,
                 reduction="none",
             )
-            scores[part[:, None], :, few] = -losses.view(len(part), 2, len(few), end).sum(-1).transpose(1, 2)
+            scores[images[:, None], :, part] = -losses.view(len(images), 2, len(part), end).sum(-1).transpose(1, 2)
     return scores / (lengths + 1) ** length_penalty
 
 
-def _hypotheses(texts: Tensor, scores: Tensor, is_cut: Tensor, beam: int) -> list[Hypothesis]:
-    """The best `beam` different readings of each picture, from both directions together."""
+def _reversed(sequences: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequences (B, 2, beam, L) of both directions as inputs and targets, (B, 2, beam, length + 1), of the other one.
+
+    Also returns their lengths (B, 2, beam), without ends.
+    """
+    size, _, beam, _ = sequences.shape
+    sequences = sequences.masked_fill((sequences == START) | (sequences == END), PAD)
+    lengths = (sequences != PAD).sum(-1)
+    length = max(int(lengths.max()), 1)
+    forced = teacher_forcing(sequences[..., :length].flatten(0, 2), lengths.flatten(), 2)
+    # Of the two directions of each sequence, the second, which is backwards.
+    inputs, targets = (
+        ids.view(size, 2, beam, 2, length + 1)[:, :, :, 1].clone() for ids in (forced.inputs, forced.targets)
+    )
+    for ids in (inputs, targets):  # what was proposed from right to left is now read forwards: swap start and end
+        second = ids[:, 1]
+        ids[:, 1] = torch.where((second == START) | (second == END), START + END - second, second)
+    return inputs, targets, lengths
+
+
+def _hypotheses(sequences: Tensor, scores: Tensor, is_truncated: Tensor, beam: int) -> list[Hypothesis]:
+    """The best `beam` different hypotheses of each image, from both directions together."""
     results = []
-    for picture in zip(texts.tolist(), scores.tolist(), is_cut.tolist(), strict=True):
+    for image in zip(sequences.tolist(), scores.tolist(), is_truncated.tolist(), strict=True):
         found: dict[tuple[int, ...], Hypothesis] = {}
-        for direction, (rows, row_scores, row_is_cut) in enumerate(zip(*picture, strict=True)):
-            for row, score, cut in zip(rows, row_scores, row_is_cut, strict=True):
-                tokens = [token for token in row if token not in (PAD, START, END)]
-                if direction == 1:
-                    tokens.reverse()
-                hypothesis = Hypothesis(tokens, score, cut)
-                key = tuple(tokens)
-                if score > float("-inf") and (key not in found or _rank(hypothesis) > _rank(found[key])):
+        for direction, rows in enumerate(zip(*image, strict=True)):
+            for hypothesis in _of_direction(direction, *rows):
+                key = tuple(hypothesis.tokens)
+                if key not in found or _rank(hypothesis) > _rank(found[key]):
                     found[key] = hypothesis
         best, *rest = sorted(found.values(), key=_rank, reverse=True)[:beam]
-        results.append(Hypothesis(best.tokens, best.score, best.is_cut, tuple(rest)))
+        results.append(replace(best, alternatives=tuple(rest)))
     return results
 
 
+def _of_direction(
+    direction: int, sequences: Sequence[Sequence[int]], scores: Sequence[float], is_truncated: Sequence[bool]
+) -> list[Hypothesis]:
+    """The hypotheses of one image and direction, from left to right."""
+    hypotheses = []
+    for row, score, truncated in zip(sequences, scores, is_truncated, strict=True):
+        tokens = [token for token in row if token not in (PAD, START, END)]
+        if score > MINUS_INFINITY:
+            hypotheses.append(Hypothesis(tokens[::-1] if direction == 1 else tokens, score, truncated))
+    return hypotheses
+
+
 def _rank(hypothesis: Hypothesis) -> tuple[bool, float]:
-    return not hypothesis.is_cut, hypothesis.score
+    return not hypothesis.is_truncated, hypothesis.score

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.decoder import Decoded, State
+from models.decoders.gru import GRUDecoder
+from models.decoders.interface import DecoderOutput, DecoderState
 from models.densenet import DenseNet
-from models.gru_decoder import GRUDecoder
 from models.recognizer import Recognizer
 
 
@@ -34,16 +34,16 @@ class PlainDenseNet(nn.Module):
                 transition = network.transitions[block - 1]
                 features = F.relu(transition.norm(transition.conv(features)))
                 features = F.avg_pool2d(F.dropout(features, transition.dropout, self.training), 2)
-            inside = F.interpolate((~padding)[:, None].float(), features.shape[2:])
+            is_valid = F.interpolate((~padding)[:, None].float(), features.shape[2:])
             for layer in layers:
-                bottleneck = F.relu(layer.norm1(layer.conv1(features))) * inside
+                bottleneck = F.relu(layer.norm1(layer.conv1(features))) * is_valid
                 new = F.relu(layer.norm2(layer.conv2(bottleneck)))
                 features = torch.cat([features, F.dropout(new, layer.dropout, self.training)], 1)
         return network.norm(features) * (~padding)[:, None], padding
 
 
 class PlainGRUDecoder(nn.Module):
-    """The GRU decoder with everything done anew at every step."""
+    """The GRU decoder with everything computed again at every step."""
 
     directions = 1
 
@@ -55,32 +55,32 @@ class PlainGRUDecoder(nn.Module):
             delattr(self.cell, name.removesuffix("_l0"))
             setattr(self.cell, name.removesuffix("_l0"), parameter)
 
-    def start(self, features: Tensor, padding: Tensor, counts: Tensor | None = None) -> State:
+    def start(self, features: Tensor, padding: Tensor, counts: Tensor | None = None) -> DecoderState:
         return self.network.start(features, padding, counts)
 
-    def forward(self, features: Tensor, padding: Tensor, tokens: Tensor, counts: Tensor | None = None) -> Decoded:
+    def forward(self, features: Tensor, padding: Tensor, tokens: Tensor, counts: Tensor | None = None) -> DecoderOutput:
         network, attention = self.network, self.network.attention
         size, _, height, width = features.shape
         cells = features.flatten(2).transpose(1, 2)
-        inside = (~padding).flatten(1).float()
-        hidden = network.first_hidden((cells * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)).tanh()
+        is_valid = (~padding).flatten(1).float()
+        hidden = network.first_hidden((cells * is_valid[..., None]).sum(1) / is_valid.sum(1, keepdim=True)).tanh()
         kernel = attention.coverage.weight.view(-1, 1, attention.kernel, attention.kernel)
         coverage = torch.zeros(size, 1, height, width, device=features.device)
-        logits, glimpses, looks = [], [], []
+        logits, context, attention_steps = [], [], []
         for token in tokens.unbind(1):
             embedded = network.embedding(token)
             hidden = self.cell(embedded, hidden)
             seen = F.conv2d(coverage, kernel, padding=attention.kernel // 2).flatten(2).transpose(1, 2)
             energy = attention.keys(cells, padding) + attention.query(hidden)[:, None] + seen
             scores = attention.score(energy.tanh())[..., 0].masked_fill(padding.flatten(1), float("-inf"))
-            looks.append(scores.softmax(1).view(size, 1, height, width))
-            coverage = coverage + looks[-1]
-            glimpses.append(network.glimpse((looks[-1].flatten(1)[..., None] * cells).sum(1)))
-            mixed = network.from_hidden(hidden) + network.from_embedding(embedded) + glimpses[-1]
+            attention_steps.append(scores.softmax(1).view(size, 1, height, width))
+            coverage = coverage + attention_steps[-1]
+            context.append(network.context((attention_steps[-1].flatten(1)[..., None] * cells).sum(1)))
+            mixed = network.from_hidden(hidden) + network.from_embedding(embedded) + context[-1]
             if network.from_counts is not None:
                 mixed = mixed + network.from_counts(counts)
             logits.append(network.output(F.dropout(mixed, network.dropout, network.training)))
-        return Decoded(torch.stack(logits, 1), torch.stack(glimpses, 1), torch.cat(looks, 1))
+        return DecoderOutput(torch.stack(logits, 1), torch.stack(context, 1), torch.cat(attention_steps, 1))
 
 
 def plain(model: Recognizer) -> Recognizer:

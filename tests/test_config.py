@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils.config.schema import load_config, merge, parse_config, set_value
+from utils.config.loading import load_config, merge, overridden_keys, parse_config, set_value
 from utils.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "config.yaml"
@@ -28,28 +28,39 @@ def test_the_config_survives_its_own_form_as_plain_values():
 @pytest.mark.parametrize(
     ("assignment", "expected"),
     [
-        ("stages.0.epochs=0", "stages[0].epochs: expected a positive integer, got 0"),
-        ("stages.handwritten.learning_rate=fast", "stages[2].learning_rate: expected a positive number, got 'fast'"),
-        ("stages.0.losses.magic=1", "stages[0].losses.magic: unknown loss"),
-        ("stages.0.losses.feature_map=1", "stages[0].losses.feature_map: needs `pictures: pairs`"),
-        ("stages.0.trains=[handwritten_encoder]", "stages[0].trains: handwritten_encoder does not see"),
-        ("stages.2.expressions.synthetic=10", "stages[2].expressions.synthetic"),
+        ("stages.0.epochs=0", "--set stages.0.epochs: expected a positive integer, got 0"),
+        (
+            "stages.handwritten.learning_rate=fast",
+            "--set stages.handwritten.learning_rate: expected a positive number, got 'fast'",
+        ),
+        ("stages.0.losses.magic=1", "--set stages.0.losses.magic: unknown loss"),
+        ("stages.0.losses.feature_map=1", "--set stages.0.losses.feature_map: needs `pictures: pairs`"),
+        ("stages.0.trains=[handwritten_encoder]", "--set stages.0.trains: handwritten_encoder does not see"),
+        ("stages.2.expressions.synthetic=10", "--set stages.2.expressions.synthetic: new expressions have no ink"),
         ("stages=[]", "stages: expected at least one stage"),
-        ("stages.0.augment=maybe", "stages[0].augment: expected true or false, got 'maybe'"),
+        ("stages.0.augment=maybe", "--set stages.0.augment: expected true or false, got 'maybe'"),
         ("stages=3", "stages: expected a list, got 3"),
         ("training.ema=1.5", "training.ema: expected a number between 0 and 1, got 1.5"),
-        ("training.emma=0.9", "training.emma: unknown key"),
+        ("training.emma=0.9", "--set training.emma: unknown key; did you mean ema?"),
+        ("stages.0.lr=0.9", "--set stages.0.lr: unknown key; did you mean learning_rate?"),
+        ("stages.0.learing_rate=0.9", "did you mean learning_rate?"),
+        ("ema=0.9", "--set ema: unknown key; did you mean training.ema?"),
+        ("trainin.ema=0.9", "--set trainin.ema: unknown key; did you mean training?"),
+        ("stages.0.share=0.5", "stages[1].share: missing; where one stage has a share of the time, all need one"),
+        ("stages.0.share=0", "--set stages.0.share: expected a positive number, got 0"),
+        ("training.minutes=soon", "--set training.minutes: expected a positive number, got 'soon'"),
+        ("training.clock=sun", "--set training.clock: expected one of wall, cpu, steps, got 'sun'"),
         ("model.decoder=lstm", "model.decoder: expected one of gru, transformer, got 'lstm'"),
         ("model.counting=maybe", "model.counting: expected a non-negative integer, got 'maybe'"),
-        ("model.encoder.layers=[4, many]", "model.encoder.layers[1]: expected an integer"),
+        ("model.encoder.layers=[4, many]", "--set model.encoder.layers ([1]): expected a positive integer, got 'many'"),
         ("augment.scale=[1]", "augment.scale: expected a list of 2, got [1]"),
-        ("augment.strokes.pen=[0, 3]", "augment.strokes.pen[0]: expected a positive integer, got 0"),
+        ("augment.strokes.pen=[0, 3]", "--set augment.strokes.pen ([0]): expected a positive integer, got 0"),
         ("augment.strokes.wobble=1", "augment.strokes.wobble: unknown key"),
-        ("batch.max_pixels=-5", "batch.max_pixels: expected a positive integer, got -5"),
+        ("batch.max_pixels=-5", "batch.max_pixels: expected a positive integer or auto, got -5"),
         ("data=7", "data: expected a table of keys, got 7"),
         ("seed=null", "seed: expected an integer, got None"),
         ("stages.7.epochs=1", "stages.7.epochs: there is no entry 7; there are 3"),
-        ("threads=0", "threads: expected a positive integer, got 0"),
+        ("threads=0", "threads: expected a positive integer or auto, got 0"),
         ("nonsense", "--set nonsense: expected KEY=VALUE"),
     ],
 )
@@ -70,6 +81,54 @@ def test_a_config_without_strokes_leaves_them_as_they_are():
     values = load_config(SHIPPED, "CROHME").as_dict()
     without = {name: value for name, value in values["augment"].items() if name != "strokes"}
     assert parse_config({**values, "augment": without}) == load_config(SHIPPED, "CROHME")
+
+
+def test_errors_of_the_file_name_the_file_and_the_key(tmp_path):
+    values = yaml.safe_load(SHIPPED.read_text())
+    values["stages"][0]["epochs"] = 0
+    del values["training"]["ema"]
+    (path := tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError) as error:
+        load_config(path, "CROHME", assignments=["seed=x"])
+    assert "--set seed: expected an integer, got 'x'" in str(error.value)
+    assert f"{path}: training.ema: missing; stages[0].epochs: expected a positive integer, got 0" in str(error.value)
+
+
+def test_minutes_and_device_from_the_command_line_are_named_as_they_were_typed():
+    assert load_config(SHIPPED, "CROHME", minutes="7.5").training.minutes == 7.5
+    with pytest.raises(ConfigError, match="^--minutes: expected a positive number, got -1$"):
+        load_config(SHIPPED, "CROHME", minutes="-1")
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path):
+    (path := tmp_path / "config.yaml").write_text(SHIPPED.read_text() + "\nseed: 1\n")
+    with pytest.raises(ConfigError, match=r"line \d+: the key seed stands in line \d+ already"):
+        load_config(path, "CROHME")
+
+
+def test_a_preset_tells_which_keys_of_the_file_it_replaces():
+    replaced = overridden_keys(SHIPPED, "SAMPLE")
+    assert list(replaced) == ["preset small", "the entry of SAMPLE in datasets"]
+    assert "training.ema" in replaced["preset small"] and "stages.2.epochs" in replaced["preset small"]
+    assert "seed" not in replaced["preset small"]
+    assert overridden_keys(SHIPPED, "CROHME", "full") == {}
+
+
+def test_the_configuration_of_a_run_is_a_configuration(tmp_path):
+    config = load_config(SHIPPED, "CROHME", "small")
+    (path := tmp_path / "config.yaml").write_text(yaml.safe_dump(config.as_dict() | {"batching": "fixed"}))
+    assert load_config(path, "CROHME") == load_config(path, None) == config
+
+
+@pytest.mark.parametrize("path", sorted((SHIPPED.parent / "results").glob("*.yaml")), ids=lambda path: path.name)
+def test_configurations_of_earlier_runs_are_read(path):
+    assert load_config(path, None).training.swa_epochs >= 0
+
+
+def test_the_configuration_is_frozen():
+    config = load_config(SHIPPED, "CROHME")
+    with pytest.raises(AttributeError):
+        config.training.ema = 0.5
 
 
 def test_all_errors_are_told_at_once():

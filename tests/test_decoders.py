@@ -1,4 +1,4 @@
-"""Both decoders: what they are taught, what they give back, and that they learn."""
+"""Both decoders: inputs and targets, outputs, and that they learn."""
 
 import copy
 import sys
@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.counting import CountingHead, counting_loss, true_counts
-from models.decoder import END, PAD, START, frame
-from models.gru_decoder import GRUDecoder
-from models.recognizer import Recognizer, label_loss
-from models.transformer_decoder import TransformerDecoder
+from models.counting import CountingHead, true_counts
+from models.decoders.gru import GRUDecoder
+from models.decoders.interface import teacher_forcing
+from models.decoders.transformer import TransformerDecoder
+from models.losses import counting_loss, label_loss
+from models.recognizer import Recognizer
 from tests.plain import PlainGRUDecoder, plain
+from utils.special_tokens import END, PAD, START
+from utils.training.run_folder import load_checkpoint, load_weights
 
 VOCABULARY = 12
 OPTIONS = {
@@ -59,10 +62,10 @@ def some_pictures() -> tuple[torch.Tensor, ...]:
 
 
 def test_labels_are_framed_for_each_direction():
-    framed = frame(torch.tensor([[5, 6, 7], [8, 0, 0]]), torch.tensor([3, 1]), 2)
+    framed = teacher_forcing(torch.tensor([[5, 6, 7], [8, 0, 0]]), torch.tensor([3, 1]), 2)
     assert framed.inputs.tolist() == [[START, 5, 6, 7], [END, 7, 6, 5], [START, 8, PAD, PAD], [END, 8, PAD, PAD]]
     assert framed.targets.tolist() == [[5, 6, 7, END], [7, 6, 5, START], [8, END, PAD, PAD], [8, START, PAD, PAD]]
-    assert framed.places.tolist() == [[0, 1, 2, -1], [2, 1, 0, -1], [0, -1, -1, -1], [0, -1, -1, -1]]
+    assert framed.label_indices.tolist() == [[0, 1, 2, -1], [2, 1, 0, -1], [0, -1, -1, -1], [0, -1, -1, -1]]
 
 
 @both_decoders
@@ -101,7 +104,7 @@ def test_a_state_can_be_reordered_within_a_picture_and_pictures_can_leave(kind):
     _, state, _ = network.step(state, tokens[:, 0])
     logits, _, _ = network.step(state, tokens[:, 1])
     swapped, _, _ = network.step(state.select(torch.tensor([1, 0, 3, 2, 5, 4])), tokens[[1, 0, 3, 2, 5, 4], 1])
-    fewer, _, _ = network.step(state.select_pictures(torch.tensor([0, 2])), tokens[[0, 1, 4, 5], 1])
+    fewer, _, _ = network.step(state.select_images(torch.tensor([0, 2])), tokens[[0, 1, 4, 5], 1])
     assert torch.allclose(swapped[[1, 0, 3, 2, 5, 4]], logits, atol=1e-5)
     assert torch.allclose(fewer, logits[[0, 1, 4, 5]], atol=1e-5)
 
@@ -117,17 +120,17 @@ def test_attention_stays_inside_the_picture_and_sums_to_one(kind):
 
 @both_decoders
 @torch.no_grad()
-def test_padding_batch_mates_and_longer_labels_do_not_change_the_logits(kind):
+def test_padding_neighbors_in_the_batch_and_longer_labels_do_not_change_the_logits(kind):
     network = recognizer(kind)
     images, padding, labels, lengths = some_pictures()
     network.train()
-    network.teach(images, padding, labels, lengths)  # BatchNorms that do something
+    network(images, padding, labels, lengths)  # BatchNorms that do something
     network.eval()
-    together = network.teach(images, padding, labels, lengths)
+    together = network(images, padding, labels, lengths)
     rows = network.decoder.directions
     for i in range(4):
         height, width = (~padding[i]).any(1).sum(), (~padding[i]).any(0).sum()
-        alone = network.teach(
+        alone = network(
             images[i : i + 1, :, :height, :width],
             padding[i : i + 1, :height, :width],
             labels[i : i + 1, : lengths[i]],
@@ -135,11 +138,11 @@ def test_padding_batch_mates_and_longer_labels_do_not_change_the_logits(kind):
         )
         length = lengths[i] + 1
         assert (together.logits[i * rows : (i + 1) * rows, :length] - alone.logits).abs().max() < 1e-4
-        assert (together.glimpses[i * rows : (i + 1) * rows, :length] - alone.glimpses).abs().max() < 1e-4
+        assert (together.context[i * rows : (i + 1) * rows, :length] - alone.context).abs().max() < 1e-4
 
 
 @torch.no_grad()
-def test_coverage_is_what_was_looked_at_before_a_position_not_at_it():
+def test_coverage_at_a_position_is_the_attention_before_it():
     network = decoder("transformer")
     features, padding, _ = some_features()
     tokens = torch.randint(3, VOCABULARY, (3, 4))
@@ -185,21 +188,21 @@ def test_true_counts_leave_out_padding_and_what_has_no_ink():
 
 
 @both_decoders
-def test_padding_teaches_nothing(kind):
+def test_padding_does_not_change_the_loss(kind):
     network = recognizer(kind).eval()
     images, padding, labels, lengths = some_pictures()
     longer = F.pad(labels, (0, 5))
-    losses = [label_loss(network.teach(images, padding, ids, lengths)).item() for ids in (labels, longer)]
+    losses = [label_loss(network(images, padding, ids, lengths)).item() for ids in (labels, longer)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @both_decoders
-def test_overfits_four_pictures_read_freely(kind):
+def test_overfits_four_images_in_autoregressive_decoding(kind):
     network = recognizer(kind)
     images, padding, labels, lengths = some_pictures()
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3)
     for _ in range(200):
-        loss = label_loss(network.teach(images, padding, labels, lengths))
+        loss = label_loss(network(images, padding, labels, lengths))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -211,12 +214,12 @@ def test_overfits_four_pictures_read_freely(kind):
     for beam in (1, 3):
         hypotheses = network.read(images, padding, beam=beam)
         assert [hypothesis.tokens for hypothesis in hypotheses] == truths
-        assert not any(hypothesis.is_cut for hypothesis in hypotheses)
+        assert not any(hypothesis.is_truncated for hypothesis in hypotheses)
 
 
 @pytest.mark.slow
 @both_decoders
-def test_overfits_32_real_pictures_read_freely(kind, shared_data):
+def test_overfits_32_real_images_in_autoregressive_decoding(kind, shared_data):
     sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
     from decoding import SMALL, SMALL_ENCODER, batches, open_pictures
 
@@ -241,7 +244,7 @@ def test_overfits_32_real_pictures_read_freely(kind, shared_data):
     for _ in range(epochs):
         network.train()
         for batch in data(random):  # other mates each time, or BatchNorm tells one batch from another
-            loss = label_loss(network.teach(*batch))
+            loss = label_loss(network(*batch))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -258,7 +261,7 @@ def test_overfits_32_real_pictures_read_freely(kind, shared_data):
 def test_the_handwritten_encoder_starts_as_a_copy_and_the_standard_one_stays(kind):
     network = recognizer(kind)
     images, padding, labels, lengths = some_pictures()
-    network.teach(images, padding, labels, lengths, domain="standard")  # moves BatchNorm's averages
+    network(images, padding, labels, lengths, domain="standard")  # moves BatchNorm's averages
     network.start_handwritten_from_standard()
     before = {name: value.clone() for name, value in network.standard_encoder.state_dict().items()}
     assert all(torch.equal(before[name], value) for name, value in network.handwritten_encoder.state_dict().items())
@@ -267,7 +270,7 @@ def test_the_handwritten_encoder_starts_as_a_copy_and_the_standard_one_stays(kin
         for module in modules:
             module.requires_grad_(False).eval()
     decoder_before = {name: value.clone() for name, value in network.decoder.state_dict().items()}
-    label_loss(network.teach(images, padding, labels, lengths)).backward()
+    label_loss(network(images, padding, labels, lengths)).backward()
     torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0).step()
     after = network.handwritten_encoder.state_dict()
     assert not torch.equal(before["stem.weight"], after["stem.weight"])
@@ -287,6 +290,51 @@ def test_an_equal_network_can_be_built_from_its_architecture(kind):
     assert copy.standard_encoder is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "former_names"),
+    [
+        ("gru", {"decoder.context.": "decoder.glimpse."}),
+        (
+            "transformer",
+            {
+                "decoder.features.": "decoder.cells.",
+                "decoder.features_norm.": "decoder.cells_norm.",
+                ".cross_query.": ".query.",
+                ".cross_in.": ".cells_in.",
+                ".cross_out.": ".cells_out.",
+            },
+        ),
+    ],
+)
+def test_weights_whose_parameters_have_former_names_load(kind, former_names):
+    network, other = recognizer(kind), recognizer(kind)
+    weights = {}
+    for name, weight in network.state_dict().items():
+        for present, former in former_names.items():
+            name = name.replace(present, former)
+        weights[name] = torch.randn_like(weight) if weight.is_floating_point() else weight
+    assert len(weights.keys() - network.state_dict().keys()) >= 2
+    assert len(other.load_state_dict(weights).missing_keys) == 0
+    assert [value.tolist() for value in other.state_dict().values()] == [value.tolist() for value in weights.values()]
+
+
+@torch.no_grad()
+def test_the_published_weights_read_what_they_read_when_they_were_made():
+    checkpoint = load_checkpoint(Path(__file__).parents[1] / "checkpoints" / "crohme.safetensors")
+    network = Recognizer(**checkpoint.about["architecture"]).eval()
+    load_weights(network, checkpoint)
+    image = torch.zeros(1, 1, 48, 112)
+    for rows, columns in (
+        ((22, 25), (6, 34)), ((8, 38), (19, 22)),  # +
+        ((10, 40), (54, 57)),  # 1
+        ((18, 21), (76, 104)), ((29, 32), (76, 104)),  # =
+    ):  # fmt: skip
+        image[..., slice(*rows), slice(*columns)] = 1
+    (found,) = network.read(image, torch.zeros(1, 48, 112, dtype=torch.bool), beam=3)
+    assert [checkpoint.about["vocabulary"][token - 3] for token in found.tokens] == "+ 1 = 1 =".split()
+    assert found.score == pytest.approx(-0.301738, abs=1e-4)
+
+
 def test_a_handwritten_encoder_that_was_left_out_is_made_from_the_standard_one():
     network = recognizer("gru", domains=("standard",))
     assert network.handwritten_encoder is None
@@ -298,15 +346,15 @@ def test_a_handwritten_encoder_that_was_left_out_is_made_from_the_standard_one()
 def test_bf16_losses_are_within_one_percent_of_fp32(kind):
     network = recognizer(kind).eval()
     batch = some_pictures()
-    full = label_loss(network.teach(*batch))
+    full = label_loss(network(*batch))
     with torch.autocast("cpu", torch.bfloat16):
-        taught = network.teach(*batch)
-        half = label_loss(taught)
-        state = network.decoder.start(taught.features, taught.padding, taught.counts)
+        output = network(*batch)
+        half = label_loss(output)
+        state = network.decoder.start(output.features, output.padding, output.counts)
         _, state, attention = network.decoder.step(state, torch.full((4,), START))
     sums = [value for name, value in state.past.items() if name.startswith("coverage")]
     assert half.item() == pytest.approx(full.item(), rel=0.01)
-    assert {value.dtype for value in [taught.attention, attention, *sums]} == {torch.float32}
+    assert {value.dtype for value in [output.attention, attention, *sums]} == {torch.float32}
 
 
 def test_coverage_in_parts_learns_the_same_as_at_once(monkeypatch):
@@ -323,7 +371,7 @@ def test_coverage_in_parts_learns_the_same_as_at_once(monkeypatch):
         return [logits, *(parameter.grad for parameter in network.parameters())]
 
     at_once = learnt()
-    monkeypatch.setattr("models.attention.MAPS_AT_ONCE", 5 * 32 * 4 * 9)  # 5 of 42 maps
+    monkeypatch.setattr("models.attention.MAX_MAPS", 5 * 32 * 4 * 9)  # 5 of 42 maps
     for one, other in zip(learnt(), at_once, strict=True):
         assert (one - other).abs().max() <= 1e-5 * other.abs().max() + 1e-7
 
@@ -338,7 +386,7 @@ def test_what_is_compiled_learns_the_same_from_pictures_of_any_size(kind):
         gradients = []
         for network in (eager, compiled):
             network.zero_grad()
-            label_loss(network.teach(images[..., :width], padding[..., :width], labels, lengths)).backward()
+            label_loss(network(images[..., :width], padding[..., :width], labels, lengths)).backward()
             gradients.append([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
         for one, other in zip(*gradients, strict=True):
             assert (one - other).abs().max() <= 1e-4 * other.abs().max() + 1e-7
@@ -352,10 +400,10 @@ def test_fifty_steps_lose_the_same_as_on_the_plain_path(kind):
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
         found = []
         for _ in range(50):
-            taught = network.teach(*some_pictures())
-            loss = label_loss(taught)
-            if taught.counts is not None:
-                loss = loss + counting_loss(taught.counts, some_pictures()[2])
+            output = network(*some_pictures())
+            loss = label_loss(output)
+            if output.counts is not None:
+                loss = loss + counting_loss(output.counts, some_pictures()[2])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

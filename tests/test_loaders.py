@@ -1,24 +1,21 @@
 """What a stage reads: no expression on both sides of the validation split; the same batches for any workers."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from made_up_ink import LABELS, settings, supervised, write_ink
 
-from dataset.formats.inkml import Symbol, draw_traces
 from dataset.images.augmentation import Augmentation, StrokeAugmentation
 from dataset.images.standard import STANDARD, VARIED
-from dataset.images.strokes import StrokeWriter, strokes_of
 from dataset.loading.loaders import Data, Items, Loader, check_stages, make_loaders, open_data, open_split_loader
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
-from utils.config.schema import load_config
+from utils.config.loading import load_config
 from utils.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[1]
-LABELS = ["x ^ { 2 }", "a + b", r"\frac { 1 } { 2 }", "x", r"\sqrt { y }", "b = a", "2 x", "1 + 1", "a ^ { x }", "y"]
 
 
 def write(folder: Path, split: str, labels: list[str], copies: int) -> None:
@@ -49,11 +46,6 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def data(folder) -> Data:
     return Data(folder, settings(folder), seed=3)
-
-
-def settings(folder: Path, **changes) -> SimpleNamespace:
-    values = {"root": str(folder.parent), "picture_scale": 1.0, "max_height": 512, "max_width": 512}
-    return SimpleNamespace(**{**values, "validation_share": 0.3, "workers": 0, **changes})
 
 
 def test_no_expression_is_in_training_and_validation(data):
@@ -174,37 +166,7 @@ def test_a_missing_data_set_says_what_was_looked_for(tmp_path):
 
 @pytest.fixture(scope="module")
 def inked(tmp_path_factory) -> Path:
-    """The same labels, written by three people: a stroke for each token that leaves ink, from left to right."""
-    folder = tmp_path_factory.mktemp("datasets") / "INK"
-    (folder / "train" / "images").mkdir(parents=True)
-    random, lines = np.random.default_rng(0), []
-    with StrokeWriter(folder / "train" / "strokes") as writer:
-        for number, label in enumerate(LABELS):
-            places = [place for place, token in enumerate(label.split()) if token not in "{}^_"]
-            for copy in range(3):
-                traces = [random.uniform(0, 20, (9, 2)) + [30 * place, 0] for place in places]
-                symbols = [Symbol("x", (trace,), place) for trace, place in enumerate(places)]
-                name = f"ink_{number}_{copy}"
-                cv2.imwrite(str(folder / "train" / "images" / f"{name}.png"), draw_traces(traces))
-                writer.add(name, strokes_of(traces, symbols))
-                lines.append(f"{name}\t{label}\n")
-    (folder / "train" / "labels.txt").write_text("".join(lines))
-    tokens = sorted({token for label in LABELS for token in label.split()})
-    (folder / "vocabulary.txt").write_text("".join(f"{token}\n" for token in tokens))
-    return folder
-
-
-def supervised(stage: str, *more: str, dataset: str = "INK"):
-    """The shipped configuration, with strokes that are distorted, and a stage that looks where symbols are."""
-    assignments = [
-        "augment.strokes={pen: [2, 4], jitter: 1, shift: 2, scale: [0.8, 1.2], slant: 0.2, smoothing: 1}",
-        "stages.standard.expressions={}",
-        "stages.alignment.augment=true",
-        f"stages.{stage}.losses.attention=0.1",
-        *more,
-    ]
-    config = load_config(ROOT / "config.yaml", dataset, "small", assignments)
-    return config, next(each for each in config.stages if each.name == stage)
+    return write_ink(tmp_path_factory.mktemp("datasets") / "INK")
 
 
 REPLAY = "stages.handwritten.replay={first: 1, last: 1}"

@@ -124,6 +124,14 @@ def test_a_single_picture_that_does_not_fit_is_named_with_what_would_help():
         training.run(make_batch(3))
 
 
+def test_a_batch_whose_loss_must_see_it_whole_is_not_split():
+    training = Training(2)
+    with pytest.raises(MemoryLimitError, match="a batch of 3 pictures .300 pixels.*contrast would have another"):
+        run_in_pieces(make_batch(3), lambda piece: training.step(piece, 1), lambda: None, indivisible=("contrast",))
+    assert training.steps == [3, 3]  # once more, when memory was freed
+    run_in_pieces(make_batch(2), lambda piece: training.step(piece, 1), lambda: None, indivisible=("contrast",))
+
+
 def test_a_single_picture_gets_a_second_chance_once_memory_was_freed():
     training, failures = Training(), iter([True, False])
 

@@ -140,9 +140,10 @@ def test_two_frames_one_inside_the_other_change_nothing():
     assert np.array_equal(normalize(255 - picture), cropped(strokes()))
 
 
-def test_a_frame_around_grey_writing_with_soft_edges_changes_nothing():
+@pytest.mark.parametrize("level", [255, 70])
+def test_a_frame_with_soft_edges_around_grey_writing_changes_nothing(level):
     soft = cv2.GaussianBlur(np.pad(strokes(), 30), (3, 3), 0.8)
-    picture = np.maximum(soft, cv2.GaussianBlur(framed(strokes() * 0, "tblr", 3), (3, 3), 0.8))
+    picture = np.maximum(soft, cv2.GaussianBlur(framed(strokes() * 0, "tblr", 3, level), (3, 3), 0.8))
     assert np.array_equal(normalize(255 - picture), normalize(255 - soft))
 
 

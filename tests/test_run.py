@@ -3,12 +3,22 @@
 import json
 import os
 import pickle
+import sys
 
 import pytest
 import torch
+import yaml
 
 from utils.errors import CheckpointError, ConfigError
-from utils.training.run_folder import Run, find_run, load_checkpoint, load_weights, new_folder, save_checkpoint
+from utils.training.run_folder import (
+    Run,
+    find_run,
+    load_checkpoint,
+    load_weights,
+    new_folder,
+    open_run,
+    save_checkpoint,
+)
 
 ABOUT = {"architecture": {"width": 2}, "vocabulary": ["x"], "data": {"picture_scale": 1.0}}
 
@@ -100,6 +110,55 @@ def test_runs_are_numbered_and_the_newest_is_resumed_whatever_its_name(tmp_path)
         find_run(tmp_path, "SAMPLE", "nothing")
     with pytest.raises(CheckpointError, match="no run of HME100K to resume"):
         find_run(tmp_path, "HME100K", None)
+
+
+def test_a_log_for_tensorboard_holds_what_the_log_holds(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = open_run(tmp_path / "run", {"seed": 1}, ABOUT, True, False, with_tensorboard=True)
+    line = {"stage": "a", "learning_rate": 0.5, "losses": {"label": 2.0}, "pictures_per_second": 7.0}
+    run.log(line)
+    run.log(line | {"validation": {"items": 3, "exprate": 25.0}})
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("a/loss/label")] == [1, 2]
+    assert [(event.step, event.value) for event in events.Scalars("a/validation/exprate")] == [(2, 25.0)]
+
+
+def test_tensorboard_that_is_not_installed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="--tensorboard: it is not installed; expected: pip install tensorboard"):
+        open_run(tmp_path / "run", {"seed": 1}, ABOUT, True, False, with_tensorboard=True)
+
+
+def test_a_finished_stage_that_others_went_on_from_cannot_grow(tmp_path):
+    def config(*epochs):
+        return {"stages": [{"name": name, "epochs": number} for name, number in zip("ab", epochs, strict=True)]}
+
+    run = begun(tmp_path / "run", config(2, 3))
+    run.save_state("a", True, epoch=2)
+    run.save_state("b", False, epoch=1)
+    with pytest.raises(ConfigError, match="stages.0.epochs cannot grow from 2 to 3: stage a is finished, and b has"):
+        Run(tmp_path / "run").resume(config(3, 3), ["x", "+"], ABOUT)
+    longer = Run(tmp_path / "run")
+    longer.resume(config(2, 9), ["x", "+"], ABOUT)
+    assert longer.is_extended
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == config(2, 9)
+
+
+def test_a_state_of_an_earlier_version_is_refused_in_one_clear_line(tmp_path):
+    begun(tmp_path / "run")
+    torch.save({"stage": "a", "finished": [], "log_lines": 0, "batch": 3}, tmp_path / "run" / "state.pt")
+    with pytest.raises(CheckpointError, match="saved by another version of this program.*safetensors. can be read"):
+        Run(tmp_path / "run").resume({"seed": 1}, ["x", "+"], ABOUT)
+
+
+def test_a_log_of_an_earlier_version_is_read_under_todays_names(tmp_path):
+    run = begun(tmp_path / "run")
+    line = {"epoch": 1, "validation": {"items": 2, "exrate": 50.0}, "validation_of_mean": {"exrate": 25.0}}
+    (tmp_path / "run" / "log.jsonl").write_text(json.dumps(line) + "\n")
+    found = {"epoch": 1, "validation": {"items": 2, "exprate": 50.0}, "validation_of_swa": {"exprate": 25.0}}
+    assert run.lines() == [found]
 
 
 def test_the_summary_names_its_versions(tmp_path):

@@ -1,6 +1,7 @@
 """The scripts as a person runs them: from nothing to scores, stopped, resumed, and told off in one line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from utils.training.epoch_log import with_exprate
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -79,7 +82,7 @@ def test_evaluate_agrees_with_the_training_script(home, trained):
     checkpoint = str(trained / "handwritten-best.safetensors")
     arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--json", "--out", "scored"]
     scores = json.loads(run("evaluate.py", *arguments, folder=home).stdout)
-    exact = {"items": scores["items"], **scores["exact"]}
+    exact = with_exprate({"items": scores["items"], **scores["exact"]})
     del exact["interval"]
     assert exact == json.loads((trained / "summary.json").read_text())["splits"]["test"]
     assert (home / "scored" / "report.html").stat().st_size > 10_000
@@ -118,6 +121,41 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_same_weights(home, t
     assert scores[0] == scores[1]
 
 
+def test_a_run_by_time_that_is_told_to_stop_and_resumed_ends_in_the_same_weights(home):
+    """By counted steps; SIGTERM in the middle, and the run's name alone to go on."""
+    arguments = ["--dataset", "TINY", "--preset", "tiny", "--device", "cpu", "--minutes", "0.5"]
+    arguments += ["--set", "training.clock=steps"]
+    run("train_stage.py", *arguments, "--run", "counted", folder=home)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train_stage.py", *arguments, "--run", "told"],
+        cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    folder = home / "checkpoints" / "told"
+    while not (folder / "state.pt").exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert "stopped by SIGTERM, state saved; --resume continues" in errors
+    run("train_stage.py", "--run", "told", "--resume", folder=home)
+    whole = home / "checkpoints" / "counted"
+    for name in ("standard", "alignment", "handwritten"):
+        assert (whole / f"{name}-best.safetensors").read_bytes() == (folder / f"{name}-best.safetensors").read_bytes()
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    stages = ("standard", "alignment", "handwritten")
+    steps = [sum(line["batches"] for line in lines if line["stage"] == name) for name in stages]
+    assert steps == [8, 8, 14]  # of 30, by their epochs: 1, 1 and 2; a step that has begun is finished
+
+
+def test_a_finished_run_becomes_longer_by_its_name_alone(home, trained):
+    lines = (trained / "log.jsonl").read_text()
+    shutil.copytree(trained, home / "checkpoints" / "longer")
+    run("train_stage.py", "--run", "longer", "--resume", "--set", "stages.handwritten.epochs=3", folder=home)
+    longer = (home / "checkpoints" / "longer" / "log.jsonl").read_text()
+    assert longer.startswith(lines)
+    assert [json.loads(line)["epoch"] for line in longer.removeprefix(lines).splitlines()] == [3]
+
+
 def test_the_adaptive_script_trains_the_same_stages(home):
     arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", "adaptive", "--device", "cpu"]
     done = run("train_stage_ABS.py", *arguments, "--set", "batch.max_pixels=30000", folder=home)
@@ -127,6 +165,26 @@ def test_the_adaptive_script_trains_the_same_stages(home):
     assert lines[0]["largest_batch"] > 1
     assert all(line["max_pixels"] == 30000 and line["oversize"] == 0 for line in lines)
     assert all(line["largest_padded"] <= 30000 for line in lines if line["stage"] != "alignment")
+
+
+def test_label_smoothing_reaches_the_objective(home, monkeypatch):
+    """The first stage's objective is made of the config's settings; training is not begun."""
+    import models.losses
+    import train_stage
+
+    class Made(Exception):
+        pass
+
+    def note(model, names, label_smoothing, *_):
+        raise Made(names, label_smoothing)
+
+    monkeypatch.setattr(models.losses, "Objective", note)
+    monkeypatch.chdir(home)
+    arguments = ["--dataset", "TINY", "--preset", "tiny", "--device", "cpu", "--run", "smooth"]
+    monkeypatch.setattr(sys, "argv", ["train_stage.py", *arguments, "--set", "training.label_smoothing=0.125"])
+    with pytest.raises(Made) as made:
+        train_stage.main()
+    assert made.value.args[1] == 0.125
 
 
 def test_a_single_stage_from_ink_alone_is_one_command(home):
@@ -141,11 +199,12 @@ def test_a_single_stage_from_ink_alone_is_one_command(home):
     ("arguments", "expected"),
     [
         (["--dataset", "NOWHERE"], "datasets/NOWHERE"),
-        (["--dataset", "TINY", "--set", "stages.0.epochs=0"], "stages[0].epochs: expected a positive integer, got 0"),
+        (["--dataset", "TINY", "--set", "stages.0.epochs=0"], "--set stages.0.epochs: expected a positive integer"),
         (["--dataset", "TINY", "--preset", "huge"], "--preset huge"),
         (["--dataset", "TINY", "--config", "none.yaml"], "none.yaml: cannot be read"),
         (["--dataset", "TINY", "--device", "abacus"], "--device abacus"),
         (["--dataset", "TINY", "--run", "none", "--resume"], "no run to resume"),
+        (["--dataset", "TINY", "--minutes", "soon"], "--minutes: expected a positive number, got 'soon'"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(home, arguments, expected):

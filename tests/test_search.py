@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.decoder import END, PAD, START, Decoded, State, frame
+from models.decoders.interface import DecoderOutput, DecoderState, teacher_forcing
 from models.recognizer import Recognizer
 from models.search import beam_search, greedy, token_limits
+from utils.special_tokens import END, PAD, START
 
 DECODERS = {
     "gru": {"hidden": 16, "embedding": 16, "attention": 16, "coverage_kernel": 3, "dropout": 0.1},
@@ -28,13 +29,13 @@ class Chain:
 
     def start(self, features, padding, counts=None):
         tables = features[..., 0].unflatten(1, (2, -1))
-        return State({"tables": tables}, {"direction": torch.full((len(features),), -1)})
+        return DecoderState({"tables": tables}, {"direction": torch.full((len(features),), -1)})
 
     def step(self, state, tokens):
-        tables = state.picture["tables"]
+        tables = state.image["tables"]
         direction = torch.where(state.past["direction"] < 0, (tokens == END).long(), state.past["direction"])
         pictures = torch.arange(len(tables)).repeat_interleave(len(tokens) // len(tables))
-        return tables[pictures, direction, tokens], State(state.picture, {"direction": direction}), None
+        return tables[pictures, direction, tokens], DecoderState(state.image, {"direction": direction}), None
 
     def __call__(self, features, padding, tokens, counts=None):
         state = self.start(features, padding)
@@ -43,7 +44,7 @@ class Chain:
         for position in tokens.unbind(1):
             step, state, _ = self.step(state, position)
             logits.append(step)
-        return Decoded(torch.stack(logits, 1), None, None)
+        return DecoderOutput(torch.stack(logits, 1), None, None)
 
 
 def chains(seeds: list[int], vocabulary: int = 5, end: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +88,7 @@ def test_the_other_direction_scores_what_one_direction_proposes():
     features, padding = chains([1, 2, 3, 4], end=1.0)
     for table, hypothesis in zip(features[..., 0], beam_search(Chain(), features, padding, beam=4), strict=True):
         for each in (hypothesis, *hypothesis.alternatives):
-            if each.is_cut:
+            if each.is_truncated:
                 continue
             text = tuple(each.tokens)
             forward = log_probability(table[:5], text, START, END)
@@ -111,20 +112,33 @@ def test_a_beam_of_one_equals_greedy(seeds, end):
     for one, other in zip(
         greedy(Chain(), features, padding), beam_search(Chain(), features, padding, beam=1, directions=1), strict=True
     ):
-        assert (one.tokens, one.is_cut) == (other.tokens, other.is_cut)
+        assert (one.tokens, one.is_truncated) == (other.tokens, other.is_truncated)
         assert one.score == pytest.approx(other.score, abs=1e-4)
 
 
-def test_what_never_ends_is_cut_at_the_limit_and_says_so():
+@pytest.mark.parametrize("length_penalty", [0.0, 0.5, 1.0])
+def test_scores_are_divided_by_their_length_to_the_power_of_the_penalty(length_penalty):
+    features, padding = chains([1, 2, 3, 4, 5, 6], end=1.0)
+    found = greedy(Chain(), features, padding, length_penalty=length_penalty)
+    found += beam_search(Chain(), features, padding, beam=2, directions=1, length_penalty=length_penalty)
+    assert sum(not hypothesis.is_truncated for hypothesis in found) > 6
+    for table, hypothesis in zip([*features[..., 0]] * 2, found, strict=True):
+        if hypothesis.is_truncated:
+            continue
+        total = log_probability(table[:5], tuple(hypothesis.tokens), START, END)
+        assert hypothesis.score == pytest.approx(total / (len(hypothesis.tokens) + 1) ** length_penalty, abs=1e-4)
+
+
+def test_what_never_ends_is_truncated_at_the_limit_and_says_so():
     features, padding = chains([1, 2], end=-1000.0)
     limit = token_limits(padding)[0].item()
     for hypotheses in (greedy(Chain(), features, padding), beam_search(Chain(), features, padding, beam=3)):
         for hypothesis in hypotheses:
-            assert hypothesis.is_cut and len(hypothesis.tokens) == limit
+            assert hypothesis.is_truncated and len(hypothesis.tokens) == limit
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_a_small_picture_is_cut_at_its_own_limit_beside_a_large_one(beam):
+def test_a_small_picture_is_truncated_at_its_own_limit_beside_a_large_one(beam):
     features, _ = chains([1, 1], end=-1000.0)
     features = torch.nn.functional.pad(features, (0, 4))
     padding = torch.zeros(2, 5, 5, dtype=torch.bool)
@@ -141,16 +155,16 @@ def test_a_text_that_ended_ranks_before_one_that_was_cut():
     table[4, 4], table[4, 5], table[5, 5], table[5, 4] = 0.0, -2.2, 0.0, -2.2  # "4 4 4 …" never does, at about -0.1
     features, padding = table.repeat(2, 1)[None, ..., None], torch.zeros(1, 1, 1, dtype=torch.bool)
     hypothesis = beam_search(Chain(), features, padding, beam=2, directions=1)[0]
-    assert hypothesis.tokens == [3] and not hypothesis.is_cut
-    assert hypothesis.alternatives[0].is_cut and hypothesis.alternatives[0].score > hypothesis.score
+    assert hypothesis.tokens == [3] and not hypothesis.is_truncated
+    assert hypothesis.alternatives[0].is_truncated and hypothesis.alternatives[0].score > hypothesis.score
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_how_often_the_search_looks_who_is_done_changes_nothing(beam, monkeypatch):
+def test_how_often_the_search_checks_which_images_are_done_changes_nothing(beam, monkeypatch):
     features, padding = chains(list(range(12)), end=-1.0)
     readings = []
     for every in (1, 8, 1000):
-        monkeypatch.setattr("models.search.LOOK_EVERY", {"cpu": every})
+        monkeypatch.setattr("models.search.CHECK_EVERY", {"cpu": every})
         found = greedy(Chain(), features, padding) if beam == 1 else beam_search(Chain(), features, padding, beam=beam)
         readings.append([(each.tokens, round(each.score, 3)) for best in found for each in (best, *best.alternatives)])
     assert readings[0] == readings[1] == readings[2]
@@ -178,7 +192,7 @@ def recognizer(kind: str) -> Recognizer:
     torch.manual_seed(3)
     network = Recognizer(9, {"layers": (1, 1), "growth": 6}, kind, DECODERS[kind], 8 if kind == "gru" else 0)
     network.train()
-    network.teach(
+    network(
         torch.rand(4, 1, 24, 40),
         torch.zeros(4, 24, 40, dtype=torch.bool),
         torch.randint(3, 9, (4, 5)),
@@ -197,7 +211,7 @@ def recognizer(kind: str) -> Recognizer:
     seed=st.integers(0, 100),
 )
 @settings(max_examples=5, deadline=None)
-def test_padding_batch_mates_and_order_never_change_a_reading(kind, beam, sizes, seed):
+def test_padding_neighbors_in_the_batch_and_order_never_change_a_prediction(kind, beam, sizes, seed):
     network = recognizer(kind)
     generator = torch.Generator().manual_seed(seed)
     pictures = [(torch.rand(size, generator=generator) > 0.6).float() for size in sizes]
@@ -215,22 +229,22 @@ def test_padding_batch_mates_and_order_never_change_a_reading(kind, beam, sizes,
     for picture, one, other in zip(pictures, together, backwards, strict=True):
         alone = read([picture])[0]
         for each in (one, other):
-            assert (each.tokens, each.is_cut) == (alone.tokens, alone.is_cut)
+            assert (each.tokens, each.is_truncated) == (alone.tokens, alone.is_truncated)
             assert each.score == pytest.approx(alone.score, abs=1e-4)
 
 
 @both_decoders
 @torch.no_grad()
-def test_a_score_is_what_teaching_gives_for_the_same_text(kind):
+def test_a_score_is_what_teacher_forcing_gives_for_the_same_sequence(kind):
     network = recognizer(kind)
     images, padding = torch.rand(2, 1, 24, 40), torch.zeros(2, 24, 40, dtype=torch.bool)
     for hypotheses in (network.read(images, padding), network.read(images, padding, beam=3, directions=1)):
         for i, hypothesis in enumerate(hypotheses):
-            if hypothesis.is_cut:
+            if hypothesis.is_truncated:
                 continue
             labels, lengths = torch.tensor([hypothesis.tokens]), torch.tensor([len(hypothesis.tokens)])
-            taught = network.teach(images[i : i + 1], padding[i : i + 1], labels, lengths)
-            logits, framed = taught.logits[:1].log_softmax(-1), frame(labels, lengths, 1)
+            output = network(images[i : i + 1], padding[i : i + 1], labels, lengths)
+            logits, framed = output.logits[:1].log_softmax(-1), teacher_forcing(labels, lengths, 1)
             score = logits.gather(2, framed.targets[..., None]).mean().item()
             assert hypothesis.score == pytest.approx(score, abs=1e-4)
 
@@ -243,7 +257,7 @@ def test_how_much_is_scored_backwards_at_once_changes_nothing(monkeypatch):
     images, padding = torch.rand(3, 1, 16, 24), torch.zeros(3, 16, 24, dtype=torch.bool)
     whole = model.read(images, padding, beam=3)
     for at_once in (1, 300, 900):
-        monkeypatch.setattr("models.search.RESCORED_AT_ONCE", at_once)
+        monkeypatch.setattr("models.search.MAX_RESCORED", at_once)
         for one, other in zip(whole, model.read(images, padding, beam=3), strict=True):
             assert one.tokens == other.tokens
             assert [each.score for each in one.alternatives] == pytest.approx(

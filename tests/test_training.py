@@ -1,6 +1,9 @@
 """The training loop, with a model of a few numbers: what it promises about resuming, freezing and stopping."""
 
+import gc
 import math
+import signal
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,9 +13,11 @@ from torch import nn
 from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import ConfigError, LossError
 from utils.training.averaging import EMA, make_swa
+from utils.training.clock import TrainingClock, stage_seconds
 from utils.training.devices import choose_device
 from utils.training.optimization import learning_rate_factor, make_optimizer, train_only
 from utils.training.run_folder import Run, load_checkpoint
+from utils.training.stopping import Stopped
 from utils.training.trainer import Loaders, StagePlan, Trainer
 
 TRAINING = TrainingConfig(
@@ -22,6 +27,15 @@ TRAINING = TrainingConfig(
 STAGE = StageConfig(
     name="only", pictures="ink", trains=("decoder",), losses={"label": 1.0}, epochs=3, learning_rate=0.05
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """Collecting garbage looks through all that pytest has loaded, after each failed attempt; here it need not."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Reader(nn.Module):
@@ -106,7 +120,10 @@ class Batches:
 
 
 class Objective(nn.Module):
-    units = {"label": "tokens"}
+    units, indivisible = {"label": "tokens"}, ()
+
+    def count_units(self, batch):
+        return {"tokens": batch.tokens, "pictures": len(batch)} if batch else {"tokens": 0, "pictures": 0}
 
     def __init__(self, model, stop_after=None):
         super().__init__()
@@ -120,12 +137,12 @@ class Objective(nn.Module):
 
 
 def train(
-    folder, stop_after=None, resume=False, stage=STAGE, spoil=None, seconds=None, training=TRAINING
+    folder, stop_after=None, resume=False, stage=STAGE, spoil=None, seconds=None, training=TRAINING, config=None
 ) -> tuple[Reader, Run]:
     torch.manual_seed(7)
     model, run = Reader(), Run(folder)
     about = {"architecture": {}, "vocabulary": [], "data": {}}
-    (run.resume if resume else run.begin)({"seed": 1}, [], about)
+    (run.resume if resume else run.begin)(config or {"seed": 1}, [], about)
     if not run.restore_finished(stage.name, model):
         loaders = Loaders(Batches(spoil), Batches(), "handwritten")
         plan = StagePlan(stage, 3, "stage", seconds)
@@ -149,6 +166,221 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_weights(tmp_path, stop_after
         for each in (run, again)
     ]
     assert untimed[0] == untimed[1]
+
+
+BY_STEPS = replace(TRAINING, clock="steps", step_seconds=10.0)
+
+
+@pytest.mark.parametrize("stop_after", range(1, 11))
+def test_a_stopped_and_resumed_run_by_counted_time_ends_in_the_same_weights(tmp_path, stop_after):
+    """Ten steps: two epochs of four, and half of a third one."""
+    options = {"seconds": 100.0, "training": BY_STEPS}
+    whole, run = train(tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", stop_after=stop_after, **options)
+    resumed, again = train(tmp_path / "stopped", resume=True, **options)
+    assert same(whole, resumed)
+    untimed = [
+        [(line["batches"], line["losses"], line.get("validation")) for line in each.lines()] for each in (run, again)
+    ]
+    assert untimed[0] == untimed[1]
+    assert [batches for batches, *_ in untimed[0]] == [4, 4, 2]
+
+
+def test_a_stage_by_time_ends_within_an_epoch_and_validates_there(tmp_path):
+    _, run = train(tmp_path / "run", seconds=60.0, training=replace(BY_STEPS, validate_every=100))
+    lines = run.lines()
+    assert [(line["batches"], line["share_of_epoch"]) for line in lines] == [(4, 1.0), (2, 0.5)]
+    assert ["validation" in line for line in lines] == [False, True]
+    assert load_checkpoint(run.best("only")).about["validation"] == lines[-1]["validation"]
+
+
+def test_a_stage_takes_a_step_however_little_time_it_has(tmp_path):
+    _, run = train(tmp_path / "run", seconds=0.0, training=BY_STEPS)
+    assert [line["batches"] for line in run.lines()] == [1]
+
+
+def test_the_learning_rate_follows_the_share_of_the_time(tmp_path):
+    """By time as by epochs: twelve steps, at the same rates. Fails when a rate is computed but never set."""
+    rates = {}
+    for name, seconds, training in (("epochs", None, TRAINING), ("time", 120.0, BY_STEPS)):
+        seen = rates[name] = []
+        with watched_optimizer(seen):
+            train(tmp_path / name, seconds=seconds, training=training)
+    assert len(rates["time"]) == 12
+    assert rates["time"] == pytest.approx(rates["epochs"])
+    wanted = [STAGE.learning_rate * learning_rate_factor(i / 12, 0.5 / 3, 0.01) for i in range(12)]
+    assert rates["time"] == pytest.approx(wanted)
+
+
+@contextmanager
+def watched_optimizer(rates):
+    """Notes the learning rate with which AdamW is asked to take each step."""
+    step = torch.optim.AdamW.step
+
+    def note(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", note)
+        yield
+
+
+@pytest.mark.parametrize("share", [None, 3.0])
+def test_stages_share_the_minutes_and_pass_on_what_they_leave(share):
+    stages = [replace(STAGE, name=name, epochs=epochs, share=share) for name, epochs in (("a", 1), ("b", 2), ("c", 3))]
+    given = [stage_seconds(6, stages, i, {}) for i in range(1)]
+    assert given == [60 if share is None else 120]
+    assert stage_seconds(6, stages, 1, {"a": 110}) == (100 if share is None else 125)
+    assert stage_seconds(6, stages, 2, {"a": 110, "b": 100}) == 150
+    assert stage_seconds(6, stages, 2, {"a": 300, "b": 100}) == 0
+    assert stage_seconds(None, stages, 0, {}) is None
+
+
+def test_the_clock_counts_training_and_nothing_else(monkeypatch):
+    now = {"monotonic": 0.0, "process_time": 0.0}
+
+    def pass_time(seconds):
+        now["monotonic"] += seconds
+        now["process_time"] += seconds / 2
+
+    for name in now:
+        monkeypatch.setattr(f"utils.training.clock.time.{name}", lambda name=name: now[name])
+    clocks = {kind: TrainingClock(kind, step_seconds=3) for kind in ("wall", "cpu", "steps")}
+    for clock in clocks.values():
+        pass_time(100)  # starting up
+        clock.start()
+        pass_time(4)
+        clock.tick()
+        clock.stop()
+        pass_time(100)  # validating
+        clock.start()
+        pass_time(2)
+        clock.tick()
+    assert {kind: clock.seconds for kind, clock in clocks.items()} == {"wall": 6, "cpu": 3, "steps": 6}
+
+
+def test_validating_takes_a_bounded_share_of_the_time(tmp_path):
+    """An epoch is 40 s, a validation of its four batches 40 s, too: one in four epochs can have one, and the last."""
+    _, run = train(tmp_path / "run", seconds=400.0, training=BY_STEPS)
+    validated = ["validation" in line for line in run.lines()]
+    assert len(validated) == 10 and validated[0] and validated[-1]
+    assert sum(validated[:-1]) * 40 <= 0.2 * (400 + sum(validated) * 40)
+
+
+def test_a_source_is_told_how_far_the_stage_is(tmp_path):
+    told = {"epochs": [], "time": []}
+    for name, seconds in (("epochs", None), ("time", 160.0)):
+
+        class Told(Batches):
+            def set_epoch(self, epoch, state=None, progress=0.0, seen=told[name]):
+                seen.append(progress)
+                super().set_epoch(epoch, state)
+
+        run = Run(tmp_path / name)
+        run.begin({}, [], {"architecture": {}, "vocabulary": [], "data": {}})
+        loaders = Loaders(Told(), Batches(), "handwritten")
+        Trainer(Objective(Reader()), loaders, StagePlan(STAGE, 3, "stage", seconds), BY_STEPS, run).fit()
+    assert told == {"epochs": [0.0, 0.5, 1.0], "time": [0.0, 0.25, 0.5, 0.75]}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("where", ["in a step", "in a validation"])
+def test_a_signal_saves_where_the_run_stands(tmp_path, number, code, where):
+    whole, _ = train(tmp_path / "whole")
+    training = replace(TRAINING, save_minutes=1e9)
+    calls = []
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 7:  # the third step of the second epoch, or the third batch of its validation
+            signal.raise_signal(number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stopped:
+        name = "forward" if where == "in a step" else "read"
+        kind = Objective if where == "in a step" else Reader
+        before = getattr(kind, name)
+        patch.setattr(kind, name, lambda self, *args, **kw: (interrupt(), before(self, *args, **kw))[1])
+        train(tmp_path / "stopped", training=training)
+    assert stopped.value.exit_code == code
+    state = Run(tmp_path / "stopped")
+    state.resume({"seed": 1}, [], {})
+    assert (state.restored["epoch"], state.restored["step"]) == ((1, 3) if where == "in a step" else (1, 4))
+    resumed, _ = train(tmp_path / "stopped", resume=True, training=training)
+    assert same(whole, resumed)
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    """With two epochs more it goes on from where it was, and its state of the first three is not lost."""
+    stages = {"stages": [{"name": "only", "epochs": 3}]}
+    _, run = train(tmp_path / "run", config=stages)
+    longer = {"stages": [{"name": "only", "epochs": 5}]}
+    _, again = train(tmp_path / "run", resume=True, stage=replace(STAGE, epochs=5), config=longer)
+    assert [line["epoch"] for line in again.lines()] == [1, 2, 3, 4, 5]
+    assert again.lines()[:3] == run.lines()[:3]
+    with pytest.raises(ConfigError, match="stages.0.epochs .was 5, is 4"):
+        train(tmp_path / "run", resume=True, stage=replace(STAGE, epochs=4), config=stages | {
+            "stages": [{"name": "only", "epochs": 4}]})  # fmt: skip
+
+
+def test_a_run_by_time_can_be_given_more_minutes(tmp_path):
+    _, run = train(tmp_path / "run", seconds=60.0, training=BY_STEPS, config={"training": {"minutes": 1}})
+    longer = {"training": {"minutes": 2}}
+    _, run = train(tmp_path / "run", resume=True, seconds=120.0, training=BY_STEPS, config=longer)
+    assert [line["batches"] for line in run.lines()] == [4, 2, 4, 2]
+    assert run.lines()[-1]["seconds_used"] == 120
+
+
+def test_clipping_bounds_what_a_step_changes(tmp_path):
+    """By plain SGD the first step's length is the rate times the clipped norm: with 1e-3, a thousandth."""
+    training = replace(TRAINING, optimizer="sgd", momentum=0.0, weight_decay=0.0, warmup_epochs=0.0)
+    changes = {}
+    for clip_norm in (1e-3, 1e-6):
+        seen = []
+        step = torch.optim.SGD.step
+
+        def note(self, *arguments, seen=seen, step=step):
+            before = torch.cat([p.detach().reshape(-1).clone() for group in self.param_groups for p in group["params"]])
+            result = step(self, *arguments)
+            after = torch.cat([p.detach().reshape(-1) for group in self.param_groups for p in group["params"]])
+            seen.append(((after - before).norm() / self.param_groups[0]["lr"]).item())
+            return result
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.optim.SGD, "step", note)
+            train(tmp_path / str(clip_norm), training=replace(training, clip_norm=clip_norm))
+        changes[clip_norm] = max(seen)
+    assert changes[1e-3] == pytest.approx(1e-3, rel=0.01)
+    assert changes[1e-6] == pytest.approx(1e-6, rel=0.2)
+
+
+class TwoLosses(Objective):
+    units = {"label": "tokens", "other": "pictures"}
+
+    def forward(self, batch):
+        losses = super().forward(batch)
+        return losses | {"other": (self.model(batch.inputs) + 100).square().mean()}
+
+
+def test_the_weight_of_a_loss_counts(tmp_path):
+    """A loss of weight 0 changes nothing, though it is logged; one of weight 1 does; their log is the unweighted."""
+
+    def train_with(losses, folder):
+        torch.manual_seed(7)
+        model, run = Reader(), Run(folder)
+        run.begin({}, [], {"architecture": {}, "vocabulary": [], "data": {}})
+        plan = StagePlan(replace(STAGE, losses=losses), 3, "stage")
+        Trainer(TwoLosses(model), Loaders(Batches(), Batches(), "handwritten"), plan, TRAINING, run).fit()
+        return model, run.lines()[0]["losses"]
+
+    alone, _ = train_with({"label": 1.0}, tmp_path / "alone")
+    unweighted, losses = train_with({"label": 1.0, "other": 0.0}, tmp_path / "zero")
+    assert same(alone, unweighted)
+    assert losses["total"] == pytest.approx(losses["label"], rel=1e-4) and losses["other"] > 1000
+    weighted, losses = train_with({"label": 1.0, "other": 0.5}, tmp_path / "half")
+    assert not same(alone, weighted)
+    assert losses["total"] == pytest.approx(losses["label"] + 0.5 * losses["other"], rel=1e-4)
 
 
 class ForgetfulObjective(Objective):

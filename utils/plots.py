@@ -1,4 +1,4 @@
-"""Pictures for people: the curves of a run, and sheets of what was read."""
+"""Plots: the curves of a run, and sheets of images with what was read in them."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def draw_curves(lines: Sequence[dict], path: Path, title: str) -> None:
 
 
 def draw_sheet(items: Sequence[tuple[np.ndarray, str, str]], path: Path, title: str, columns: int = 3) -> None:
-    """Pictures with truth and prediction under each; what is wrong is red.
+    """Images with the label and the prediction under each; what is wrong is red.
 
-    items: (picture uint8 (H, W) with ink 255, truth, prediction).
+    items: (image uint8 (H, W) with ink 255, label, prediction).
     """
     rows = -(-len(items) // columns)
     figure = new_figure(5 * columns, 1.5 * rows + 0.4)
     grid = np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
     for axes in grid.flat:
         axes.axis("off")
-        axes.set_anchor("W")  # pictures start where their text does
-    for axes, (picture, truth, prediction) in zip(grid.flat, items, strict=False):
-        axes.imshow(255 - picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-        is_right = truth == prediction
-        text = f"{_short(truth)}" if is_right else f"truth  {_short(truth)}\nread   {_short(prediction)}"
+        axes.set_anchor("W")  # images start where their text does
+    for axes, (image, label, prediction) in zip(grid.flat, items, strict=False):
+        axes.imshow(255 - image, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+        is_right = label == prediction
+        text = _short(label) if is_right else f"label  {_short(label)}\nread   {_short(prediction)}"
         axes.set_title(text, fontsize=7, family="monospace", loc="left", color="black" if is_right else "firebrick",
                        parse_math=False)  # fmt: skip
     figure.suptitle(title)

@@ -7,9 +7,14 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError
 from utils.training.stopping import Stopped
+
+if TYPE_CHECKING:
+    from utils.config.schema import Config
 
 # NumPy multiplies only small matrices here; threads that wait for each other would take the cores from torch's.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -18,19 +23,44 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 def parse_training_options(description: str) -> argparse.Namespace:
     """The options of train_stage.py and train_stage_ABS.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="a folder in datasets/, or SAMPLE")
-    parser.add_argument("--config", default="config.yaml", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--dataset", metavar="NAME", help="a folder in datasets/, or SAMPLE; a named run knows its own")
+    parser.add_argument("--config", metavar="FILE", help="default: config.yaml; to resume: what the run was begun with")
     parser.add_argument("--preset", metavar="NAME", help="overrides of the config, such as small; default: full")
     parser.add_argument("--run", metavar="NAME", help="folder of this run in checkpoints/; default: a new one")
-    parser.add_argument("--resume", action="store_true", help="continue the run, exactly where it stopped")
+    parser.add_argument("--resume", action="store_true",
+                        help="continue the run, or the data set's newest one, exactly where it stopped; with more "
+                        "epochs or minutes than before, it becomes longer")  # fmt: skip
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="change a key of the config, such as stages.2.epochs=10 or training.ema=0.99")  # fmt: skip
     parser.add_argument("--minutes", metavar="N", help="train by time: so many minutes for all stages together")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; default: the config's (auto)")
+    parser.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too, in the run's folder")
     options = parser.parse_args()
-    if options.minutes is not None:
-        options.set.append(f"training.minutes={options.minutes}")
+    if not options.dataset and not (options.resume and options.run):
+        parser.error("the following arguments are required: --dataset (or --run with --resume)")
     return options
+
+
+def open_config(options: argparse.Namespace, checkpoints: Path) -> tuple[Config, Path | None]:
+    """The configuration that the command line asks for, and the folder of the run that is to be resumed, if one is.
+
+    A run that is resumed brings its own configuration; --config or --preset given now take the place of it, and the
+    other flags are applied to it: Run.resume compares the result with what the run was begun with.
+    """
+    from utils.config.loading import load_config, overridden_keys
+
+    path, resumed = options.config or "config.yaml", None
+    if options.resume:
+        from utils.training.run_folder import find_run
+
+        resumed = find_run(checkpoints, options.dataset, options.run)
+        if not options.config and not options.preset:
+            path = resumed / "config.yaml"
+    config = load_config(path, options.dataset, options.preset, options.set, options.device, options.minutes)
+    if not resumed and int(os.environ.get("RANK", 0)) == 0:
+        for name, keys in overridden_keys(path, config.dataset, options.preset).items():
+            print(f"{name} replaces of {path}: {', '.join(keys)}")
+    return config, resumed
 
 
 def keep_freed_memory() -> None:

@@ -192,6 +192,16 @@ class LayoutCache:
             rule_tokens=data[ends[2] : ends[3]].view(np.uint16),
         )
 
+    @property
+    def as_float32(self) -> np.ndarray:
+        """All bytes of the layouts as floats: every layout begins at a multiple of four bytes, with its places."""
+        return self._bytes[: len(self._bytes) // 4 * 4].view(np.float32)
+
+    @property
+    def as_uint16(self) -> np.ndarray:
+        """All bytes of the layouts as 16-bit numbers, which is what the ids in them are."""
+        return self._bytes[: len(self._bytes) // 2 * 2].view(np.uint16)
+
     def _data(self, entry: np.void) -> np.ndarray:
         return self._bytes[int(entry["start"]) : int(entry["start"]) + int(entry["bytes"])]
 
@@ -320,6 +330,14 @@ class StandardImages:
         if not self.styles.augmentation:
             return boxes
         return boxes_after(boxes, picture_size(layout_.extents, style), index, seed, epoch, self.styles.augmentation)
+
+    def layouts(self) -> tuple[LayoutCache, np.ndarray]:
+        """The cache of layouts of the first font, and the row of each label in it, (N,)."""
+        return self._caches[0], self._rows[0]
+
+    def ids(self) -> tuple[np.ndarray, np.ndarray]:
+        """The vocabulary ids of all labels one after the other, int32, and where each label ends, int64 (N,)."""
+        return self._ids, self._ends
 
     def label_hash(self) -> np.ndarray:
         """(N,) uint64, the same as in an ImageStore of the same vocabulary."""

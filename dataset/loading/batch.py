@@ -107,9 +107,9 @@ def stack(pictures: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def blank_batch(count: int, height: int, width: int, tokens: int, kind: str) -> Batch:
-    """A batch of such sizes, to measure with.   kind: "standard", "ink" or "pairs"."""
+    """A batch of such sizes, to measure with.   kind: "standard", "ink", "synthetic" or "pairs"."""
     picture, label = np.zeros((height, width), np.uint8), np.full(tokens, 3, np.int32)
-    ink, standard = picture if kind != "standard" else None, picture if kind != "ink" else None
+    ink, standard = picture if kind != "standard" else None, picture if kind in ("standard", "pairs") else None
     boxes = np.tile(np.float32([0, 0, width, height]), (tokens, 1))
     return collate([Item(index, "blank", label, ink, standard, boxes) for index in range(count)])
 

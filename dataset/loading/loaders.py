@@ -13,14 +13,17 @@ import torch
 from dataset.formats.packages import prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
 from dataset.images.handwritten import HandwrittenImages
-from dataset.images.replay import Replay
+from dataset.images.mixture import Mixture, between
 from dataset.images.standard import STANDARD, VARIED, StandardImages, Styles
 from dataset.images.store import ImageStore, open_split, split_validation
 from dataset.images.strokes import open_strokes
+from dataset.images.symbols import SymbolLibrary, open_library
+from dataset.images.synthetic import SyntheticInk
 from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 from dataset.vocabulary import Vocabulary
+from utils.config.schema import BOX_LOSSES
 from utils.errors import ConfigError, DataError
 
 
@@ -118,6 +121,58 @@ class Data:
             print(f"{len(images.failures)} of {len(labels)} labels of {split} have no standard image", file=sys.stderr)
         return images
 
+    def synthetic_ink(
+        self,
+        new_labels: int = 0,
+        augmentation: Augmentation | None = None,
+        strokes: StrokeAugmentation | None = None,
+    ) -> SyntheticInk:
+        """The training labels, and so many new ones made from them, in the ink of the training part's symbols.
+
+        Symbols of the data sets that `data.symbols` names are used as well. What nobody has written is listed on
+        stderr: a simulated hand draws it.
+        """
+        labels = self.standard("train", STANDARD, new_labels)
+        ink = SyntheticInk(
+            labels,
+            self.vocabulary,
+            self.symbol_sources(),
+            **_picture_settings(self.about()),
+            augmentation=augmentation,
+            stroke_augmentation=strokes or AS_WRITTEN,
+        )
+        if ink.simulated:
+            print(
+                f"{self.folder.name}: in a simulated hand, for lack of strokes: {' '.join(ink.simulated)}",
+                file=sys.stderr,
+            )
+        return ink
+
+    def symbol_sources(self) -> list[tuple[SymbolLibrary, np.ndarray | None]]:
+        """The libraries to draw with, each with which of its symbols may be used: here, those of the training part.
+
+        Empty where no strokes are known. Raises DataError where a data set that `data.symbols` names has none.
+        """
+        sources: list[tuple[SymbolLibrary, np.ndarray | None]] = []
+        own = open_library(self.folder / "train", self.vocabulary)
+        if own is not None:
+            store, indices = self._part("train")
+            sources.append((own, own.of_pictures([store.name(int(index)) for index in indices])))
+        for name in self.settings.symbols:
+            folder = Path(self.settings.root) / name
+            if (folder / "symbols" / "store.json").is_file():
+                sources.append((SymbolLibrary(folder / "symbols"), None))
+                continue
+            vocabulary = folder / "vocabulary.txt"
+            library = open_library(folder / "train", Vocabulary.from_file(vocabulary)) if vocabulary.is_file() else None
+            if library is None:
+                raise DataError(
+                    f"data.symbols: {folder}: expected symbols/ (python -m dataset.images.symbols), or a data set made "
+                    f"from InkML, with train/strokes"
+                )
+            sources.append((library, None))
+        return sources
+
     def pairs(
         self,
         split: str,
@@ -175,7 +230,7 @@ class Items:
     """A map-style data set over (epoch, index) keys, so that workers need no word about the epoch."""
 
     def __init__(self, pictures: Any, kind: str, seed: int, with_boxes: bool = False):
-        """kind: "standard", "ink" or "pairs".   with_boxes: whether a loss asks where each token's ink lies."""
+        """kind: "standard", "ink", "synthetic" or "pairs".   with_boxes: whether a loss asks where tokens lie."""
         self.pictures, self.kind, self.seed, self.with_boxes = pictures, kind, seed, with_boxes
 
     def __len__(self) -> int:
@@ -220,7 +275,7 @@ class Loader:
         progress: of the stage, 0 to 1; a source whose mix changes in the course of a stage is told it.
         """
         self.epoch, self.progress = epoch, state["progress"] if state else progress
-        if hasattr(self.items.pictures, "set_progress"):
+        if isinstance(self.items.pictures, Mixture):
             self.items.pictures.set_progress(self.progress)
         if state:
             self.sampler.load_state_dict(state)
@@ -311,17 +366,51 @@ def _augmentations(settings: Any) -> tuple[Augmentation, StrokeAugmentation]:
     return made[0], made[1]
 
 
-def _needs_boxes(stage: Any) -> bool:
-    return stage.losses.get("attention", 0) > 0
+def _needs_boxes(stage: Any) -> list[str]:
+    """The losses of a stage that ask where each token's ink lies."""
+    return [name for name in BOX_LOSSES if stage.losses.get(name, 0) > 0]
 
 
 def _require_boxes(data: Data, stage: Any) -> None:
-    if _needs_boxes(stage) and stage.pictures != "standard" and open_strokes(data.folder / "train") is None:
+    if _needs_boxes(stage) and stage.pictures in ("pairs", "ink") and open_strokes(data.folder / "train") is None:
+        names = " and ".join(f"`{name}`" for name in _needs_boxes(stage))
         raise DataError(
-            f"{data.folder / 'train' / 'strokes'}: not found; the loss `attention` of stage {stage.name} needs pen "
+            f"{data.folder / 'train' / 'strokes'}: not found; the loss {names} of stage {stage.name} needs pen "
             f"strokes, which are kept where ink comes as InkML: python prepare.py INKML_FOLDER --dataset "
             f"{data.folder.name}"
         )
+
+
+def _training_pictures(
+    data: Data, stage: Any, config: Any
+) -> StandardImages | SyntheticInk | Pairs | HandwrittenImages | Mixture:
+    """What a stage shows, as its config says."""
+    styles = VARIED if stage.styles == "varied" else STANDARD
+    augmentation, strokes = _augmentations(config.augment) if stage.augment else (None, AS_WRITTEN)
+    if stage.pictures == "standard":
+        return data.standard("train", styles, stage.expressions.synthetic)
+    if stage.pictures == "synthetic":
+        return data.synthetic_ink(stage.expressions.synthetic, augmentation, strokes)
+    if stage.pictures == "pairs":
+        return data.pairs("train", styles, augmentation, strokes)
+    ink = data.ink("train", augmentation, strokes=strokes)
+    synthetic, replay = stage.synthetic, stage.replay
+    has_synthetic, has_replay = synthetic.first + synthetic.last > 0, replay.first + replay.last > 0
+    if not (has_synthetic or has_replay):
+        return ink
+    sources: list = [ink]
+    if has_synthetic:
+        sources.append(data.synthetic_ink(stage.expressions.synthetic, augmentation, strokes))
+    if has_replay:
+        sources.append(data.standard("train", styles, stage.expressions.synthetic))
+
+    def counts(passed: float) -> list[int]:
+        """As many pictures of handwriting as there is ink, a share of them synthetic; standard images besides."""
+        drawn = round(len(ink) * between(synthetic.first, synthetic.last, passed))
+        shown = round(len(ink) * between(replay.first, replay.last, passed))
+        return [len(ink) - drawn, *([drawn] if has_synthetic else []), *([shown] if has_replay else [])]
+
+    return Mixture(sources, counts, stage.epochs)
 
 
 def make_loaders(
@@ -332,22 +421,12 @@ def make_loaders(
     batching: "fixed" or "adaptive".   stride: of the encoder, in pixels.   memory: what a step needs, where it was
     measured.   ranks: this process among those that train together.
     """
-    styles = VARIED if stage.styles == "varied" else STANDARD
-    augmentation, strokes = _augmentations(config.augment) if stage.augment else (None, AS_WRITTEN)
     _require_boxes(data, stage)
     limit = config.training.validation_pictures
+    train = _training_pictures(data, stage, config)
     if stage.pictures == "standard":
-        train = data.standard("train", styles, stage.expressions.synthetic)
         validation = data.standard("validation", STANDARD, limit=limit)
     else:
-        pairs = stage.pictures == "pairs"
-        if pairs:
-            train = data.pairs("train", styles, augmentation, strokes)
-        else:
-            train = data.ink("train", augmentation, strokes=strokes)
-        if stage.replay.first or stage.replay.last:
-            shares = np.linspace(stage.replay.first, stage.replay.last, stage.epochs)
-            train = Replay(train, data.standard("train", styles, stage.expressions.synthetic), shares)
         validation = data.ink("validation", limit=limit)
     share = {"rank": ranks.rank, "world_size": ranks.world_size} if ranks else {}
     chosen = getattr(train, "chosen", None)
@@ -377,7 +456,7 @@ def make_loaders(
             chosen=chosen,
             **share,
         )
-    items = Items(train, stage.pictures, config.seed, with_boxes=_needs_boxes(stage))
+    items = Items(train, stage.pictures, config.seed, with_boxes=bool(_needs_boxes(stage)))
     pin_memory = torch.cuda.is_available()  # what lies there is copied to a GPU while it computes
     return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, **share)
 

@@ -31,9 +31,9 @@ def main() -> None:
 
     from dataset.loading.loaders import Items, Loader, open_data
     from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
-    from models.objective import Objective
+    from models.losses import Objective
     from models.recognizer import Recognizer
-    from utils.config.schema import load_config
+    from utils.config.loading import load_config
     from utils.training.devices import autocast, choose_device
     from utils.training.optimization import train_only
 

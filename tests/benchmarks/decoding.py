@@ -20,12 +20,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from models.counting import counting_loss  # noqa: E402
-from models.decoder import END, START, State  # noqa: E402
-from models.gru_decoder import GRUDecoder  # noqa: E402
-from models.recognizer import Recognizer, label_loss  # noqa: E402
+from models.decoders.gru import GRUDecoder  # noqa: E402
+from models.decoders.interface import DecoderState  # noqa: E402
+from models.losses import counting_loss, label_loss  # noqa: E402
+from models.recognizer import Recognizer  # noqa: E402
 from models.search import beam_search, greedy  # noqa: E402
 from utils.script import keep_freed_memory  # noqa: E402
+from utils.special_tokens import END, START  # noqa: E402
 
 VOCABULARY = 113
 # Widths of `presets.small` in config.yaml.
@@ -44,15 +45,15 @@ class EndsOnTime:
 
     def start(self, features, padding, counts=None):
         picture, past = self.decoder.start(features, padding, counts)
-        return State(picture | {"lengths": self.lengths}, past | {"written": torch.zeros_like(self.lengths)})
+        return DecoderState(picture | {"lengths": self.lengths}, past | {"written": torch.zeros_like(self.lengths)})
 
     def step(self, state, tokens):
         written = state.past["written"]
         logits, (picture, past), attention = self.decoder.step(state, tokens)
-        lengths = state.picture["lengths"].repeat_interleave(len(tokens) // len(state.picture["lengths"]))
+        lengths = state.image["lengths"].repeat_interleave(len(tokens) // len(state.image["lengths"]))
         logits[:, [START, END]] = torch.where(written >= lengths, 100.0, -100.0)[:, None]
         past = past | {"written": written + 1}
-        return logits, State(picture | {"lengths": state.picture["lengths"]}, past), attention
+        return logits, DecoderState(picture | {"lengths": state.image["lengths"]}, past), attention
 
     def __call__(self, *arguments):
         return self.decoder(*arguments)
@@ -66,13 +67,13 @@ class ReRun:
 
     def start(self, features, padding, counts=None):
         picture = {"features": features, "padding": padding} | ({} if counts is None else {"counts": counts})
-        return State(picture, {"tokens": torch.zeros(len(features), 0, dtype=torch.long)})
+        return DecoderState(picture, {"tokens": torch.zeros(len(features), 0, dtype=torch.long)})
 
     def step(self, state, tokens):
         tokens = torch.cat([state.past["tokens"], tokens[:, None]], 1)
-        picture = state.picture
+        picture = state.image
         decoded = self.decoder(picture["features"], picture["padding"], tokens, picture.get("counts"))
-        return decoded.logits[:, -1].clone(), State(picture, {"tokens": tokens}), decoded.attention[:, -1]
+        return decoded.logits[:, -1].clone(), DecoderState(picture, {"tokens": tokens}), decoded.attention[:, -1]
 
     def __call__(self, *arguments):
         return self.decoder(*arguments)
@@ -201,7 +202,7 @@ def small(tokens: int = 16, height: int = 52, width: int = 152) -> None:
             labels, lengths = torch.randint(3, VOCABULARY, (batch, tokens)), torch.full((batch,), tokens)
 
             def learn(arguments=(images, padding, labels, lengths)):
-                taught = network.teach(*arguments)  # noqa: B023
+                taught = network(*arguments)  # noqa: B023
                 loss = label_loss(taught)
                 if taught.counts is not None:
                     loss = loss + counting_loss(taught.counts, arguments[2])

@@ -83,7 +83,7 @@ def first_batches(root: str, dataset: str, batching: str) -> None:
     import torch
 
     from dataset.loading.loaders import make_loaders, open_data
-    from utils.config.schema import load_config
+    from utils.config.loading import load_config
 
     torch.set_num_threads(1)
     imported, before = time.perf_counter(), resident()

@@ -55,9 +55,9 @@ def measure(options: argparse.Namespace) -> dict:
     import torch
 
     from dataset.loading.loaders import make_loaders, open_data
-    from models.objective import Objective
+    from models.losses import Objective
     from models.recognizer import Recognizer
-    from utils.config.schema import load_config
+    from utils.config.loading import load_config
     from utils.script import keep_freed_memory
     from utils.training.averaging import EMA
     from utils.training.devices import autocast, choose_device, seed_everything, set_threads

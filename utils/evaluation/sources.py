@@ -145,4 +145,4 @@ class CheckpointSource:
     def _prediction(self, decoded: Decoded) -> Prediction:
         best, decode = decoded.hypothesis, self.reader.vocabulary.decode
         others = tuple((decode(other.tokens), other.score) for other in best.alternatives)
-        return Prediction(decode(best.tokens), best.score, best.is_cut, others)
+        return Prediction(decode(best.tokens), best.score, best.is_truncated, others)

@@ -128,8 +128,8 @@ def _frame_rows(difference: np.ndarray, least: int) -> int:
     after = rows[count + SOFT_EDGE - 1 : count + SOFT_EDGE]
     if not count or not after.size or np.median(after) > PAPER_AGAIN * abs(level):
         return 0
-    while count < len(rows) and np.median(rows[count]) > PAPER_AGAIN * abs(level):  # its soft edge
-        count += 1
+    is_soft = np.median(rows[count : count + SOFT_EDGE], axis=1) > 0  # of its blurred edge
+    count += int(np.cumprod(is_soft).sum())
     return count
 
 

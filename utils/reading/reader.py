@@ -325,7 +325,7 @@ class Reader:
 
         def work(batch: Any) -> list[float]:
             hypotheses = self.model.read(batch.images, batch.padding)
-            return [hypothesis.score - 1e4 * hypothesis.is_cut for hypothesis in hypotheses]
+            return [hypothesis.score - 1e4 * hypothesis.is_truncated for hypothesis in hypotheses]
 
         errors: dict[int, Exception] = {}
         fail = None if on_failure is None else lambda place, error: errors.update({guesses[place][0]: error})
@@ -345,7 +345,7 @@ class Reader:
         others = [(tuple(self.vocabulary.decode(other.tokens)), other.score) for other in hypothesis.alternatives]
         stride = self.model.handwritten_encoder.stride
         confidence = float(explanation.confidences.double().prod())
-        warnings = warnings_about(tokens, confidence, hypothesis.is_cut, self.language.is_well_formed(tokens))
+        warnings = warnings_about(tokens, confidence, hypothesis.is_truncated, self.language.is_well_formed(tokens))
         if prepared.lines:
             warnings = (f"{len(prepared.lines)} lines of writing, read as one formula", *warnings)
         return Reading(
@@ -358,7 +358,7 @@ class Reader:
             boxes=tuple(
                 _box(weights, stride, view, prepared.given_size) for weights in explanation.attention.cpu().numpy()
             ),
-            is_truncated=hypothesis.is_cut,
+            is_truncated=hypothesis.is_truncated,
             warnings=warnings,
             is_cleaned=prepared.is_cleaned,
             image=view.image,

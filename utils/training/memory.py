@@ -11,7 +11,7 @@ import dataclasses
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.config.schema import StageConfig
+from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import MemoryLimitError
 from utils.training.devices import autocast, random_state, restore_random_state
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
 from utils.training.optimization import train_only
+from utils.training.run_folder import Run
 
+MAX_PROBE_SECONDS = 20
 OUT_OF_MEMORY = (
     "out of memory",  # CUDA, MPS
     "can't allocate memory",  # CPU
@@ -55,6 +57,7 @@ def run_in_pieces(
     step: Callable[[Any], Any],
     start_over: Callable[[], None],
     context: DistributedContext = SINGLE_PROCESS,
+    indivisible: Sequence[str] = (),
 ) -> tuple[list[Any], bool]:
     """Run a step over a whole batch, or over as many pieces of it as memory asks for.
 
@@ -64,49 +67,66 @@ def run_in_pieces(
         sum_gradients.
     start_over(): undoes what steps have added: optimizer.zero_grad(set_to_none=True). Called before each attempt.
 
+    indivisible: losses whose gradient would be another one in pieces; where there are any, the batch stays whole.
+
     Each attempt starts from the same random state. Only BatchNorm keeps the statistics of a failed attempt, which are
     those of some of the same pictures once more.
     Returns what step returned for each piece, and whether any process had to split: all get the same answer.
-    Raises MemoryLimitError, in all processes, when a single picture does not fit.
+    Raises MemoryLimitError, in all processes, when a single picture does not fit, or a batch that must stay whole.
     """
     pieces = [batch] if batch is not None and len(batch) else []
-    device = context.device
-    random = random_state(device)
+    random = random_state(context.device)
     tried_alone, too_large = set(), None
     while True:
         start_over()
-        results, failed = [], None
-        for piece in pieces:
-            try:
-                results.append(step(piece))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                failed = piece
-                break
+        results, failed = _attempt(pieces, step)
         if failed is None:
             break
         results.clear()
         start_over()
         free_memory()
-        restore_random_state(random, device)
-        if len(failed) == 1 and id(failed) in tried_alone:
+        restore_random_state(random, context.device)
+        is_smallest = len(failed) == 1 or bool(indivisible)
+        if is_smallest and id(failed) in tried_alone:
             too_large = failed
             break
-        if len(failed) == 1:  # has a second chance, now that memory was freed
+        if is_smallest:  # has a second chance, now that memory was freed
             tried_alone.add(id(failed))
-        pieces = [half for piece in pieces for half in (piece.split() if len(piece) > 1 else [piece])]
-
-    was_split = len(pieces) > 1
-    any_was_split, any_is_too_large = context.any([was_split, too_large is not None])
-    if too_large is not None:
-        raise MemoryLimitError(
-            f"{too_large.names[0]}: this picture alone ({too_large.padded_pixels:,} pixels) needs more memory than "
-            f"there is on {device}; {REMEDIES}"
-        )
+        if not indivisible:
+            pieces = [half for piece in pieces for half in (piece.split() if len(piece) > 1 else [piece])]
+    was_split, any_is_too_large = context.any([len(pieces) > 1, too_large is not None])
     if any_is_too_large:
-        raise MemoryLimitError("another process has a picture that does not fit into its memory alone; it says which")
-    return results, any_was_split
+        raise MemoryLimitError(_why_too_large(too_large, indivisible, context.device))
+    return results, was_split
+
+
+def _attempt(pieces: Sequence[Any], step: Callable[[Any], Any]) -> tuple[list[Any], Any]:
+    """What step returned for each piece, and the piece that ran out of memory; None where none did."""
+    results = []
+    for piece in pieces:
+        try:
+            results.append(step(piece))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return results, piece
+    return results, None
+
+
+def _why_too_large(batch: Any, indivisible: Sequence[str], device: torch.device) -> str:
+    """batch: of one picture, or one that must stay whole; None where it is another process's."""
+    if batch is None:
+        return "another process has a picture or batch that does not fit into memory; it says which"
+    if len(batch) == 1:
+        return (
+            f"{batch.names[0]}: this picture alone ({batch.padded_pixels:,} pixels) needs more memory than there is on "
+            f"{device}; {REMEDIES}"
+        )
+    return (
+        f"a batch of {len(batch)} pictures ({batch.padded_pixels:,} pixels) needs more memory than there is on "
+        f"{device}, and {', '.join(indivisible)} would have another gradient in pieces; smaller batches "
+        f"(batch.max_pixels, batch.batch_size) would help"
+    )
 
 
 REMEDIES = (
@@ -177,7 +197,6 @@ def fit_memory(
     height: int = 128,
     width: int = 512,
     tokens: tuple[int, int] = (16, 64),
-    max_seconds: float = 20.0,
 ) -> MemoryModel:
     """Measure a few small steps, and say how many pixels fit.
 
@@ -193,7 +212,7 @@ def fit_memory(
     started, probes, count = time.monotonic(), [], 2
     _try_probe(probe, [], 1, height, width, tokens)  # the first step of all also takes what libraries keep for good
     while _try_probe(probe, probes, count, height, width, tokens):
-        if len(probes) >= 6 and (probes[-1][2] > available / 4 or time.monotonic() - started > max_seconds):
+        if len(probes) >= 6 and (probes[-1][2] > available / 4 or time.monotonic() - started > MAX_PROBE_SECONDS):
             break
         count *= 2
     if len(probes) < 4:
@@ -254,6 +273,30 @@ def measure_memory(
         with torch.no_grad():
             for name, buffer in objective.model.named_buffers():
                 buffer.copy_(buffers[name])
+
+
+def measured_once(
+    objective: nn.Module,
+    stage: StageConfig,
+    training: TrainingConfig,
+    make_batch: Callable[[int, int, int, int, str], Any],
+    run: Run,
+    context: DistributedContext,
+) -> MemoryModel | None:
+    """What a step of the stage needs, measured when the run comes to it first, and kept in its folder.
+
+    make_batch(count, height, width, tokens, kind of images): a batch to measure with.   None without a GPU.
+    """
+    if context.device.type != "cuda":
+        return None
+
+    def make(*sizes: int) -> Any:
+        return make_batch(*sizes, stage.pictures)
+
+    def probe() -> dict[str, Any]:
+        return measure_memory(objective, stage, make, context.device, training.precision)
+
+    return MemoryModel(**context.first_then_all(lambda: run.keep(f"memory-{stage.name}", probe)))
 
 
 def _try_probe(probe, probes: list, count: int, height: int, width: int, tokens: tuple[int, int]) -> bool:

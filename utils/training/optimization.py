@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from utils.config.schema import StageConfig, TrainingConfig
+from utils.training.muon import Muon, hidden_matrices
 
 
 def train_only(model: nn.Module, parts: Iterable[str]) -> None:
@@ -43,7 +44,17 @@ def make_optimizer(model: nn.Module, stage: StageConfig, training: TrainingConfi
         {"params": [p for p in learning if p.dim() > 1], "weight_decay": training.weight_decay},
         {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    if training.optimizer == "muon":
+        hidden = {id(weight) for weight in hidden_matrices(model)}
+        matrices, vectors = groups
+        groups = [
+            {**matrices, "params": [p for p in matrices["params"] if id(p) in hidden], "is_hidden": True},
+            {**matrices, "params": [p for p in matrices["params"] if id(p) not in hidden]},
+            vectors,
+        ]
     groups = [group for group in groups if group["params"]]
+    if training.optimizer == "muon":
+        return Muon(groups, lr=stage.learning_rate)
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=stage.learning_rate, momentum=training.momentum, fused=True)
     if training.optimizer == "adadelta":

@@ -12,7 +12,7 @@ from utils.errors import CheckpointError
 from utils.script import run_script
 from utils.training.run_folder import load_checkpoint, save_checkpoint
 
-ONLY_FOR_TRAINING = "standard_encoder."
+ONLY_FOR_TRAINING = ("standard_encoder.", "symbol_map.")
 LARGEST_HALF = 65504.0
 
 
@@ -36,7 +36,7 @@ def publish(source: str | Path, target: str | Path) -> int:
                 raise CheckpointError(f"{source}: {name} is larger than 16 bits hold ({tensor.abs().max():.3g})")
             tensor = tensor.to(torch.float16)
         weights[name] = tensor
-    about["architecture"] = {**about["architecture"], "domains": ["handwritten"]}
+    about["architecture"] = {**about["architecture"], "domains": ["handwritten"], "symbols": False}
     save_checkpoint(Path(target), weights, about)
     return Path(target).stat().st_size
 

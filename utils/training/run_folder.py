@@ -23,9 +23,11 @@ from typing import Any
 
 import yaml
 
+from utils.config.loading import differences
 from utils.errors import CheckpointError, ConfigError
 from utils.files import atomic_path, atomic_write
 from utils.training.epoch_log import read_line
+from utils.training.tensorboard import TensorBoardLog
 
 # A resumed run may move to another machine, and may become longer; anything else would make it another run.
 MAY_CHANGE = ("device", "threads", "data.root", "data.workers", "training.save_minutes")
@@ -84,6 +86,7 @@ class Run:
 
     def __init__(self, folder: str | Path, is_writer: bool = True):
         self.folder = Path(folder)
+        self.tensorboard: TensorBoardLog | None = None
         self.is_writer = is_writer  # of several processes that train together, one writes
         self.about: dict[str, Any] = {}
         self.restored: dict[str, Any] | None = None  # the saved state, where the run is resumed
@@ -138,7 +141,7 @@ class Run:
         """Raises ConfigError where the configuration is another one, and not only a longer one."""
         finished = list(self.restored["finished"]) if self.restored else []
         changed = []
-        for key, before, now in _differences(kept, config):
+        for key, before, now in differences(kept, config):
             match = MAY_GROW.fullmatch(key)
             if match and isinstance(before, int | float) and isinstance(now, int | float) and now > before:
                 self.is_extended = True
@@ -186,6 +189,8 @@ class Run:
             return
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self.tensorboard:
+            self.tensorboard.add(line, len(self.lines()))
 
     def lines(self) -> list[dict]:
         """The log's lines, those of earlier versions under today's names."""
@@ -257,6 +262,21 @@ class Run:
             self._write("log.jsonl", "".join(kept))
 
 
+def open_run(
+    folder: Path, config: dict, about: dict, is_writer: bool, is_resumed: bool, with_tensorboard: bool = False
+) -> Run:
+    """Begin a run in a folder, or resume the one that it holds.
+
+    config: plain values.   about: the architecture, the vocabulary's tokens, and the data's settings, which every
+    checkpoint is to hold.   is_writer: of several processes, one writes.   Raises ConfigError, CheckpointError.
+    """
+    run = Run(folder, is_writer)
+    (run.resume if is_resumed else run.begin)(config, about["vocabulary"], about)
+    if with_tensorboard and is_writer:
+        run.tensorboard = TensorBoardLog(run.folder, len(run.lines()))
+    return run
+
+
 def new_folder(root: Path, dataset: str, name: str | None) -> Path:
     """The folder of a new run: the named one, else the first free one of SAMPLE, SAMPLE-2 …"""
     if name:
@@ -289,16 +309,3 @@ def dataset_of(config: Path) -> str | None:
         return yaml.safe_load(config.read_text(encoding="utf-8"))["dataset"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
-
-
-def _differences(kept: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """The dotted keys in which two configurations differ, with the value in each."""
-    if isinstance(kept, dict) and isinstance(new, dict):
-        names = [*kept, *(name for name in new if name not in kept)]
-        pairs = [(name, kept.get(name), new.get(name)) for name in names]
-    elif isinstance(kept, list) and isinstance(new, list) and len(kept) == len(new):
-        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(kept, new, strict=True))]
-    else:
-        return [] if kept == new else [(key, kept, new)]
-    prefix = f"{key}." if key else ""
-    return [different for name, a, b in pairs for different in _differences(a, b, prefix + name)]

@@ -12,9 +12,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from utils.config.schema import StageConfig, TrainingConfig
+from utils.config.schema import Config, StageConfig, TrainingConfig
 from utils.training.averaging import EMA, make_swa
-from utils.training.clock import TrainingClock, describe_time, validation_is_affordable
+from utils.training.clock import TrainingClock, describe_time, stage_seconds, validation_is_affordable
 from utils.training.devices import autocast, random_state, restore_random_state, seed_everything
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext, mean_batch_norm, sum_gradients
 from utils.training.epoch_log import EpochSums, LossWatch, describe
@@ -64,6 +64,13 @@ class StagePlan:
     title: str
     seconds: float | None = None
 
+    @classmethod
+    def of(cls, config: Config, index: int, seconds_used: Mapping[str, float]) -> StagePlan:
+        """The plan of a stage by its index.   seconds_used: by the stages before it, by name."""
+        stage, seed = config.stages[index], config.seed + index
+        title = f"stage {index + 1}/{len(config.stages)} {stage.name}"
+        return cls(stage, seed, title, stage_seconds(config.training.minutes, config.stages, index, seconds_used))
+
 
 class Trainer:
     """Trains one stage: fit() leaves the model with the stage's best weights, chosen on validation.
@@ -83,8 +90,8 @@ class Trainer:
         run: Run,
         context: DistributedContext = SINGLE_PROCESS,
     ):
-        """objective(batch) -> {loss name: mean over the batch's real tokens or pictures}; objective.units says over
-        which, objective.model is what learns.
+        """objective(batch) -> {loss name: mean over a unit of the batch, such as its tokens}; objective.units says over
+        which, objective.count_units(batch) how many there are, objective.model is what learns.
         """
         self.objective, self.model, self.loaders = objective, objective.model, loaders
         self.plan, self.stage, self.training, self.run, self.context = plan, plan.stage, training, run, context
@@ -205,6 +212,7 @@ class Trainer:
             lambda piece: self.add_gradient(piece, counts),
             lambda: self.optimizer.zero_grad(set_to_none=True),
             self.context,
+            self.objective.indivisible,
         )
         sum_gradients(self.model.parameters(), self.context)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
@@ -220,23 +228,31 @@ class Trainer:
                 self.bar.set_postfix(loss=f"{self.watch.last * self.context.world_size:.3f}", refresh=False)
         self.adapt_budget(batch, was_split)
 
-    def counts(self, batch: Any) -> dict[str, int]:
-        """Tokens and pictures of this step in all processes, from the plan that each of them has made alike."""
-        own = {"tokens": batch.tokens, "pictures": len(batch)} if batch is not None else {"tokens": 0, "pictures": 0}
+    def counts(self, batch: Any) -> dict[str, int | torch.Tensor]:
+        """How many of each unit this step has in all processes; no GPU is waited for.
+
+        Tokens and pictures are known from the plan that each process has made alike; other units, which a loss finds
+        in its batch, are summed where they are.
+        """
+        own = self.objective.count_units(batch)
         if self.context.world_size == 1:
             return own
         planned = self.loaders.train.counts(self.step)  # a row for each process
         mine = dict(zip(("tokens", "pictures"), planned[self.context.rank].tolist(), strict=True))
-        assert mine == own, f"step {self.step}: the sampler's plan says {mine}, the batch has {own}"
-        tokens, pictures = planned.sum(axis=0).tolist()
-        return {"tokens": tokens, "pictures": pictures}
+        assert mine.items() <= own.items(), f"step {self.step}: the sampler's plan says {mine}, the batch has {own}"
+        counts = dict(zip(("tokens", "pictures"), planned.sum(axis=0).tolist(), strict=True))
+        others = {unit: number for unit, number in own.items() if unit not in counts}
+        for unit, number in others.items():
+            others[unit] = torch.zeros((), dtype=torch.float64, device=self.device).add_(number)
+        self.context.sum_(others.values())
+        return counts | others
 
-    def add_gradient(self, piece: Any, counts: dict[str, int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def add_gradient(self, piece: Any, counts: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Forward and backward over a piece of a step. Returns its losses, and their weighted sum.
 
-        counts: tokens and pictures of the whole step in all processes; each loss is the piece's share of their mean.
+        counts: of the whole step in all processes; each loss is the piece's share of the mean over its unit.
         """
-        shares = {"tokens": piece.tokens / counts["tokens"], "pictures": len(piece) / counts["pictures"]}
+        shares = {unit: number / counts[unit] for unit, number in self.objective.count_units(piece).items()}
         with autocast(self.device, self.training.precision):
             losses = {name: loss * shares[self.objective.units[name]] for name, loss in self.objective(piece).items()}
             total = sum(weight * losses[name] for name, weight in self.stage.losses.items() if weight)

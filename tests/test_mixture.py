@@ -1,9 +1,9 @@
-"""Standard images among ink: how many, which, and that each comes with its own label."""
+"""Several sources in one stage: how many of each, which, and that each picture comes with its own label."""
 
 import numpy as np
 import pytest
 
-from dataset.images.replay import Replay
+from dataset.images.mixture import Mixture, between
 from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
 
 
@@ -30,9 +30,13 @@ class Pictures:
         return f"{self.side} {self.numbers[index]}"
 
 
+INK, OTHER = Pictures(range(1, 41), "ink"), Pictures(range(101, 201), "standard")
+
+
 @pytest.fixture
 def replay():
-    return Replay(Pictures(range(1, 41), "ink"), Pictures(range(101, 201), "standard"), np.linspace(1.0, 0.0, 5))
+    """All ink, and beside it as many standard images at first, none at last."""
+    return Mixture([INK, OTHER], lambda passed: [40, round(40 * (1 - passed))], epochs=5)
 
 
 def test_the_share_of_standard_images_decays_and_all_ink_is_always_there(replay):
@@ -43,7 +47,7 @@ def test_the_share_of_standard_images_decays_and_all_ink_is_always_there(replay)
 
 def test_each_epoch_draws_other_standard_images_and_the_same_ones_again(replay):
     assert replay.chosen(0, 0).tolist() == replay.chosen(0, 0).tolist()
-    others = Replay(replay.ink, replay.standard, [1.0])
+    others = Mixture([INK, OTHER], lambda passed: [40, 40], epochs=1)
     assert others.chosen(0, 0).tolist() != others.chosen(0, 1).tolist() != others.chosen(1, 1).tolist()
 
 
@@ -68,3 +72,20 @@ def test_pictures_labels_names_and_sizes_belong_together(replay):
         assert replay.picture(index, 0, 0).shape == tuple(sizes[index])
         assert replay.picture(index, 0, 0)[0, 0] == number
         assert replay.name(index) == f"{'ink' if index < 40 else 'standard'} {number}"
+
+
+def test_shares_follow_the_progress_where_it_is_told_and_the_epochs_where_not():
+    mixture = Mixture(
+        [INK, OTHER], lambda passed: [round(between(0, 40, passed)), round(between(40, 0, passed))], epochs=3
+    )
+
+    def share(epoch):
+        chosen = mixture.chosen(0, epoch)
+        assert len(chosen) == len(set(chosen.tolist())) == 40
+        return (chosen < len(INK)).mean()
+
+    assert [share(epoch) for epoch in (0, 1, 2, 9)] == [0, 0.5, 1, 1]
+    mixture.set_progress(0.25)
+    assert [share(epoch) for epoch in (0, 1, 2)] == [0.25] * 3
+    mixture.set_progress(None)
+    assert share(1) == 0.5

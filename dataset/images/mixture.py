@@ -1,0 +1,79 @@
+"""Several sources of pictures in one stage, in shares that change while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dataset.images.handwritten import HandwrittenImages
+from dataset.images.standard import StandardImages
+from dataset.images.synthetic import SyntheticInk
+
+Source = HandwrittenImages | StandardImages | SyntheticInk
+
+
+def between(first: float, last: float, passed: float) -> float:
+    """On the straight line from `first`, where nothing has passed, to `last`, where all has."""
+    return first + (last - first) * min(max(passed, 0.0), 1.0)
+
+
+class Mixture:
+    """Pictures of several sources, shown as if they were of one kind. Follows the protocol of each of them.
+
+    Indices count through the sources in their order; `chosen` says which of them an epoch shows. Deterministic in
+    (seed, epoch, index), and in the progress where that is told.
+    """
+
+    def __init__(self, sources: Sequence[Source], counts: Callable[[float], Sequence[int]], epochs: int):
+        """counts: from the fraction of the stage that has passed, 0 to 1, to the pictures of each source to show.
+
+        epochs: of the stage: without `set_progress`, its first epoch begins at 0 and its last one at 1.
+        """
+        self.sources, self.counts, self.epochs = tuple(sources), counts, epochs
+        self.lengths = np.concatenate([source.lengths for source in sources])
+        self.progress: float | None = None
+        self._first = np.cumsum([0, *map(len, sources)])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def set_progress(self, progress: float | None) -> None:
+        """What fraction of the stage has passed when the next epoch begins; None: as its number says."""
+        self.progress = progress
+
+    def chosen(self, seed: int, epoch: int) -> np.ndarray:
+        """The indices of this epoch, rising: of each source as many as it has to show, or all it has, at random."""
+        passed = epoch / max(self.epochs - 1, 1) if self.progress is None else self.progress
+        parts = []
+        for number, (source, count) in enumerate(zip(self.sources, self.counts(passed), strict=True)):
+            random = np.random.default_rng([seed, epoch, number])
+            parts.append(self._first[number] + np.sort(random.permutation(len(source))[: max(count, 0)]))
+        return np.concatenate(parts)
+
+    def sizes(self, seed: int, epoch: int) -> np.ndarray:
+        """(N, 2) height and width in pixels of every picture in this epoch."""
+        return np.concatenate([source.sizes(seed, epoch) for source in self.sources])
+
+    def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        """uint8 (H, W), ink 255 on paper 0."""
+        source, place = self._find(index)
+        return source.picture(place, seed, epoch)
+
+    def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `picture`; NaN where not known."""
+        source, place = self._find(index)
+        return source.boxes(place, seed, epoch)
+
+    def label(self, index: int) -> np.ndarray:
+        source, place = self._find(index)
+        return source.label(place)
+
+    def name(self, index: int) -> str:
+        source, place = self._find(index)
+        return source.name(place)
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        index = range(len(self))[index]  # an IndexError where there is no such picture, and -1 is the last
+        number = int(np.searchsorted(self._first, index, side="right")) - 1
+        return self.sources[number], index - int(self._first[number])

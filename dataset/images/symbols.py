@@ -1,0 +1,394 @@
+r"""A library of handwritten symbols: single symbols as strokes, by token, with who wrote them and how large.
+
+    library = open_library(folder / "train", vocabulary)           # built once from a split whose strokes are known
+    python -m dataset.images.symbols mathnote.tar.xz --out datasets/MATHNOTE/symbols     # single symbols from elsewhere
+
+Each symbol of a written expression is measured against the box that the typesetter gives its token: the em of the
+picture is fitted first, then the symbol's strokes are kept in that em, together with the typeset box. So a symbol
+brings its own size, shape and place on the line along, wherever the typesetter wants one of its token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset.images.standard import STANDARD, StandardImages
+from dataset.images.store import FlatWriter, ImageStore, map_files, one_at_a_time
+from dataset.images.strokes import Strokes, StrokeStore, boxes_of, open_strokes
+from dataset.images.token_boxes import token_boxes
+from dataset.renderer import RenderError, layout
+from dataset.vocabulary import Vocabulary
+from utils.errors import DataError
+
+# Raise this when the files below, or what is measured, change: older libraries are then built again.
+VERSION = 1
+# The flat files, and what one element of each is. Lengths are in em of the picture that the symbol is from.
+FILES = {
+    "points": np.float32,  # x, y from the left top of the symbol
+    "trace_ends": np.int64,  # in points; of each trace
+    "trace_heights": np.float32,
+    "symbol_trace_ends": np.int64,  # in traces; of each symbol
+    "symbol_tokens": np.int32,  # place in the list of tokens
+    "symbol_pictures": np.int32,  # place among the pictures
+    "symbol_sizes": np.float32,  # width, height
+    "typeset_sizes": np.float32,  # width, height of the token's box where the symbol was written
+    "rises": np.float32,  # how far the symbol lies below where the typesetter has it, against its line
+    "picture_hashes": np.uint64,  # of the pictures' names
+    "picture_writers": np.int32,
+    "picture_features": np.float32,  # see `Features`; NaN where a picture does not tell
+}
+NO_PICTURE = -1
+# Symbols whose diagonal is beyond these shares of the typeset one are taken for errors of the segmentation.
+LEAST_SIZE, LARGEST_SIZE = 0.35, 2.6
+LARGEST_RISE = 0.3  # em
+# So many pictures share the beginning of their names and still are one writer's.
+MOST_OF_A_WRITER = 150
+
+
+class Features(NamedTuple):
+    """What a picture tells about its writer's way.
+
+    slant: mean x per y of steep strokes, rightwards and upwards.   step: em from a point to the next: the tablet's.
+    spread: distances along the line against the typesetter's.   lift: distances across it.
+    """
+
+    slant: float
+    step: float
+    spread: float
+    lift: float
+
+
+class SymbolLibrary:
+    """The symbols of one source, memory-mapped. Cheap to pickle. Raises DataError when the files are not whole."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        about, files = map_files(self.folder, FILES, "delete it to have it built again")
+        self.tokens: list[str] = about["tokens"]
+        self.points = files["points"].reshape(-1, 2)
+        self.trace_ends, self.trace_heights = files["trace_ends"], files["trace_heights"]
+        self.symbol_trace_ends = files["symbol_trace_ends"]
+        self.symbol_tokens, self.symbol_pictures = files["symbol_tokens"], files["symbol_pictures"]
+        self.sizes, self.typeset_sizes = files["symbol_sizes"].reshape(-1, 2), files["typeset_sizes"].reshape(-1, 2)
+        self.rises = files["rises"]
+        self.picture_hashes, self.picture_writers = files["picture_hashes"], files["picture_writers"]
+        self.picture_features = files["picture_features"].reshape(-1, len(Features._fields))
+
+    def __len__(self) -> int:
+        return len(self.symbol_tokens)
+
+    def __reduce__(self):
+        return SymbolLibrary, (self.folder,)
+
+    def of_pictures(self, names: Sequence[str]) -> np.ndarray:
+        """(symbols,) bool: which symbols are from the pictures of these names, or from no picture at all."""
+        is_wanted = np.isin(self.picture_hashes, np.array([hash_of(name) for name in names], np.uint64))
+        return np.append(is_wanted, True)[self.symbol_pictures]  # NO_PICTURE is the last
+
+
+def hash_of(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+class LibraryWriter(FlatWriter):
+    """Writes a SymbolLibrary."""
+
+    def __init__(self, folder: Path, tokens: Sequence[str], source: str):
+        """tokens: what symbols are symbols of.   source: stands for what the library is built from."""
+        super().__init__(folder, FILES, version=VERSION, tokens=list(tokens), source=source)
+        self._pictures = 0
+
+    def add_picture(self, name: str, writer: int, features: Features) -> int:
+        """Returns the picture's place, for its symbols."""
+        self._write("picture_hashes", hash_of(name))
+        self._write("picture_writers", writer)
+        self._write("picture_features", features)
+        self._pictures += 1
+        return self._pictures - 1
+
+    def add(
+        self, token: int, picture: int, traces: Sequence[np.ndarray], typeset: np.ndarray, rise: float = 0.0
+    ) -> None:
+        """traces: (points, 2) each, in em.   typeset: (2,) width and height of the token's typeset box."""
+        points = np.concatenate(traces)
+        low = points.min(axis=0)
+        for trace in traces:
+            self._write("points", trace - low)
+            self._write("trace_ends", self._written("points") // 2)
+            self._write("trace_heights", np.ptp(trace[:, 1]))
+        self._write("symbol_trace_ends", self._written("trace_ends"))
+        self._write("symbol_tokens", token)
+        self._write("symbol_pictures", picture)
+        self._write("symbol_sizes", np.ptp(points, axis=0))
+        self._write("typeset_sizes", typeset)
+        self._write("rises", rise)
+
+
+# ---- from a split whose strokes are known ----------------------------------------------------------------------------
+
+
+def open_library(split: Path, vocabulary: Vocabulary, progress: bool = True) -> SymbolLibrary | None:
+    """The symbols of a split's folder, in SPLIT/symbols; built first where they are missing or older than the strokes.
+
+    Nothing where the split's strokes are not known. Raises DataError.
+    """
+    strokes = open_strokes(split)
+    if strokes is None:
+        return None
+    store = ImageStore(split / "store")
+    digest = hashlib.sha256("\n".join(vocabulary.tokens).encode())
+    for folder in (split / "store", split / "strokes"):
+        digest.update((folder / "store.json").read_bytes())
+    source = digest.hexdigest()
+    if not _is_fresh(split / "symbols", source):
+        with one_at_a_time(split.parent):
+            if not _is_fresh(split / "symbols", source):  # another process may have built it meanwhile
+                build_library(split, store, strokes, vocabulary, source, progress)
+    return SymbolLibrary(split / "symbols")
+
+
+def _is_fresh(folder: Path, source: str) -> bool:
+    try:
+        about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return about.get("version") == VERSION and about.get("source") == source
+
+
+def build_library(
+    split: Path, store: ImageStore, strokes: StrokeStore, vocabulary: Vocabulary, source: str, progress: bool = True
+) -> None:
+    """Cut all pictures of a split into symbols, each measured against the typeset box of its token."""
+    labels, label_of = _different_labels(store, vocabulary)
+    standard = StandardImages(labels, vocabulary, split.parent / "standard", STANDARD, progress=progress)
+    boxes = token_boxes(*standard.layouts())
+    layout_of = np.full(len(labels), -1)
+    layout_of[standard.labels_of] = np.arange(len(standard))
+    names = [store.name(index) for index in range(len(store))]
+    writers = writers_of(names, split / "writers.txt")
+    title = f"{split.parent.name}/{split.name}: symbols"
+    with LibraryWriter(split / "symbols", vocabulary.tokens, source) as library:
+        for index, name in enumerate(tqdm(names, title, disable=not progress, unit="picture")):
+            drawn = layout_of[label_of[index]]
+            written = strokes.find(name, store.sizes[index])
+            if drawn < 0 or written is None:
+                continue
+            part = slice(int(boxes.ends[drawn - 1]) if drawn else 0, int(boxes.ends[drawn]))
+            _add_symbols(library, name, writers[index], written, store.tokens(index), boxes, part)
+
+
+def _different_labels(store: ImageStore, vocabulary: Vocabulary) -> tuple[list[list[str]], np.ndarray]:
+    _, first, label_of = np.unique(store.label_hash, return_index=True, return_inverse=True)
+    return [vocabulary.decode(store.tokens(int(index))) for index in first], label_of
+
+
+def writers_of(names: Sequence[str], table: Path) -> list[int]:
+    """A number for the writer of each picture.
+
+    table: lines `name<TAB>writer`, where somebody knows. Else names that differ in their last number alone are one
+    writer's, as data sets that are collected on forms have it; where that would be far too many, each picture is its
+    own writer's.
+    """
+    known = {}
+    if table.is_file():
+        lines = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines() if line)
+        known = {fields[0]: fields[-1] for fields in lines}
+    groups = [known.get(name) or re.sub(r"[-_ ]?[A-Za-z]*\d+$", "", name) or name for name in names]
+    counts = Counter(groups)
+    groups = [
+        group if name in known or counts[group] <= MOST_OF_A_WRITER else name
+        for group, name in zip(groups, names, strict=True)
+    ]
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(group, len(numbers)) for group in groups]
+
+
+def _add_symbols(library, name: str, writer: int, written: Strokes, label: np.ndarray, boxes, part: slice) -> None:
+    """Measure the symbols of one picture, and add those that fit their boxes."""
+    ink = boxes_of(written, written.traces, 1, len(label))[boxes.tokens[part]]  # (S, 4)
+    low, high = boxes.low[part], boxes.high[part]
+    is_known = np.isfinite(ink[:, 0]) & (label[boxes.tokens[part]] >= 0)
+    if not is_known.any():
+        return
+    sizes, typeset = ink[:, 2:] - ink[:, :2] - 1, high - low
+    has_rule, baselines = boxes.has_rule[part], boxes.baselines[part]
+    ratios = np.hypot(*sizes.T) / np.hypot(*typeset.T)
+    # Letters and digits tell the em; what is as wide or as high as what it holds does not.
+    is_plain = is_known & ~has_rule & (typeset.max(axis=1) < 1.1) & (typeset.min(axis=1) > 0.15)
+    em = float(np.median(ratios[is_plain if is_plain.any() else is_known]))
+    if not em > 0:
+        return
+    middles = np.stack([(ink[:, :2] + ink[:, 2:]) / 2 / em, (low + high) / 2])  # written, typeset
+    features = Features(*_pen_of(written.traces, em), *_spreads(middles[:, is_known]))
+    rises = _rises(middles[..., 1], baselines, is_known)
+    stretch = np.where(has_rule, features.spread if np.isfinite(features.spread) else 1.0, 1.0)
+    relative = ratios / em / stretch
+    is_good = is_known & (relative > LEAST_SIZE) & (relative < LARGEST_SIZE) & (np.abs(rises) < 2 * LARGEST_RISE)
+    members = defaultdict(list)
+    for traces, token in zip(written.symbols, written.places, strict=True):
+        members[token] += traces
+    picture = library.add_picture(name, writer, features)
+    for symbol in np.flatnonzero(is_good):
+        token = int(boxes.tokens[part][symbol])
+        # What spans others is as much wider as they are further apart: that belongs to the picture.
+        scale = np.array([1 / (em * stretch[symbol]), 1 / em])
+        traces = [written.traces[trace] * scale for trace in members[token]]
+        rise = float(np.clip(rises[symbol], -LARGEST_RISE, LARGEST_RISE))
+        library.add(int(label[token]) - FIRST_TOKEN, picture, traces, typeset[symbol], rise)
+
+
+FIRST_TOKEN = 3  # the id of the first token of a vocabulary, after the three specials
+
+
+def _pen_of(traces: Sequence[np.ndarray], em: float) -> tuple[float, float]:
+    """Slant and step of the strokes of a picture."""
+    moves = np.concatenate([np.diff(trace, axis=0) for trace in traces]) / em
+    lengths = np.hypot(*moves.T) if len(moves) else np.zeros(0)
+    if not (lengths > 0).any():
+        return np.nan, np.nan
+    steep = np.abs(moves[:, 1]) > 1.5 * np.abs(moves[:, 0])
+    rows = np.abs(moves[steep, 1]).sum()
+    slant = float(-(moves[steep, 0] * np.sign(moves[steep, 1])).sum() / rows) if rows > 0.5 else np.nan
+    return slant, float(np.mean(lengths[lengths > 0]))
+
+
+def _spreads(middles: np.ndarray) -> tuple[float, float]:
+    """How far apart symbols are written against where they are typeset, along and across the line.
+
+    middles: (2, S, 2), written and typeset, x and y in em.   NaN where they say too little.
+    """
+    spreads = []
+    for axis, least in ((0, 1.5), (1, 0.6)):
+        written, typeset = middles[..., axis] - middles[..., axis].mean(axis=1, keepdims=True)
+        enough = np.ptp(typeset) > least
+        spreads.append(float((written * typeset).sum() / (typeset * typeset).sum()) if enough else np.nan)
+    return spreads[0], spreads[1]
+
+
+def _rises(y: np.ndarray, baselines: np.ndarray, is_known: np.ndarray) -> np.ndarray:
+    """How far symbols lie below their typeset places, em, against the others of the same line: (S,).
+
+    y: (2, S), middles as written and as typeset.   What stands alone on a line lies where it lies.
+    """
+    rises = np.where(is_known, y[0] - y[1], 0.0)
+    _, lines = np.unique(np.round(baselines, 3), return_inverse=True)
+    for line in range(lines.max() + 1):
+        members = (lines == line) & is_known
+        if members.any():
+            rises[lines == line] -= np.median(rises[members])
+    return rises
+
+
+# ---- single symbols from elsewhere -----------------------------------------------------------------------------------
+
+# The classes of mathnote whose names are not their tokens; a letter with _cap is the capital, a Greek name has one \.
+MATHNOTE = {
+    "frac_bar": r"\frac", "dot": ".", "colon": ":", "slash": "/", "lbrace": r"\{", "rbrace": r"\}", "infty": r"\infty",
+    "Gamma_cap": r"\Gamma", "Delta_cap": r"\Delta", "Omega_up": r"\Omega", "Phi_up": r"\Phi", "Pi_up": r"\Pi",
+    "Psi_up": r"\Psi", "Sigma_up": r"\Sigma",
+}  # fmt: skip
+WORDS = frozenset(
+    r"""alpha beta gamma delta epsilon theta lambda mu pi sigma phi psi omega partial nabla exists forall in int sum
+    prod sqrt cdot ldots div times pm cap cup subset leq geq neq prime rightarrow leftarrow""".split()
+)
+# Tokens that data sets write differently, and people alike.
+SAME_LOOK = {r"\le": r"\leq", r"\ge": r"\geq", r"\ne": r"\neq", r"\to": r"\rightarrow", r"\dots": r"\ldots",
+             r"\cdots": r"\ldots", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\vert": "|", r"\mid": "|", r"\lbrack": "[",
+             r"\rbrack": "]", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\varphi": r"\phi",
+             r"\varepsilon": r"\epsilon"}  # fmt: skip
+
+
+def mathnote_token(name: str) -> str | None:
+    """The token of a class of mathnote; nothing where there is none."""
+    if name in MATHNOTE:
+        return MATHNOTE[name]
+    if name in WORDS:
+        return f"\\{name}"
+    if re.fullmatch(r"[A-Z]_cap", name):
+        return name[0]
+    return name if len(name) == 1 else None
+
+
+def import_mathnote(archive: Path, folder: Path, progress: bool = True) -> list[str]:
+    """Make a library of mathnote's single symbols (its tar.xz).   Returns the classes that no token stands for.
+
+    Apache-2.0, YonatanNemtsov/mathnote-ocr: a file a symbol, `{"strokes": [[{"x", "y", "t"}, …], …]}`.
+    """
+    symbols, unknown = defaultdict(list), set()
+    for name, traces in _mathnote_symbols(archive, progress):
+        token = mathnote_token(name)
+        if token is None:
+            unknown.add(name)
+        elif traces:
+            symbols[token].append(traces)
+    if not symbols:
+        raise DataError(f"{archive}: no symbols in it; expected mathnote's data/shared/symbols/CLASS/NUMBER.json")
+    tokens = sorted(symbols)
+    with LibraryWriter(folder, tokens, str(archive.name)) as library:
+        for number, token in enumerate(tokens):
+            typeset = _typeset_size(token)
+            diagonals = [np.hypot(*np.ptp(np.concatenate(traces), axis=0)) for traces in symbols[token]]
+            # What is about as large as others of its class is as large as the typesetter's.
+            scale = np.hypot(*typeset) / max(float(np.median(diagonals)), 1e-6)
+            for traces, diagonal in zip(symbols[token], diagonals, strict=True):
+                if LEAST_SIZE < diagonal * scale / np.hypot(*typeset) < LARGEST_SIZE:
+                    library.add(number, NO_PICTURE, [trace * scale for trace in traces], typeset)
+    return sorted(unknown)
+
+
+def _mathnote_symbols(archive: Path, progress: bool) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Class and traces of every symbol in the archive, in its order."""
+    with tarfile.open(archive) as tar:
+        for member in tqdm(tar, archive.name, disable=not progress, unit="file"):
+            parts = Path(member.name).parts
+            if not member.isfile() or "symbols" not in parts or not member.name.endswith(".json"):
+                continue
+            try:
+                strokes = json.load(tar.extractfile(member))["strokes"]
+                traces = [np.array([(point["x"], point["y"]) for point in stroke], float) for stroke in strokes]
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{archive}, {member.name}: expected strokes of points x and y ({error!r})") from None
+            yield parts[-2], [trace for trace in traces if len(trace)]
+
+
+def _typeset_size(token: str) -> np.ndarray:
+    """Width and height in em of a token that is typeset for itself, or over two letters where it holds something."""
+    holding = {r"\frac": r"\frac { a b } { 2 b }", r"\sqrt": r"\sqrt { a b }"}
+    try:
+        boxes = layout(holding.get(token, token).split()).boxes()
+    except RenderError as error:
+        raise DataError(f"{token}: cannot be typeset ({error.reason})") from None
+    left, top, right, bottom = next(edges for index, *edges in boxes if index == 0)
+    return np.array([right - left, bottom - top]) / 50  # the em of the style that boxes() has by default
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make a library of symbols from mathnote's archive.")
+    parser.add_argument("archive", type=Path, help="mathnote.tar.xz")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make, such as datasets/MATHNOTE/symbols")
+    options = parser.parse_args()
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        unknown = import_mathnote(options.archive, options.out)
+    except (DataError, OSError, tarfile.TarError) as error:
+        raise SystemExit(f"error: {error}") from None
+    library = SymbolLibrary(options.out)
+    print(f"{options.out}: {len(library)} symbols of {len(library.tokens)} tokens")
+    if unknown:
+        print(f"no token for the classes: {' '.join(unknown)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Muon: which weights it takes, what its steps look like, and that it resumes."""
+
+import pytest
+import torch
+from torch import nn
+
+from utils.training.muon import Muon, hidden_matrices, orthogonalized
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3)
+        self.conv = nn.Conv2d(6, 4, 3)
+        self.embedding = nn.Embedding(9, 4)
+        self.hidden = nn.Linear(4, 5)
+        self.output = nn.Linear(5, 9)
+
+
+def optimizer_of(model: nn.Module) -> Muon:
+    hidden = {id(weight) for weight in hidden_matrices(model)}
+    others = [weight for weight in model.parameters() if id(weight) not in hidden]
+    return Muon([{"params": hidden_matrices(model), "is_hidden": True}, {"params": others}], lr=0.01)
+
+
+def test_directions_stay_and_all_are_equally_long():
+    torch.manual_seed(0)
+    for size in ((20, 30), (30, 20)):
+        matrices = torch.randn(3, *size)
+        left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+        lengths = left.mT @ orthogonalized(matrices) @ right.mT
+        along = lengths.diagonal(dim1=1, dim2=2)
+        assert 0.6 < along.min() and along.max() < 1.25
+        assert (lengths - torch.diag_embed(along)).abs().max() < 1e-4
+    assert torch.equal(orthogonalized(torch.zeros(1, 3, 4)), torch.zeros(1, 3, 4))
+
+
+def test_hidden_are_the_matrices_between_features():
+    model = Network()
+    assert [id(weight) for weight in hidden_matrices(model)] == [id(model.conv.weight), id(model.hidden.weight)]
+
+
+def test_a_step_has_the_size_that_the_rate_says_whatever_the_gradient():
+    model = Network()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight) * 1000
+    optimizer_of(model).step()
+    steps = {name: weight.detach() - before[name] for name, weight in model.named_parameters()}
+    singular = torch.linalg.svdvals(steps["conv.weight"].flatten(1))
+    assert 0.06 < singular.min() and singular.max() < 0.125
+    assert steps["output.weight"].abs() == pytest.approx(torch.full((9, 5), 0.01), rel=1e-3)  # AdamW's first step
+
+
+def test_a_resumed_optimizer_goes_on_as_if_never_stopped():
+    def train(model, optimizer, steps, first):
+        for step in range(first, first + steps):
+            generator = torch.Generator().manual_seed(step)
+            for weight in model.parameters():
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            optimizer.step()
+
+    torch.manual_seed(0)
+    whole, resumed = Network(), Network()
+    resumed.load_state_dict(whole.state_dict())
+    train(whole, optimizer_of(whole), 4, 0)
+    first = optimizer_of(resumed)
+    train(resumed, first, 2, 0)
+    second = optimizer_of(resumed)
+    second.load_state_dict(first.state_dict())
+    train(resumed, second, 2, 2)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)

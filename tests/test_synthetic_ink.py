@@ -1,0 +1,264 @@
+"""Synthetic ink: the same for any workers, of the size that was said, with every token's ink in its box."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from made_up_ink import settings, supervised, write_ink
+
+from dataset.images.augmentation import Augmentation, StrokeAugmentation
+from dataset.images.mixture import Mixture
+from dataset.images.standard import STANDARD, StandardImages
+from dataset.images.symbols import SymbolLibrary, hash_of, import_mathnote, mathnote_token, writers_of
+from dataset.images.synthetic import SyntheticInk
+from dataset.loading.loaders import Data, Items, Loader, make_loaders
+from dataset.sampler import AdaptiveBatchSampler
+from dataset.vocabulary import Vocabulary
+from utils.errors import DataError
+
+BEYOND = [r"\begin{matrix} a & 2 \\ x & y \end{matrix}", r"\hat { x } + \overline { a b }", r"\aleph _ { \beta }"]
+STRONG = Augmentation(scale=(0.7, 1.4), rotation=5, shear=0.1, perspective=0.05, distortion=2)
+SHAKEN = StrokeAugmentation(pen=(2, 5), shift=3, scale=(0.8, 1.2), slant=0.2)
+
+
+@pytest.fixture(scope="module")
+def inked(tmp_path_factory) -> Path:
+    return write_ink(tmp_path_factory.mktemp("datasets") / "INK")
+
+
+@pytest.fixture(scope="module")
+def data(inked) -> Data:
+    return Data(inked, settings(inked, picture_scale=0.5), 3)
+
+
+@pytest.fixture(scope="module")
+def ink(data) -> SyntheticInk:
+    return data.synthetic_ink(new_labels=30)
+
+
+def test_what_is_drawn_has_the_size_that_was_said(data):
+    for augmentation, strokes in ((None, None), (STRONG, SHAKEN)):
+        ink = data.synthetic_ink(20, augmentation, strokes)
+        sizes = ink.sizes(1, 2)
+        assert len(sizes) == len(ink) == len(ink.lengths) > 15
+        for index in range(len(ink)):
+            picture = ink.picture(index, 1, 2)
+            assert picture.shape == tuple(sizes[index]) and picture.dtype == np.uint8
+            assert picture.max() > 100
+            assert len(ink.label(index)) == ink.lengths[index]
+
+
+def test_a_picture_depends_on_seed_epoch_and_index_alone(data, ink):
+    again = data.synthetic_ink(new_labels=30)
+    for index in (5, 0, 3):  # in another order, and without asking for sizes first
+        assert np.array_equal(again.picture(index, 0, 1), ink.picture(index, 0, 1))
+        assert np.array_equal(again.boxes(index, 0, 1), ink.boxes(index, 0, 1), equal_nan=True)
+    drawn = [ink.picture(3, seed, epoch) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
+    assert all(a.shape != b.shape or (a != b).any() for a, b in zip(drawn, drawn[1:], strict=False))
+
+
+def test_one_picture_is_planned_as_in_the_company_of_all_others(ink):
+    together = ink._planner.plan(np.arange(len(ink)), 7, 4)
+    for index in range(len(ink)):
+        alone = ink._planner.plan(np.array([index]), 7, 4)
+        part = slice(together.ends[index - 1] if index else 0, together.ends[index])
+        assert np.array_equal(alone.sizes[0], together.sizes[index])
+        for name in ("donors", "corners", "scales"):
+            assert np.array_equal(getattr(alone, name), getattr(together, name)[part])
+
+
+def test_batches_are_the_same_for_any_number_of_workers(ink):
+    batches = []
+    for workers in (0, 2):
+        sampler = AdaptiveBatchSampler(ink.sizes, 20_000, seed=0)
+        loader = Loader(Items(ink, "synthetic", 0, with_boxes=True), sampler, workers)
+        loader.set_epoch(1)
+        batches.append(list(loader))
+    for one, other in zip(*batches, strict=True):
+        assert one.standard is None and one.names == other.names
+        assert torch.equal(one.ink, other.ink)
+        assert torch.equal(one.boxes.nan_to_num(), other.boxes.nan_to_num())
+
+
+def test_boxes_hold_the_ink_of_their_tokens_and_all_ink_is_in_boxes(data):
+    ink = data.synthetic_ink(10)
+    for index in range(len(ink)):
+        picture, boxes = ink.picture(index, 0, 0), ink.boxes(index, 0, 0)
+        tokens = data.vocabulary.decode(ink.label(index))
+        assert np.isfinite(boxes[:, 0]).tolist() == [token not in "{}^_" for token in tokens]
+        outside = picture.copy()
+        for left, top, right, bottom in boxes[np.isfinite(boxes[:, 0])]:
+            rows, columns = slice(int(top), int(np.ceil(bottom))), slice(int(left), int(np.ceil(right)))
+            assert picture[rows, columns].max() > 100
+            # the box is no larger than the ink: each of its sides is touched
+            assert picture[rows, columns].any(axis=1)[[0, -1]].all()
+            assert picture[rows, columns].any(axis=0)[[0, -1]].all()
+            outside[rows, columns] = 0
+        assert not outside.any()
+
+
+def test_ink_touches_the_margin_on_all_sides(data):
+    whole = SyntheticInk(data.standard("train", STANDARD), data.vocabulary, data.symbol_sources())
+    for index in range(len(whole)):
+        rows, columns = np.nonzero(whole.picture(index, 0, 0))
+        height, width = whole.sizes(0, 0)[index]
+        assert (rows.min(), columns.min(), rows.max(), columns.max()) == (4, 4, height - 5, width - 5)
+
+
+def test_symbols_are_of_training_expressions_alone(data, ink):
+    library, allowed = data.symbol_sources()[0]
+    names = {split: [data.ink(split).name(index) for index in range(len(data.ink(split)))]
+             for split in ("train", "validation")}  # fmt: skip
+    held_out = {hash_of(name) for name in names["validation"]}
+    assert held_out & set(library.picture_hashes.tolist())  # the library knows them, for another seed's sake
+    symbols = ink._planner.symbols
+    used = symbols.index[symbols.library == 0]
+    pictures = set(library.picture_hashes[library.symbol_pictures[used]].tolist())
+    assert pictures and not pictures & held_out
+    assert pictures <= {hash_of(name) for name in names["train"]}
+    assert 0 < allowed.sum() < len(library)
+
+
+def test_tokens_that_nobody_has_written_are_drawn_and_listed(data, tmp_path):
+    labels = [label.split() for label in BEYOND]
+    vocabulary = Vocabulary(sorted({*data.vocabulary.tokens, *(token for label in labels for token in label)}))
+    standard = StandardImages([*labels, [r"\frac", "{", "a", "}"]], vocabulary, tmp_path, progress=False)
+    ink = SyntheticInk(standard, vocabulary, data.symbol_sources())
+    assert r"\aleph" in ink.simulated and r"\hat" in ink.simulated and "a" not in ink.simulated
+    assert len(ink) == 3 and len(ink.failures) == 1 and ink.failures[0][0][0] == r"\frac"
+    for index, label in enumerate(labels):
+        with_ink = [token for token, _, _, _, _ in standard.layouts()[0].layout(standard.layouts()[1][index]).boxes()]
+        assert np.flatnonzero(np.isfinite(ink.boxes(index, 0, 0)[:, 0])).tolist() == with_ink
+        assert ink.picture(index, 0, 0).max() == 255, label
+
+
+def test_without_any_strokes_a_simulated_hand_draws_everything(data, tmp_path):
+    standard = data.standard("train", STANDARD)
+    ink = SyntheticInk(standard, data.vocabulary, [], scale=0.5)
+    assert {"x", "a", r"\sqrt"} <= set(ink.simulated)
+    assert ink.picture(0, 0, 0).shape == tuple(ink.sizes(0, 0)[0])
+    assert (ink.picture(0, 0, 0).shape != ink.picture(0, 0, 1).shape) or (
+        ink.picture(0, 0, 0) != ink.picture(0, 0, 1)
+    ).any()
+
+
+def test_a_stage_of_synthetic_ink_is_trained_on_it_and_validated_on_real_ink(inked):
+    data = Data(inked, settings(inked), 3)
+    config, stage = supervised("handwritten", "stages.handwritten.pictures=synthetic")
+    train, validation = make_loaders(data, stage, config, "adaptive", stride=8)
+    train.set_epoch(0)
+    batch = next(iter(train))
+    assert batch.ink is not None and batch.standard is None and batch.boxes.isfinite().any()
+    assert not any(name.startswith("ink_") for name in batch.names)
+    assert all(name.startswith("ink_") for batch in validation for name in batch.names)
+
+
+@pytest.mark.parametrize("batching", ["fixed", "adaptive"])
+def test_the_mix_has_the_share_that_the_config_says_and_all_have_boxes(inked, batching):
+    data = Data(inked, settings(inked), 3)
+    more = "stages.handwritten.synthetic={first: 0.6, last: 0.2}", "stages.handwritten.epochs=3"
+    config, stage = supervised("handwritten", *more, "stages.handwritten.expressions.synthetic=20")
+    train, _ = make_loaders(data, stage, config, batching, stride=8)
+    assert isinstance(train.items.pictures, Mixture)
+    count = len(data.ink("train"))
+
+    def shown():
+        batches = list(train)
+        assert all(batch.boxes.isfinite().any(dim=(1, 2)).all() for batch in batches)
+        names = [name for batch in batches for name in batch.names]
+        assert len(names) == count
+        return sum(not name.startswith("ink_") for name in names)
+
+    for epoch, share in enumerate((0.6, 0.4, 0.2)):
+        train.set_epoch(epoch, progress=epoch / 2)
+        assert shown() == round(share * count)
+    train.set_epoch(5, progress=0.75)
+    assert shown() == round(0.3 * count)
+    state = train.state_dict(1)
+    resumed, _ = make_loaders(data, stage, config, batching, stride=8)
+    resumed.set_epoch(5, state)
+    assert [batch.names for batch in resumed] == [batch.names for batch in train][1:]
+
+
+# ---- libraries -------------------------------------------------------------------------------------------------------
+
+
+def test_a_library_is_built_once_and_again_when_the_strokes_change(inked, capsys):
+    data = Data(inked, settings(inked), 3)
+    library = data.symbol_sources()[0][0]
+    written = (library.folder / "store.json").stat().st_mtime_ns
+    data.symbol_sources()
+    assert (library.folder / "store.json").stat().st_mtime_ns == written
+    about = json.loads((library.folder / "store.json").read_text())
+    (library.folder / "store.json").write_text(json.dumps(about | {"source": "older"}))
+    assert (data.symbol_sources()[0][0].folder / "store.json").stat().st_mtime_ns != written
+
+
+def test_symbols_keep_the_strokes_that_were_written(data):
+    library = data.symbol_sources()[0][0]
+    assert len(library) > 50
+    for symbol in range(len(library)):
+        traces = library.symbol_trace_ends[symbol]
+        points = library.points[library.trace_ends[traces - 2] if traces > 1 else 0 : library.trace_ends[traces - 1]]
+        assert np.allclose(points.min(axis=0), 0, atol=1e-6)
+        assert np.allclose(points.max(axis=0), library.sizes[symbol], atol=1e-5)
+        assert len(points) == 9  # as in the fixture
+    assert {"x", "a", r"\frac", r"\sqrt"} <= {library.tokens[token] for token in library.symbol_tokens}
+
+
+def test_writers_are_those_of_a_table_or_of_names_that_begin_alike(tmp_path):
+    names = ["form1-equation001", "form1-equation002", "form2-equation001", "MfrDB0001", "MfrDB0002"]
+    numbers = writers_of(names, tmp_path / "writers.txt")
+    assert numbers[0] == numbers[1] != numbers[2]
+    assert len(set(writers_of([f"train_{number}" for number in range(1000)], tmp_path / "none"))) == 1000
+    (tmp_path / "writers.txt").write_text("form1-equation001\tann\nMfrDB0002\tann\n")
+    numbers = writers_of(names, tmp_path / "writers.txt")
+    assert numbers[0] == numbers[4] != numbers[1]
+
+
+def test_mathnotes_symbols_are_read_and_what_has_no_token_is_named(tmp_path):
+    archive = tmp_path / "mathnote.tar.xz"
+    with tarfile.open(archive, "w:xz") as tar:
+        for name in ("alpha/0001", "frac_bar/0001", "A_cap/0001", "smudge/0001"):
+            file = tmp_path / "data" / "symbols" / f"{name}.json"
+            file.parent.mkdir(parents=True)
+            stroke = [{"x": 10.0 * step, "y": 5.0 * step**2, "t": step} for step in range(6)]
+            file.write_text(json.dumps({"strokes": [stroke]}))
+            tar.add(file, f"mathnote/data/shared/symbols/{name}.json")
+    assert import_mathnote(archive, tmp_path / "symbols", progress=False) == ["smudge"]
+    library = SymbolLibrary(tmp_path / "symbols")
+    assert library.tokens == ["A", r"\alpha", r"\frac"] and len(library) == 3
+    assert np.allclose(np.hypot(*library.sizes.T), np.hypot(*library.typeset_sizes.T), rtol=1e-5)
+    assert [mathnote_token(name) for name in ("Gamma_cap", "x", "leq", "broken_default")] == [
+        r"\Gamma",
+        "x",
+        r"\leq",
+        None,
+    ]
+
+
+def test_a_broken_symbol_is_named(tmp_path):
+    archive = tmp_path / "mathnote.tar.xz"
+    (tmp_path / "0001.json").write_text('{"strokes": [[{"x": 1}]]}')
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.add(tmp_path / "0001.json", "mathnote/data/shared/symbols/x/0001.json")
+    with pytest.raises(DataError, match=r"x/0001\.json: expected strokes of points"):
+        import_mathnote(archive, tmp_path / "symbols", progress=False)
+
+
+def test_symbols_of_other_data_sets_are_used_and_a_missing_one_is_named(inked, tmp_path):
+    archive: Path = tmp_path / "mathnote.tar.xz"
+    (tmp_path / "0001.json").write_text(json.dumps({"strokes": [[{"x": 0, "y": 0}, {"x": 9, "y": 9}]]}))
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.add(tmp_path / "0001.json", "mathnote/data/shared/symbols/x/0001.json")
+    import_mathnote(archive, inked.parent / "OTHER" / "symbols", progress=False)
+    data = Data(inked, settings(inked, symbols=("OTHER",)), 3)
+    ink = data.synthetic_ink()
+    assert (ink._planner.symbols.library == 1).sum() == 1
+    with pytest.raises(DataError, match="NOWHERE: expected symbols/"):
+        Data(inked, settings(inked, symbols=("NOWHERE",)), 3).synthetic_ink()
+    assert cv2.countNonZero(ink.picture(0, 0, 0))

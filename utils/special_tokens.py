@@ -1,0 +1,3 @@
+"""Ids that every vocabulary keeps for itself. `dataset` and `models` both take them from here."""
+
+PAD, START, END = 0, 1, 2

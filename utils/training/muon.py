@@ -1,0 +1,111 @@
+"""Muon: momentum whose every direction takes a step of the same size, for the matrices inside a network.
+
+Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam  # the function behind the class
+
+# The odd polynomial a x + b x^3 + c x^5: applied five times, it moves singular values from 0.01..1 to 0.7..1.2.
+POLYNOMIAL, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """matrices: (n, rows, columns) -> the same size, all singular values about 1, singular vectors as they were."""
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if is_tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    a, b, c = POLYNOMIAL
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if is_tall else x
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that take features to features: not embeddings, nor layers named `output`, nor what sees one channel.
+
+    A convolution counts as the matrix of its output channels by all that they see.
+    """
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) or name.rpartition(".")[2] == "output":
+            continue
+        weights = [weight for weight in module.parameters(recurse=False) if weight.dim() > 1]
+        found += [weight for weight in weights if weight.shape[0] > 1 and weight.shape[1] > 1]
+    return found
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for hidden matrices, AdamW for all other weights.
+
+    Groups of parameters: with `is_hidden`, the weights of the former; without, of the latter.   lr: of AdamW; Muon's
+    is `hidden_factor` times it, since its steps do not shrink with the gradient's noise.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict],
+        lr: float,
+        hidden_factor: float = 10.0,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+    ):
+        defaults = {"lr": lr, "hidden_factor": hidden_factor, "momentum": momentum, "betas": betas}
+        super().__init__(list(groups), defaults | {"weight_decay": weight_decay, "is_hidden": False})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if group["is_hidden"]:
+                self._step_hidden(weights, group)
+            elif weights:
+                self._step_others(weights, group)
+
+    def _step_hidden(self, weights: list[Tensor], group: dict) -> None:
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["momentum"] = torch.zeros_like(weight)
+            average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+            update = weight.grad.lerp(average, group["momentum"]).flatten(1)  # Nesterov
+            by_shape.setdefault(update.shape, []).append((weight, update))
+        rate = group["lr"] * group["hidden_factor"]
+        for (rows, columns), pairs in by_shape.items():
+            size = max(1.0, rows / columns) ** 0.5
+            updates = orthogonalized(torch.stack([update for _, update in pairs]))
+            for (weight, _), update in zip(pairs, updates, strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update.view_as(weight), alpha=-rate * size)
+
+    def _step_others(self, weights: list[Tensor], group: dict) -> None:
+        states = [self.state[weight] for weight in weights]
+        for weight, state in zip(weights, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+                state["mean"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        adam(
+            weights,
+            [weight.grad for weight in weights],
+            [state["mean"] for state in states],
+            [state["square"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            decoupled_weight_decay=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=1e-8,
+            maximize=False,
+        )
