@@ -123,9 +123,9 @@ def score_item(reference: Reference, prediction: Prediction | None) -> ScoredIte
     from dataset.latex.normalization import normalize
     from utils.evaluation.scores import ScoredItem
 
-    read = (prediction.tokens, prediction.is_truncated) if prediction else (None,)
-    normalized = normalize(reference.tokens), normalize(prediction.tokens if prediction else [])
-    comparison = compare(reference.tokens, *read)
+    tokens = prediction.tokens if prediction else []
+    comparison = compare(reference.tokens, tokens or None, bool(prediction and prediction.is_truncated))
+    normalized = normalize(reference.tokens), normalize(tokens)
     return ScoredItem(reference, prediction, comparison, normalized, depth(reference.tokens), kinds(reference.tokens))
 
 

@@ -41,7 +41,7 @@ def is_well_formed(tokens: Sequence[str]) -> bool:
 def structure(tokens: Sequence[str]) -> tuple | None:
     r"""The tree with its symbols blanked: equal where two labels differ in symbols alone. None where there is no tree.
 
-    What draws or places remains by its name: \frac, \hat, a matrix. How many symbols there are remains, too.
+    What draws or arranges keeps its name: \frac, \hat, a matrix. How many symbols there are remains, too.
     """
     tree = _tree(tokens)
     return None if tree is None else _blanked(tree)
@@ -69,15 +69,15 @@ def symbols(tokens: Sequence[str]) -> list[str]:
     tree = _tree(tokens)
     if tree is None:
         return [token for token in tokens if token not in NOT_SYMBOLS]
-    places = set()
+    indices = set()
     for node in walk(tree):
         if node.kind == "symbol":
-            places.add(node.token)
+            indices.add(node.token)
         elif node.kind == "scripts":
-            places.update(node.details[2])
+            indices.update(node.details[2])
         elif node.kind in ("delimited", "big"):
-            places.update(index for name, index in node.details if name != ".")
-    return [tokens[place] for place in sorted(places)]
+            indices.update(index for name, index in node.details if name != ".")
+    return [tokens[index] for index in sorted(indices)]
 
 
 def depth(tokens: Sequence[str]) -> int:
@@ -186,11 +186,11 @@ class Comparison(NamedTuple):
 
 
 def compare(truth: Sequence[str], prediction: Sequence[str] | None, is_cut: bool = False) -> Comparison:
-    """prediction: None or empty is wrong in every token.   is_cut: it never came to its end."""
+    """prediction: None where there is none, which is wrong in every token.   is_cut: it never came to its end."""
     truth, normal_truth = list(truth), normalize(truth)
     signs = symbols(normal_truth)
     lengths = len(truth), len(normal_truth), len(signs)
-    if not prediction:
+    if prediction is None:
         pairs = [count for length in lengths for count in (length, length)]
         return Comparison(False, *pairs, same_structure=False, is_well_formed=False, same_picture=False)
     prediction, normal = list(prediction), normalize(prediction)
