@@ -71,7 +71,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
         Trainer(objective, loaders, plan, config.training, run, context).fit()
 
     if context.is_first:
-        splits = {split: reading_loader(data.ink(split), stride) for split in ("validation", *data.splits)}
+        tests = () if options.validation_only else data.splits
+        splits = {split: reading_loader(data.ink(split), stride) for split in ("validation", *tests)}
         report(model, data, splits, config, run, context.device, time.monotonic() - started)
     context.leave()
     return 0

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 LANE = 2048  # pictures per lane of cheapest_cuts: enough batches that one forced cut at its end costs little
-LANES_AT_ONCE = 32  # solved side by side; lanes of one group should need similar looks ahead
+LANES_AT_ONCE = 32  # solved side by side; lanes of one group should have batches of similar counts
 
 
 class BatchSampler:
@@ -36,7 +36,7 @@ class BatchSampler:
         self.position = 0  # batches of this epoch that were handed out
         self._limits = [(0, limit)]  # (position, limit): from this position on, batches are cut by this limit
         self._is_resumed = False
-        self._batches = None  # (steps, world_size, 2): first and last + 1 place in self._order; None: not planned yet
+        self._batches = None  # (steps, world_size, 2): first and last + 1 index in self._order; None: not planned yet
 
     def set_epoch(self, epoch):
         """Begin another epoch. The epoch that is under way, or was just loaded, is left as it is."""
@@ -122,7 +122,7 @@ class BatchSampler:
         }
 
     def _filled_batches(self):
-        """The plan without its empty batches: order (N,), first place (batches,) and count (batches,) of each."""
+        """The plan without its empty batches: order (N,), first index (batches,) and count (batches,) of each."""
         self._plan()
         spans = self._batches.reshape(-1, 2)
         spans = spans[spans[:, 1] > spans[:, 0]]
@@ -143,7 +143,7 @@ class BatchSampler:
                 self._plan_rest(layer)
 
     def _plan_rest(self, layer):
-        """Keep the steps up to the layer's position, and plan anew what they leave over."""
+        """Keep the steps up to the layer's position, and plan again what they leave over."""
         position, limit = self._limits[layer]
         kept = self._batches[:position]
         if self.chosen is None:
@@ -168,12 +168,12 @@ class BatchSampler:
 
 
 class FixedBatchSampler(BatchSampler):
-    """Batches of `batch_size` pictures: by chance, as everyone does it, or of like size, with less padding."""
+    """Batches of `batch_size` pictures: at random, as everyone does it, or of like size, with less padding."""
 
     def __init__(self, sizes, batch_size, seed=0, shuffle=True, rank=0, world_size=1, stride=16, pool=1, chosen=None):
         """sizes, chosen: as for AdaptiveBatchSampler. stride: pixels per feature cell.
 
-        pool: so many batches are drawn at random together, and dealt among themselves by size. 1: by chance alone.
+        pool: so many batches are drawn at random together, and dealt among themselves by size. 1: at random alone.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size}")
@@ -185,12 +185,12 @@ class FixedBatchSampler(BatchSampler):
         order = random.permutation(members) if self.shuffle else members
         if self.pool > 1:
             # In each pool as many strips by width as there are batches in a strip, and these by height: up, down, up …
-            place = np.arange(len(order))
-            pools = place // (limit * self.pool)
+            position = np.arange(len(order))
+            pools = position // (limit * self.pool)
             height, width = self._rounded[order].T
             by_width = np.lexsort((width, pools))
             order, height = order[by_width], height[by_width]
-            strips = place % (limit * self.pool) // (limit * math.ceil(math.sqrt(self.pool)))
+            strips = position % (limit * self.pool) // (limit * math.ceil(math.sqrt(self.pool)))
             order = order[np.lexsort((np.where(strips % 2, -height, height), strips, pools))]
         ends = np.minimum(np.arange(limit, len(order) + limit, limit), len(order))
         return order, ends, np.diff(ends, prepend=0)
@@ -201,9 +201,9 @@ class AdaptiveBatchSampler(BatchSampler):
 
     The plan of an epoch is made in two moves. First the pictures are laid out in one long row, a snake through the
     plane of sizes: strips of equal work by one side, and within a strip by the other side, up and down in turn. Then
-    the row is cut at the places that make the epoch cheapest (`cheapest_cuts`).
+    the row is cut at the positions that make the epoch cheapest (`cheapest_cuts`).
 
-    Epochs differ: strips go by height and by width in turn and begin at random places, equal sizes are shuffled, and
+    Epochs differ: strips go by height and by width in turn and begin at random positions, equal sizes are shuffled, and
     `mixing` lends some pictures to the neighbours. Batches come in random order.
     """
 
@@ -225,7 +225,8 @@ class AdaptiveBatchSampler(BatchSampler):
         mixing=None,
         chosen=None,
     ):
-        """
+        """Many arguments, because a batch's cost has many parts; all but two have defaults.
+
         sizes: (N, 2) integers, height and width in pixels, or a function (seed, epoch) -> (N, 2) where augmentation
             makes sizes that differ from epoch to epoch.
         max_pixels: what a batch may cost at most. A batch costs count x tallest x widest, with both sides rounded up
@@ -240,7 +241,8 @@ class AdaptiveBatchSampler(BatchSampler):
         overhead: what a step costs beyond its pixels, as a share of max_pixels. The plan makes the sum of both
             least; larger means fewer, fuller batches with more padding.
         mixing: share of the pictures that are filed one stride larger than they are. Without it, pictures of static
-            sizes keep half or more of their mates. Default: 0.3, or 0 where the sizes of two epochs differ anyhow.
+            sizes keep half or more of their neighbours in a batch. Default: 0.3, or 0 where the sizes of two epochs
+            differ anyhow.
         chosen: a function (seed, epoch) -> the indices that an epoch shows, where it does not show all.
         """
         if max_pixels < 1:
@@ -261,7 +263,7 @@ class AdaptiveBatchSampler(BatchSampler):
         return self._limits[-1][1]
 
     def set_max_pixels(self, max_pixels):
-        """Change the budget, now: what was not handed out yet is planned anew, and len() is exact again.
+        """Change the budget, now: what was not handed out yet is planned again, and len() is exact again.
 
         In a distributed run every rank must call this between the same two batches.
         """
@@ -357,9 +359,9 @@ def cheapest_cuts(columns, cost_of, max_cost, overhead, max_samples=None):
     columns: list of (n,) arrays, the measures of each picture (height, width …).
     cost_of(tops, count): cost of `count` pictures whose largest measures are `tops`; must not fall when these grow.
     max_cost: no batch costs more, but for single pictures. overhead: added to the cost of each batch.
-    Returns ends (batches,), the place after each batch's last picture, and costs (batches,), overhead not counted.
+    Returns ends (batches,), the index after each batch's last image, and costs (batches,), overhead not counted.
 
-    Dynamic programming over the place of the last cut, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
+    Dynamic programming over the position of the last cut, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
     The row is cut beforehand into lanes that are solved side by side, because numpy is quick only over many numbers.
     Time grows with n x pictures in a batch: set max_samples where pictures are so small that thousands fit into one.
     """
@@ -371,47 +373,47 @@ def cheapest_cuts(columns, cost_of, max_cost, overhead, max_samples=None):
     missing = lanes * length - n  # filled up in front of the first lane, where no cut of the others depends on it
     tops = [np.concatenate([np.full(missing, np.inf), column]).reshape(lanes, length) for column in columns]
 
-    # A batch that begins at a place ends no later than its first picture alone, or any later batch, allows.
-    places = np.arange(length)
+    # A batch that begins at a position ends no later than its first picture alone, or any later batch, allows.
+    positions = np.arange(length)
     alone = cost_of(tops, 1)
     reach = np.clip(max_cost // alone, 1, max_samples or n).astype(np.int64)
-    reach = np.minimum(places + reach, length)[:, ::-1]
+    reach = np.minimum(positions + reach, length)[:, ::-1]
     reach = np.minimum.accumulate(reach, axis=1)[:, ::-1]
 
     counts = np.arange(1, length + 1, dtype=np.float64)
     next_cut = np.empty((lanes, length), np.int64)  # where the best batch that begins here ends
-    by_reach = np.argsort((reach - places).max(axis=1))
+    by_reach = np.argsort((reach - positions).max(axis=1))
     for first in range(0, lanes, LANES_AT_ONCE):
         group = by_reach[first : first + LANES_AT_ONCE]
         row = np.arange(len(group))
-        largest = [top[group] for top in tops]  # [:, p]: of all pictures from `place` to p, as place moves to the front
+        largest = [top[group] for top in tops]  # [:, p]: of all from `position` to p, as position moves to the front
         ahead = reach[group].max(axis=0)
         rest = np.zeros((len(group), length + 1))  # least cost of everything from here on
-        for place in reversed(range(length)):
-            end = ahead[place]
+        for position in reversed(range(length)):
+            end = ahead[position]
             for measure in largest:
-                window = measure[:, place + 1 : end]
-                np.maximum(window, measure[:, place, None], out=window)
-            cost = cost_of([measure[:, place:end] for measure in largest], counts[: end - place])
+                window = measure[:, position + 1 : end]
+                np.maximum(window, measure[:, position, None], out=window)
+            cost = cost_of([measure[:, position:end] for measure in largest], counts[: end - position])
             np.copyto(cost[:, 1:], np.inf, where=cost[:, 1:] > max_cost)
-            cost += rest[:, place + 1 : end + 1]
+            cost += rest[:, position + 1 : end + 1]
             best = cost.argmin(axis=1)
-            rest[:, place] = cost[row, best] + overhead
-            next_cut[group, place] = place + 1 + best
+            rest[:, position] = cost[row, best] + overhead
+            next_cut[group, position] = position + 1 + best
 
     ends = []
     for lane in range(lanes):
-        place = 0 if lane else missing
-        while place < length:
-            place = next_cut[lane, place]
-            ends.append(lane * length + place - missing)
+        position = 0 if lane else missing
+        while position < length:
+            position = next_cut[lane, position]
+            ends.append(lane * length + position - missing)
     ends = np.array(ends)
     starts = np.concatenate([[0], ends[:-1]])
     return ends, cost_of([np.maximum.reduceat(column, starts) for column in columns], ends - starts)
 
 
 def _deal(ends, costs, world_size, random):
-    """Deal batches to ranks: (steps, world_size, 2) first and last + 1 place of each rank's batch in each step.
+    """Deal batches to ranks: (steps, world_size, 2) first and last + 1 index of each rank's batch in each step.
 
     A step lasts as long as its costliest batch, so batches of like cost share one. random: None keeps the steps in
     order of falling cost.

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
+from utils.files import atomic_write
 from utils.special_tokens import END as EOS
 from utils.special_tokens import PAD
 from utils.special_tokens import START as SOS
@@ -54,10 +55,12 @@ class Vocabulary:
         return cls(sorted({token for tokens in labels for token in tokens}))
 
     def save(self, path: str | Path) -> None:
-        """Write `vocabulary.txt`: under a temporary name first, then renamed."""
-        temporary = Path(f"{path}.partial")
-        temporary.write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8", newline="\n")
-        temporary.replace(path)
+        """Write `vocabulary.txt`, whole or not at all."""
+        atomic_write(path, "".join(f"{token}\n" for token in self.tokens))
+
+    def extended(self, tokens: Iterable[str]) -> "Vocabulary":
+        """This vocabulary with what it lacks of these tokens behind it, sorted: no id changes."""
+        return Vocabulary([*self.tokens, *sorted(set(tokens) - set(self.tokens))])
 
     def __len__(self) -> int:
         """The number of ids, the three specials included."""

@@ -1,7 +1,5 @@
 """Distortions: what they promise about size, ink, order and range, for pictures and for pen strokes."""
 
-import sys
-
 import cv2
 import numpy as np
 import pytest
@@ -10,18 +8,18 @@ from hypothesis import strategies as st
 
 from dataset.images import augmentation as module
 from dataset.images.augmentation import (
-    EXAMPLES,
     Augmentation,
     StrokeAugmentation,
     augment,
     augment_traces,
     boxes_after,
     pen_width,
-    scales,
     sizes_after,
-    uniform,
 )
+from dataset.images.sheet import EXAMPLES, STROKE_EXAMPLES, write_sheet
 from dataset.images.strokes import StrokeWriter, draw, strokes_of
+from utils.draws import uniform
+from utils.errors import DataError
 
 EVERYTHING = Augmentation(**EXAMPLES)
 MOVES = Augmentation(**{name: EXAMPLES[name] for name in list(EXAMPLES)[:6]})  # all that moves ink
@@ -86,14 +84,9 @@ def test_a_move_by_nothing_shows_the_same_picture():
     assert np.abs(after.astype(int) - picture).max() <= 1
 
 
-def test_scales_are_the_ones_that_augment_uses():
-    drawn = scales(5, 1, 30, (0.7, 1.4))
-    shapes = [augment(frame(), index, 5, 1, Augmentation(scale=(0.7, 1.4))).shape for index in range(30)]
-    assert shapes == [(np.ceil(60 * scale - 1e-4), np.ceil(140 * scale - 1e-4)) for scale in drawn]
-
-
 def test_scales_stay_in_their_bounds_and_favour_neither_side():
-    drawn = scales(0, 0, 20_000, (0.5, 2))
+    sizes = np.full((20_000, 2), 1000)
+    drawn = sizes_after(sizes, 0, 0, Augmentation(scale=(0.5, 2))).max(axis=1) / 1000
     assert 0.5 <= drawn.min() < 0.51 and 1.96 < drawn.max() <= 2
     assert np.mean(drawn < 1) == pytest.approx(0.5, abs=0.02)
 
@@ -382,17 +375,15 @@ def plain_dataset(tmp_path):
     return tmp_path / "datasets"
 
 
-def test_the_command_draws_a_sheet_dark_on_light(plain_dataset, tmp_path, monkeypatch):
+def test_a_sheet_is_dark_on_light(plain_dataset, tmp_path):
     out = tmp_path / "sheet.png"
-    flags = ["--dataset", "MINE", "--root", str(plain_dataset), "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["augment", *flags])
-    module.main()
+    write_sheet(plain_dataset / "MINE", "train", out)
     page = cv2.imread(str(out), cv2.IMREAD_GRAYSCALE)
     assert page.mean() > 200 and page.min() == 0
     assert page.shape[0] > 60 * (len(EXAMPLES) + 4)
 
 
-def test_where_strokes_are_known_the_sheet_shows_their_distortions_too(plain_dataset, tmp_path, monkeypatch):
+def test_where_strokes_are_known_the_sheet_shows_their_distortions_too(plain_dataset, tmp_path):
     known = strokes_of([trace * 2.0 for trace in ink()[0]], [])
     picture, split = draw(known.traces, known.size), plain_dataset / "MINE" / "train"
     with StrokeWriter(split / "strokes") as writer:
@@ -400,15 +391,11 @@ def test_where_strokes_are_known_the_sheet_shows_their_distortions_too(plain_dat
             cv2.imwrite(str(split / "images" / f"{name}.png"), picture)
             writer.add(name, known)
     out = tmp_path / "sheet.png"
-    flags = ["--dataset", "MINE", "--root", str(plain_dataset), "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["augment", *flags])
-    module.main()
-    rows = len(EXAMPLES) + len(module.STROKE_EXAMPLES) + 7
+    write_sheet(plain_dataset / "MINE", "train", out)
+    rows = len(EXAMPLES) + len(STROKE_EXAMPLES) + 7
     assert cv2.imread(str(out), cv2.IMREAD_GRAYSCALE).shape[0] > picture.shape[0] * rows
 
 
-def test_a_sheet_of_a_data_set_that_is_not_there_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["augment", "--dataset", "NONE", "--root", str(tmp_path), "--out", "x.png"])
-    with pytest.raises(SystemExit) as stop:
-        module.main()
-    assert stop.value.code == 2 and "vocabulary.txt: not found" in capsys.readouterr().err
+def test_a_sheet_of_a_data_set_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(DataError, match="vocabulary.txt: not found"):
+        write_sheet(tmp_path / "NONE", "train", tmp_path / "sheet.png")

@@ -182,7 +182,7 @@ def test_unknown_names_and_second_predictions_name_file_and_line(home, run):
     [
         (["--predictions", "none.txt"], "none.txt: not found"),
         (["--predictions", "empty"], "empty: no predictions in it"),
-        (["--predictions", "latin.txt"], "latin.txt: expected UTF-8"),
+        (["--predictions", "latin.txt"], "latin.txt, line 1: byte 5 of it, 0xE9, is not UTF-8"),
         (["--predictions", "broken.jsonl"], "broken.jsonl, line 1: not JSON"),
         (["--predictions", "foreign.jsonl"], 'foreign.jsonl, line 1: expected {"id"'),
         (["--predictions", "latin.txt", "--split", "2099"], "no split 2099; there are: test, train"),
@@ -421,7 +421,7 @@ def test_a_picture_that_cannot_be_opened_counts_as_wrong(home, run):
 
 
 def test_what_prepare_left_out_counts_as_wrong(home, run):
-    from dataset.formats.packages import prepare
+    from dataset.formats.preparation import prepare
 
     folder = home / "datasets" / "MINE"
     (folder / "test" / "images" / "two.png").write_bytes(b"no picture")

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.formats.inkml import CROHME_TOKENS, draw_traces, pixel_traces, rasterise, read_inkml, truth_tokens
+from dataset.formats.ink_truth import CROHME_TOKENS, truth_tokens
+from dataset.formats.inkml import draw_traces, pixel_traces, rasterise, read_inkml
 from utils.errors import DataError
 
 # x^2 over nothing: three traces, of which the x has two. The LaTeX has the number, the MathML links the symbols.
@@ -109,7 +110,9 @@ def test_latin_1_in_a_file_that_says_nothing_is_read(write):
         (FILE.replace("0 0, 10 20", "0 0, 1e999 20"), "trace '0' has a coordinate that is not a finite number"),
         (FILE.replace("0 0, 10 20", "0 0, ten 20"), "trace '0' is not a list of points"),
         (FILE.replace("0 0, 10 20", "0 0, 10"), "trace '0' is not a list of points"),
-        (FILE.replace("0 0, 10 20", " "), "trace '0' is not a list of points"),
+        (FILE.replace("0 0, 10 20", "0 0, 1-"), "trace '0' is not a list of points"),
+        (FILE.replace("0 0, 10 20", "*0 *0, 1 2"), "trace '0' is not a list of points"),
+        ("<ink><trace id='0'> </trace><trace type='penUp'>1 1, 2 2</trace></ink>", "has no traces"),
         (FILE.replace('Ref="7"', 'Ref="6"'), "a <traceView> refers to the trace '6'"),
         (FILE.replace("$x^2$", "$x^{2$").replace("math", "other"), "the LaTeX truth ends too early"),
         ("<ink>" + "<a>" * 300 + "</a>" * 300 + "</ink>", "nested more than"),
@@ -119,7 +122,7 @@ def test_latin_1_in_a_file_that_says_nothing_is_read(write):
 )
 def test_a_bad_file_is_named_with_what_was_expected(write, content, message):
     with pytest.raises(DataError, match="sample.inkml") as error:
-        read_inkml(write(content))
+        read_inkml(write(content), needs_truth=True)
     assert message in str(error.value)
 
 
@@ -136,6 +139,71 @@ def test_entities_are_refused(write, tmp_path):
         content = f'<!DOCTYPE ink [{entities}]><ink><trace id="0">&a12;</trace></ink>'
         with pytest.raises(DataError, match="sample.inkml: defines the XML entity"):
             read_inkml(write(content))
+
+
+# --------------------------------------------------------------------------------------------------------------- traces
+
+GOOD = [[[10, 10], [12, 30], [13, 60]], [[60, 50], [50, 40]]]
+TRACES = '<trace id="0">10 10, 12 30, 13 60</trace><trace id="1">60 50, 50 40</trace>'
+
+
+def traces_of(write, content):
+    return [trace.tolist() for trace in read_inkml(write(f"<ink>{content}</ink>")).traces]
+
+
+def format_of(*names, attributes="", inside=""):
+    return f"<traceFormat {attributes}>" + "".join(f'<channel name="{n}" {inside}/>' for n in names) + "</traceFormat>"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TRACES,
+        f'<trace id="9" type="penUp">13 90, 300 300</trace>{TRACES}',
+        f'<trace id="9"/><trace id="8"> , </trace>{TRACES}',
+        TRACES.replace(", ", "\n"),
+        TRACES.replace(", ", "\r\n\t"),
+        TRACES.replace("10, 12", "10, \n 12"),
+        TRACES.replace("12 30", "12\n30"),
+        TRACES.replace(", ", ","),
+        TRACES.replace("</trace>", ",</trace>"),
+        TRACES.replace(", ", " "),
+        format_of("x", "y") + TRACES,
+        format_of("t", "x", "y") + TRACES.replace(", ", ", 5 ").replace('">', '">4 '),
+        format_of("Y", "X", inside='orientation="-ve"')
+        + "<trace>-10 -10, -30 -12, -60 -13</trace><trace>-50 -60, -40 -50</trace>",
+        format_of("X", "Y", "F") + "<trace>10 10 9,'2'20'0,1 30 0</trace><trace>60 50 9,'-10'-10'3</trace>",
+        format_of("X", "Y") + """<trace>10 10,'2'20,"-1"10</trace><trace>60 50,'-10'-10</trace>""",
+        format_of("X", "Y") + "<trace>10 10,'2 '20,!13!60</trace><trace>60 50,!50!40</trace>",
+        format_of("X", "Y", "B") + "<trace>10 10 T, 12 30 F, 13 60 *</trace><trace>60 50 #A, 50 40 ?</trace>",
+    ],
+    ids=range(17),
+)
+def test_points_are_read_however_they_are_written(write, content):
+    assert traces_of(write, content) == GOOD
+
+
+def test_each_trace_has_the_channels_of_its_context(write):
+    contexts = (
+        "<definitions>"
+        + f'<context xml:id="a"><inkSource>{format_of("X", "Y")}</inkSource></context>'
+        + format_of("T", "Y", "X", attributes='xml:id="f"')
+        + '<context xml:id="b" traceFormatRef="#f"/><context id="c" contextRef="#b"/>'
+        + '<context id="round" contextRef="#round"/></definitions>'
+    )
+    traces = (
+        '<trace contextRef="#a">1 2, 3 4</trace><trace contextRef="#b">9 2 1, 9 4 3</trace>'
+        '<traceGroup contextRef="#c"><trace>8 2 1, 8 4 3</trace></traceGroup>'
+        '<trace>1 2, 3 4</trace><trace contextRef="#round">1 2, 3 4</trace><trace contextRef="#none">1 2, 3 4</trace>'
+    )
+    assert traces_of(write, contexts + traces) == [[[1, 2], [3, 4]]] * 6
+
+
+def test_a_symbol_has_no_traces_of_a_lifted_pen(write):
+    content = FILE.replace('<trace id="1">', '<trace id="1" type="penUp">')
+    ink = read_inkml(write(content))
+    assert len(ink.traces) == 2
+    assert [(symbol.label, symbol.traces) for symbol in ink.symbols] == [("2", (1,)), ("x", (0,))]
 
 
 # ---------------------------------------------------------------------------------------------------------------- truth
@@ -156,6 +224,19 @@ def test_entities_are_refused(write, tmp_path):
         (r"1, 000 _ {}, 000", "1 , 0 0 0 _ { , } 0 0 0"),
         (r"\{ 7 \}", r"\{ 7 \}"),
         (r"e^\frac12", r"e ^ { \frac { 1 } { 2 } }"),
+        # beyond CROHME's tokens: braces of arguments and of environments stay
+        (r"$\overline{AB}+c$", r"\overline { A B } + c"),
+        (r"\binom{n+1}k", r"\binom { n + 1 } { k }"),
+        (r"\begin{matrix}a&b\\c&d\end{matrix}", r"\begin{matrix} a & b \\ c & d \end{matrix}"),
+        (r"\begin{array}{l|r}a&b\end{array}", r"\begin{array} { l | r } a & b \end{array}"),
+        (r"\underset{x}{lim}f", r"\underset { x } { \lim } f"),
+        (r"\mathbb R^n \, {\Pi}", r"\mathbb { R } ^ { n } \Pi"),
+        (r"\left\{\hat{x}\right.", r"\{ \hat { x }"),
+        # what is for printers leaves no letters behind
+        (r"$a=b \tag{1}$", "a = b"),
+        (r"\color{red}{x}+\textcolor{blue}y", "x + y"),
+        (r"\label{eq:one} x \nonumber \hspace{1cm} \kern 2pt y", "x y"),
+        (r"x − α ≤ 2", r"x - \alpha \leq 2"),
     ],
 )
 def test_latex_becomes_a_label(latex, expected):
@@ -182,6 +263,37 @@ def test_mathml_is_taken_where_the_latex_cannot_be_read_or_is_not_crohme():
     assert label(r"\lim {x}}", mathml) == r"\pi"
     assert label(r"$\sigma$", mathml) == r"\sigma"
     assert label(r"\Pi") == r"\Pi"
+
+
+@pytest.mark.parametrize(
+    ("latex", "reason"),
+    [
+        (r"\frac{a}{b", "ends too early"),
+        (r"a & b", "token 1: '&' outside a matrix"),
+        (r"\includegraphics{plot}", r"\includegraphics, which is no sign"),
+        (r"\color{red}", "says nothing"),
+        ("x Я", "Я (U+042F)"),
+    ],
+)
+def test_what_cannot_be_a_label_is_named(write, latex, reason):
+    content = f'<ink><annotation type="truth">{latex.replace("&", "&amp;")}</annotation>{TRACES}</ink>'
+    with pytest.raises(DataError, match="sample.inkml: ") as error:
+        read_inkml(write(content), needs_truth=True)
+    assert reason in str(error.value)
+    assert read_inkml(write(content)).tokens is None  # without need of it the ink is read
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ({"label": "o^2", "normalizedLabel": "o^{3}"}, "o ^ { 3 }"),
+        ({"normalizedLabel": " ", "label": r"\overline{o}"}, r"\overline { o }"),
+        ({"label": "a", "truth": "$b$"}, "b"),
+    ],
+)
+def test_the_truth_of_mathwriting_is_its_normalized_label_else_its_label(write, annotations, expected):
+    written = "".join(f'<annotation type="{kind}">{text}</annotation>' for kind, text in annotations.items())
+    assert read_inkml(write(f"<ink>{written}{TRACES}</ink>"), needs_truth=True).tokens == expected.split()
 
 
 def test_mathml_with_a_child_missing_is_named():

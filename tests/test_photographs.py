@@ -22,7 +22,7 @@ from utils.reading.photographs import (
     is_drawn,
     noise_of,
 )
-from utils.reading.pictures import MARGIN, normalize, read_picture
+from utils.reading.pictures import MARGIN, normalize_image, read_picture
 
 
 def formula(pen: int = 3) -> np.ndarray:
@@ -75,14 +75,14 @@ def test_real_training_pictures_come_through_unchanged(shared_data):
         for file in files[:: max(1, len(files) // 150)]:
             picture = read_picture(file)
             [cleaned] = clean(picture)
-            assert np.array_equal(cleaned.image, normalize(picture)), file.name
+            assert np.array_equal(cleaned.image, normalize_image(picture)), file.name
 
 
 @pytest.mark.parametrize("pen", [2, 3, 4])
 def test_a_drawn_picture_stays_as_it_is_in_either_polarity(pen):
     for picture in (formula(pen), 255 - formula(pen), (formula(pen) > 0).astype(np.uint8)):
         [cleaned] = clean(picture)
-        assert np.array_equal(cleaned.image, normalize(formula(pen)))
+        assert np.array_equal(cleaned.image, normalize_image(formula(pen)))
         rows, columns = np.nonzero(formula(pen))
         assert cleaned.to_given @ (MARGIN, MARGIN, 1) == pytest.approx((columns.min(), rows.min(), 1))
 
@@ -107,7 +107,7 @@ def test_ink_is_found_where_it_is_and_nowhere_else(kind):
 
 @pytest.mark.parametrize("size", [0.35, 0.7, 2, 6])
 def test_ink_comes_out_in_the_usual_size_and_pen(size):
-    usual = symbol_height(pieces_of(normalize(formula())))
+    usual = symbol_height(pieces_of(normalize_image(formula())))
     for pen in (3, 6) if size > 0.5 else (3,):
         cleaned = clean(on_paper(formula(pen), size))[0].image
         ink = (cleaned > 127).astype(np.uint8)

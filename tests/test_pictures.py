@@ -9,7 +9,7 @@ from PIL import Image
 
 from utils.errors import DataError
 from utils.reading.frames import remove_frames
-from utils.reading.pictures import MARGIN, normalize, read_picture, resize
+from utils.reading.pictures import MARGIN, normalize_image, read_picture, resize
 
 
 def strokes(height=90, width=160):
@@ -50,24 +50,24 @@ def photograph(picture):
     ids=["light ink", "dark ink", "0 and 1", "greys", "wide margins", "no margin", "no margin, dark ink"],
 )
 def test_polarity_and_margins_do_not_matter(make):
-    assert np.array_equal(normalize(make(strokes())), cropped(strokes()))
+    assert np.array_equal(normalize_image(make(strokes())), cropped(strokes()))
 
 
 def test_a_normalized_picture_stays_as_it_is():
     for picture in (strokes(), cv2.GaussianBlur(255 - strokes(), (3, 3), 0.8), photograph(strokes())):
-        once = normalize(picture)
-        assert np.array_equal(normalize(once), once)
+        once = normalize_image(picture)
+        assert np.array_equal(normalize_image(once), once)
 
 
 def test_a_blot_that_covers_most_of_the_picture_is_still_ink():
     picture = np.pad(np.zeros((60, 60), np.uint8), 5, constant_values=255)
-    assert np.array_equal(normalize(picture), np.pad(np.full((60, 60), 255, np.uint8), MARGIN))
+    assert np.array_equal(normalize_image(picture), np.pad(np.full((60, 60), 255, np.uint8), MARGIN))
 
 
 @pytest.mark.parametrize("is_dark_ink", [True, False], ids=["ink on paper", "chalk on a board"])
 def test_a_photograph_loses_its_shadow_and_keeps_its_ink(is_dark_ink):
     taken = photograph(strokes())
-    seen = normalize(taken if is_dark_ink else 255 - taken)
+    seen = normalize_image(taken if is_dark_ink else 255 - taken)
     truth = cropped(strokes())
     assert np.abs(np.subtract(seen.shape, truth.shape)).max() <= 6
     seen = cv2.resize(seen, truth.shape[::-1], interpolation=cv2.INTER_AREA)
@@ -88,7 +88,7 @@ def test_a_photograph_loses_its_shadow_and_keeps_its_ink(is_dark_ink):
 )
 def test_a_picture_without_ink_is_an_error(picture):
     with pytest.raises(DataError, match=r"^a\.png: has no ink"):
-        normalize(picture, "a.png")
+        normalize_image(picture, "a.png")
 
 
 # ---- frames ----------------------------------------------------------------------------------------------------------
@@ -130,27 +130,27 @@ def framed(ink: np.ndarray, sides: str, thickness: int, level: int = 255, distan
 def test_a_frame_changes_nothing(sides, thickness, level, distance, is_dark_ink):
     picture = framed(strokes(), sides, thickness, level, distance)
     given = 255 - picture if is_dark_ink else picture
-    assert np.array_equal(normalize(given), cropped(strokes()))
+    assert np.array_equal(normalize_image(given), cropped(strokes()))
 
 
 def test_two_frames_one_inside_the_other_change_nothing():
     picture = np.pad(framed(strokes(), "tblr", 2), 6)
     picture[:3] = picture[-3:] = 255
     picture[:, :3] = picture[:, -3:] = 255
-    assert np.array_equal(normalize(255 - picture), cropped(strokes()))
+    assert np.array_equal(normalize_image(255 - picture), cropped(strokes()))
 
 
 @pytest.mark.parametrize("level", [255, 70])
 def test_a_frame_with_soft_edges_around_grey_writing_changes_nothing(level):
     soft = cv2.GaussianBlur(np.pad(strokes(), 30), (3, 3), 0.8)
     picture = np.maximum(soft, cv2.GaussianBlur(framed(strokes() * 0, "tblr", 3, level), (3, 3), 0.8))
-    assert np.array_equal(normalize(255 - picture), normalize(255 - soft))
+    assert np.array_equal(normalize_image(255 - picture), normalize_image(255 - soft))
 
 
 def test_ink_that_crosses_a_frame_loses_what_lies_outside_alone():
     picture = framed(strokes(), "tblr", 3, 255, 6)
     picture[60, 2:70] = 255
-    seen = normalize(255 - picture)
+    seen = normalize_image(255 - picture)
     assert seen[:, :12].any() and seen.shape[1] > cropped(strokes()).shape[1] + 10
 
 
@@ -211,9 +211,9 @@ def test_ink_that_differs_in_color_alone_is_seen(paper, pen):
     ink = np.pad(strokes(), 20)
     colors = np.where(ink[..., None] > 0, np.uint8(pen), np.uint8(paper))
     for given in (colors, Image.fromarray(colors), encoded(Image.fromarray(colors))):
-        assert np.array_equal(normalize(read_picture(given)), cropped(strokes()))
+        assert np.array_equal(normalize_image(read_picture(given)), cropped(strokes()))
     light = np.linspace(0.7, 1, colors.shape[1])[None, :, None]
-    found = normalize(read_picture((colors * light).astype(np.uint8))) > 127
+    found = normalize_image(read_picture((colors * light).astype(np.uint8))) > 127
     assert found.shape == cropped(strokes()).shape and (found == (cropped(strokes()) > 127)).mean() > 0.98
 
 

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-import dataset.formats.packages
-from dataset.formats.packages import prepare, prepare_if_needed, recognise
+import dataset.formats.preparation
+from dataset.formats.packages import Reading, recognise, split_name
 from dataset.formats.pickles import read_pickle
+from dataset.formats.preparation import Options, long_labels, prepare, prepare_if_needed
 from dataset.images.store import open_split
+from dataset.images.strokes import draw, open_strokes
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import DataError
 
@@ -186,7 +188,7 @@ def test_one_split_of_several_can_be_taken(tmp_path):
     ],
 )
 def test_splits_are_named_alike_whatever_the_package_calls_them(text, name):
-    assert dataset.formats.packages._split_name(text) == name
+    assert split_name(text) == name
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
@@ -252,7 +254,7 @@ def test_bad_items_of_a_package_are_named_and_the_rest_comes_in(tmp_path):
         "train_labels.txt, line 6: expected a picture, uint8 (height, width), got float64",
         r"train_labels.txt, line 7: token 2 of 2, \foo, is not in the vocabulary",
         "train_labels.txt, line 8: duplicate name 'a_1', first in line 1",
-        "train_labels.txt, line 9: '../../up' cannot be a file's name",
+        "train_labels.txt, line 9: no picture '../../up' in train_images.pkl",
         "train_images.pkl, unasked: a picture without a label",
     ):
         assert words in told
@@ -266,7 +268,9 @@ def test_two_pictures_of_one_name_are_one_too_many(tmp_path):
     folder = make_plain(tmp_path / "plain")
     (folder / "train" / "images" / "a_1.jpg").write_bytes(image("a", "x", ".jpg"))
     (bad,) = prepare(folder, tmp_path / "NAME", progress=False)
-    assert str(bad) == "train/images, a_1.png: a picture without a label"
+    told = "train/labels.txt, line 1: 2 images are called 'a_1': a_1.jpg, a_1.png; a_1.jpg is taken"
+    assert str(bad) == told
+    assert (tmp_path / "NAME" / "train" / "labels.txt").read_text() == caption("train")
 
 
 def test_a_repeated_token_in_the_packages_vocabulary_names_its_file(tmp_path):
@@ -358,7 +362,8 @@ def test_stopped_anywhere_and_started_again_the_result_is_the_same(tmp_path, mon
         return stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset.formats.packages, "_save", stop_before(dataset.formats.packages._save))
+        saver = dataset.formats.preparation._Saver
+        patch.setattr(saver, "save", stop_before(saver.save))
         patch.setattr(Path, "rename", stop_before(Path.rename))
         with pytest.raises(KeyboardInterrupt):
             prepare_if_needed(folder, progress=False)
@@ -413,6 +418,157 @@ def test_what_was_made_by_hand_is_not_overwritten(tmp_path):
     assert (folder / "train" / "labels.txt").read_text() == caption("train")
 
 
+# ----------------------------------------------------------------------------------------------- what people bring
+
+
+def make_photos(folder, names="abc", table="labels.csv", images="photos", label="{x}"):
+    (folder / images).mkdir(parents=True)
+    (folder / table).write_text("".join(f"{name}.png,\\frac{label}{{2}}\n" for name in names))
+    for name in names:
+        (folder / images / f"{name}.png").write_bytes(image(name, "x", ".png"))
+    return folder
+
+
+def labels_of(folder):
+    return dict(line.split("\t") for line in (folder / "labels.txt").read_text().splitlines())
+
+
+@pytest.mark.parametrize("images", ["photos", "scans/page 1", "images", ""])
+def test_a_table_and_a_folder_of_images_are_a_split(tmp_path, images):
+    folder = make_photos(tmp_path / "mine" / "train", images=images)
+    assert prepare(folder.parent, tmp_path / "NAME", progress=False) == []
+    assert labels_of(tmp_path / "NAME" / "train") == dict.fromkeys("abc", r"\frac { x } { 2 }")
+    assert Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt").tokens == ("2", r"\frac", "x", "{", "}")
+
+
+def test_tables_that_share_their_images_are_splits_of_their_own(tmp_path):
+    folder = make_photos(tmp_path / "mine", "abcd", "train.csv", "images")
+    (folder / "train.csv").write_text("name,label\na,x\nb,x\n")
+    (folder / "val.csv").write_text("name,label\nc,x\n")
+    assert prepare(folder, tmp_path / "NAME", progress=False) == []
+    assert [sorted(labels_of(tmp_path / "NAME" / split)) for split in ("train", "validation")] == [["a", "b"], ["c"]]
+
+
+def test_what_was_changed_in_reading_is_told_and_what_normalising_would_change(tmp_path, capsys):
+    folder = make_plain(tmp_path / "plain")
+    lines = ["a_1\tx − y", r"a_2	$\dfrac{x}{y}$", "b.3\tx"]
+    (folder / "train" / "labels.txt").write_text("\n".join(lines), encoding="utf-8")
+    assert prepare(folder, tmp_path / "NAME", progress=False) == []
+    told = capsys.readouterr().err
+    for words in (
+        "NAME/train: characters read as the LaTeX that they mean, 1 times",
+        "train/labels.txt, line 1: − (U+2212) is read as -",
+        r"train/labels.txt, line 2: \dfrac{x}{y} -> \dfrac { x } { y }",
+        "NAME/train: --normalize would write 1 of 3 different labels",
+    ):
+        assert words in told
+    options = Options(normalize=True)
+    prepare(folder, tmp_path / "NAME", progress=False, options=options)
+    assert labels_of(tmp_path / "NAME" / "train")["a_2"] == r"\frac { x } { y }"
+    assert "--normalize" not in capsys.readouterr().err
+
+
+def test_lines_without_names_are_told_and_read_in_order_where_that_is_asked_for(tmp_path, capsys):
+    folder = make_plain(tmp_path / "plain")
+    (folder / "2014" / "labels.txt").unlink()
+    (folder / "train" / "labels.txt").write_text("x + y\n\nx\ny\n")
+    with pytest.raises(DataError, match=r"train/labels.txt: none of its 3 lines begins .*'a_1.png'.*--in-order"):
+        prepare(folder, tmp_path / "NAME", progress=False)
+    options = Options(Reading(in_order=True))
+    assert prepare(folder, tmp_path / "NAME", progress=False, options=options) == []
+    assert labels_of(tmp_path / "NAME" / "train") == {"a_1": "x + y", "a_2": "x", "b.3": "y"}
+    assert "line 1 is read as the label of train/images/a_1.png, the last as that of" in capsys.readouterr().err
+    (folder / "train" / "labels.txt").write_text("x + y\n")
+    with pytest.raises(DataError, match="1 lines for 3 images"):
+        prepare(folder, tmp_path / "OTHER", progress=False, options=options)
+
+
+def test_a_line_that_cannot_be_decoded_is_left_out_alone(tmp_path):
+    folder = make_plain(tmp_path / "plain")
+    (folder / "train" / "labels.txt").write_bytes(b"a_1\tx\na_2\ty \xe9\nb.3\tx\n")
+    (bad,) = prepare(folder, tmp_path / "NAME", progress=False)
+    assert bad.where == "train/labels.txt, line 2" and "0xE9" in bad.reason
+    assert labels_of(tmp_path / "NAME" / "train") == {"a_1": "x", "b.3": "x"}
+    again = Options(Reading(encoding="latin-1"), "replace")
+    (bad,) = prepare(folder, tmp_path / "NAME", progress=False, options=again)
+    assert "é (U+00E9)" in bad.reason
+
+
+def test_splits_of_mathwriting_keep_their_names(tmp_path):
+    for split in ("train", "valid", "test", "symbols", "synthetic"):
+        (tmp_path / "ink" / split).mkdir(parents=True)
+        (tmp_path / "ink" / split / f"{split}.inkml").write_text(inkml("x").replace("truth", "normalizedLabel"))
+    assert prepare(tmp_path / "ink", tmp_path / "NAME", progress=False) == []
+    folders = {path.name for path in (tmp_path / "NAME").iterdir() if path.is_dir()}
+    assert folders == {"train", "validation", "test", "symbols", "synthetic"}
+
+
+# ------------------------------------------------------------------------------------------- adding and replacing
+
+
+def test_another_source_for_a_split_is_refused_unless_it_is_to_be_replaced(tmp_path):
+    old, new = make_photos(tmp_path / "old"), make_photos(tmp_path / "new", "cd", label="{y}")
+    prepare(old, tmp_path / "NAME", "train", progress=False)
+    with pytest.raises(DataError, match="has 3 items already, made from something else.*--add.*--replace"):
+        prepare(new, tmp_path / "NAME", "train", progress=False)
+    assert sorted(labels_of(tmp_path / "NAME" / "train")) == ["a", "b", "c"]
+    options = Options(existing="replace")
+    assert prepare(new, tmp_path / "NAME", "train", progress=False, options=options) == []
+    assert labels_of(tmp_path / "NAME" / "train") == dict.fromkeys("cd", r"\frac { y } { 2 }")
+    assert {path.stem for path in (tmp_path / "NAME" / "train" / "images").iterdir()} == {"c", "d"}
+    assert "x" not in Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt")
+
+
+def test_adding_keeps_what_is_there_and_the_order_of_the_vocabulary(tmp_path, capsys):
+    old, new = make_photos(tmp_path / "old"), make_photos(tmp_path / "new", "de", label="{!}")
+    prepare(old, tmp_path / "NAME", "train", progress=False)
+    tokens = Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt").tokens
+    options = Options(existing="add")
+    capsys.readouterr()
+    assert prepare(new, tmp_path / "NAME", "train", progress=False, options=options) == []
+    told = capsys.readouterr().err
+    assert "NAME/train: 2 items added to 3" in told and "1 tokens added to the vocabulary: !" in told
+    vocabulary = Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt")
+    assert vocabulary.tokens == (*tokens, "!")
+    store = open_split(tmp_path / "NAME", "train", vocabulary)
+    assert [store.name(i) for i in range(len(store))] == list("abcde")
+    assert store.picture(0).max() == 255 and vocabulary.decode(store.tokens(4))[2] == "!"
+    prepare(new, tmp_path / "NAME", "train", progress=False, options=options)
+    assert "already there" in capsys.readouterr().err and len(labels_of(tmp_path / "NAME" / "train")) == 5
+
+
+def test_an_added_item_of_a_name_that_is_there_is_named_unless_it_is_the_same(tmp_path):
+    old = make_photos(tmp_path / "old")
+    new = make_photos(tmp_path / "new", "abd")
+    (new / "photos" / "b.png").write_bytes(image("other", "x + x", ".png"))
+    prepare(old, tmp_path / "NAME", "train", progress=False)
+    (bad,) = prepare(new, tmp_path / "NAME", "train", progress=False, options=Options(existing="add"))
+    assert bad.where == "labels.csv, line 2" and "'b' is there already, with another label or another" in bad.reason
+    assert sorted(labels_of(tmp_path / "NAME" / "train")) == list("abcd")
+
+
+def test_strokes_stay_when_items_are_added(tmp_path):
+    for name, label in {"one/train/a": "x", "two/train/b": "y"}.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / f"{name}.inkml").write_text(inkml(label))
+    prepare(tmp_path / "one", tmp_path / "NAME", progress=False)
+    prepare(tmp_path / "two", tmp_path / "NAME", progress=False, options=Options(existing="add"))
+    store = open_split(tmp_path / "NAME", "train", Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt"))
+    strokes = open_strokes(tmp_path / "NAME" / "train")
+    for index, name in enumerate("ab"):
+        known = strokes.find(name, store.sizes[index])
+        assert np.array_equal(draw(known.traces, known.size), store.picture(index))
+
+
+def test_labels_that_are_longer_than_a_reading_are_told(tmp_path):
+    folder = make_plain(tmp_path / "plain")
+    (folder / "train" / "labels.txt").write_text("a_1\t" + "x " * 50 + "\na_2\t" + "x " * 60 + "\nb.3\tx\n")
+    prepare(folder, tmp_path / "NAME", progress=False)
+    assert long_labels(tmp_path / "NAME", lambda height, width: 60) == []
+    (told,) = long_labels(tmp_path / "NAME", lambda height, width: 59)
+    assert "NAME/train: 1 labels are longer" in told and "'a_2' has 60 tokens" in told
+
+
 # ------------------------------------------------------------------------------------------------------ the script
 
 
@@ -431,6 +587,18 @@ def test_the_script_lists_bad_items_and_exits_with_1_unless_told_to_skip_them(tm
         assert done.returncode == code, done.stderr
         assert "train_labels.txt, line 4: no picture 'gone'" in done.stderr and "NAME: ready" in done.stdout
     assert json.loads((tmp_path / "NAME" / "train" / "prepared.json").read_text())["left_out"] == 1
+
+
+def test_the_script_adds_and_normalises_and_tells_labels_that_are_too_long(tmp_path):
+    target = ("--dataset", "NAME", "--root", tmp_path, "--split", "train")
+    assert run(make_photos(tmp_path / "old"), *target).returncode == 0
+    new = make_photos(tmp_path / "new", "d", label="{" + "x" * 100 + "}")
+    assert "--add" in run(new, *target).stderr
+    done = run(new, *target, "--add", "--normalize", "--sheet", tmp_path / "sheet.png")
+    assert done.returncode == 0 and "1 items added to 3" in done.stderr
+    assert "NAME/train: 1 labels are longer than what is read" in done.stderr and "'d' has 106 tokens" in done.stderr
+    assert cv2.imread(str(tmp_path / "sheet.png")).mean() > 200
+    assert "expected a folder or a zip" in run("--dataset", "NAME").stderr
 
 
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):

@@ -14,7 +14,7 @@ from dataset.vocabulary import Vocabulary
 from models.recognizer import Recognizer
 from recognize import Reader, Reading, language
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.reading.pictures import normalize
+from utils.reading.pictures import normalize_image
 from utils.training.run_folder import save_checkpoint
 
 VOCABULARY = [*"abcdexyz12+="]
@@ -178,8 +178,8 @@ def test_a_beam_gives_alternatives_and_greedy_none():
 
 def test_the_network_sees_the_size_that_training_saw():
     picture = written(0, 60, 150)
-    assert reader(picture_scale=1.0).read(picture).image.shape == normalize(picture).shape
-    assert np.array_equal(reader(picture_scale=1.0).read(picture).image, normalize(picture))
+    assert reader(picture_scale=1.0).read(picture).image.shape == normalize_image(picture).shape
+    assert np.array_equal(reader(picture_scale=1.0).read(picture).image, normalize_image(picture))
     wide = reader(picture_scale=1.0, max_width=64).read(picture).image
     assert wide.shape[1] == 64
 

@@ -119,12 +119,12 @@ def test_a_sheet_shows_what_was_read_even_where_it_cannot_be_drawn(folder, check
 
 def test_ink_is_drawn_as_training_pictures_are(tmp_path, checkpoint, monkeypatch, capsys):
     from dataset.formats.inkml import rasterise, read_inkml
-    from utils.reading.pictures import normalize, resize
+    from utils.reading.pictures import normalize_image, resize
 
     (tmp_path / "a.inkml").write_text(INKML)
     arguments = (tmp_path / "a.inkml", "--checkpoint", checkpoint, "--show-input", tmp_path / "seen")
     run(monkeypatch, capsys, *arguments)
-    drawn = resize(normalize(rasterise(read_inkml(tmp_path / "a.inkml").traces)), 0.5)
+    drawn = resize(normalize_image(rasterise(read_inkml(tmp_path / "a.inkml").traces)), 0.5)
     assert np.array_equal(cv2.imread(str(tmp_path / "seen" / "a.png"), 0), drawn)
 
 

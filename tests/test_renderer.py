@@ -368,7 +368,8 @@ def test_chinese_needs_a_font_that_the_user_names():
 
 def test_the_command_draws_labels_and_files_and_names_what_it_cannot(tmp_path):
     (tmp_path / "labels.txt").write_text("one\tx ^ { 2 }\ntwo\t\\frac { 1 } { 2 }\n")
-    command = [sys.executable, "-m", "dataset.renderer", r"\sqrt{x}", r"\foo", str(tmp_path / "labels.txt")]
+    command = [sys.executable, "-m", "tests.benchmarks.sheet_of_labels"]
+    command += [r"\sqrt{x}", r"\foo", str(tmp_path / "labels.txt")]
     run = subprocess.run([*command, "--out", str(tmp_path / "sheet.png"), "--tokens"], capture_output=True, text=True)
     assert run.returncode == 1 and "3 labels, 1 cannot be drawn" in run.stdout
     assert r"unknown command '\foo'" in run.stderr and "Traceback" not in run.stderr

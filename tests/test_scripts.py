@@ -33,7 +33,7 @@ TINY = {
 
 def run(script: str, *arguments: str, folder: Path, expected: int = 0, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / script, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, **options)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, **options)
     assert done.returncode == expected, done.stderr
     return done
 
@@ -134,7 +134,7 @@ def test_a_run_by_time_that_is_told_to_stop_and_resumed_ends_in_the_same_weights
     while not (folder / "state.pt").exists() and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 143, errors
     assert "stopped by SIGTERM, state saved; --resume continues" in errors
     run("train_stage.py", "--run", "told", "--resume", folder=home)

@@ -163,7 +163,7 @@ def test_what_is_larger_than_the_limits_is_drawn_smaller(labels, vocabulary, fol
 def test_label_hashes_are_those_of_the_store_of_ink(labels, vocabulary, folder, tmp_path):
     with StoreWriter(tmp_path / "store") as writer:
         for label in labels[:10]:
-            writer.add("a", np.zeros((9, 9), np.uint8), vocabulary.encode(label))
+            writer.add("a", np.zeros((9, 9), np.uint8), vocabulary.encode(label), " ".join(label))
     pictures = images(labels, vocabulary, folder)
     assert (pictures.label_hash()[:10] == ImageStore(tmp_path / "store").label_hash).all()
 

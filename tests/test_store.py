@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 import pytest
 
+from dataset.formats.labels import read_labels
 from dataset.images.store import (
     FILES,
     ImageStore,
     StoreWriter,
     build_store,
-    in_threads,
     open_split,
-    read_labels,
     split_validation,
 )
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import DataError
-from utils.reading.pictures import normalize
+from utils.parallel import in_threads
+from utils.reading.pictures import normalize_image
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
 
@@ -56,7 +56,7 @@ def test_a_store_gives_back_what_labels_and_pictures_say(data_set):
     ]
     assert store.lengths.tolist() == [2, 1, 2, 4] and store.lengths.dtype == np.int32
     for index in range(4):
-        assert np.array_equal(store.picture(index), normalize(ink(index)))
+        assert np.array_equal(store.picture(index), normalize_image(ink(index)))
         assert store.picture(index).shape == tuple(store.sizes[index])
     assert store.name(-1) == "four" and store.name(-4) == "one"
     with pytest.raises(IndexError):
@@ -141,9 +141,9 @@ def test_a_copied_data_set_keeps_its_store(data_set, capsys):
 
 def test_what_fails_while_writing_leaves_the_old_store(tmp_path):
     with StoreWriter(tmp_path / "store") as writer:
-        writer.add("old", ink(3), [3])
+        writer.add("old", ink(3), [3], "a")
     with pytest.raises(RuntimeError), StoreWriter(tmp_path / "store") as writer:
-        writer.add("new", ink(5), [4])
+        writer.add("new", ink(5), [4], "b")
         raise RuntimeError("stopped")
     assert ImageStore(tmp_path / "store").name(0) == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
@@ -167,8 +167,8 @@ def test_every_bad_item_is_named_with_file_and_line(tmp_path):
         "train/labels.txt, line 6: duplicate name 'good', first in line 1",
         "train/labels.txt, line 7: no picture 'gone' in train/images",
         "train/labels.txt, line 8: no label after 'empty'",
-        "train/labels.txt, line 9: '../up' cannot be a file's name",
-        "train/images, nolabel: a picture without a label",
+        "train/labels.txt, line 9: no picture '../up' in train/images",
+        "train/images, nolabel.png: a picture without a label",
     ):
         assert words in told
     assert len(bad) == 8
@@ -199,7 +199,7 @@ def test_a_name_may_carry_its_suffix_and_hold_spaces_when_a_tab_ends_it():
 def test_validation_is_split_by_expression_and_fixed_by_the_seed(tmp_path):
     with StoreWriter(tmp_path / "store") as writer:
         for item in range(3000):
-            writer.add(str(item), ink(0), [3, item % 1000])
+            writer.add(str(item), ink(0), [3, item % 1000], f"a {item % 1000}")
     store = ImageStore(tmp_path / "store")
     train, validation = split_validation(store, 0.05, seed=1)
     assert sorted([*train, *validation]) == list(range(3000))
@@ -210,10 +210,21 @@ def test_validation_is_split_by_expression_and_fixed_by_the_seed(tmp_path):
     assert len(split_validation(store, 0.0, seed=1)[1]) == 0
 
 
+def test_the_same_expressions_validate_whatever_the_vocabulary(tmp_path):
+    labels = [["a", *"bc"[: 1 + item % 2], *["a"] * (item // 2)] for item in range(40)]
+    sides = []
+    for number, vocabulary in enumerate([Vocabulary("abc"), Vocabulary("xcyba")]):
+        with StoreWriter(tmp_path / str(number)) as writer:
+            for item, label in enumerate(labels):
+                writer.add(str(item), ink(0), vocabulary.encode(label), " ".join(label))
+        sides.append(split_validation(ImageStore(tmp_path / str(number)), 0.3, seed=0)[1].tolist())
+    assert sides[0] == sides[1] and 4 < len(sides[0]) < 24
+
+
 def test_no_side_of_the_validation_split_is_empty(tmp_path):
     with StoreWriter(tmp_path / "store") as writer:
         for item in range(2):
-            writer.add(str(item), ink(0), [3, item])
+            writer.add(str(item), ink(0), [3, item], f"a {item}")
     for seed in range(20):
         assert [len(side) for side in split_validation(ImageStore(tmp_path / "store"), 0.05, seed)] == [1, 1]
 

@@ -14,7 +14,8 @@ from dataset.images.augmentation import Augmentation, StrokeAugmentation
 from dataset.images.mixture import Mixture
 from dataset.images.standard import STANDARD, StandardImages
 from dataset.images.symbols import SymbolLibrary, hash_of, import_mathnote, mathnote_token, writers_of
-from dataset.images.synthetic import SyntheticInk
+from dataset.images.synthetic import GROWTH_JITTER, TALL, SyntheticInk
+from dataset.images.token_boxes import FLAT, HIGH, HIGH_RULES, LOW_RULES, SCRIPTS, as_written, forms_of, token_boxes
 from dataset.loading.loaders import Data, Items, Loader, make_loaders
 from dataset.sampler import AdaptiveBatchSampler
 from dataset.vocabulary import Vocabulary
@@ -182,6 +183,49 @@ def test_the_mix_has_the_share_that_the_config_says_and_all_have_boxes(inked, ba
     resumed, _ = make_loaders(data, stage, config, batching, stride=8)
     resumed.set_epoch(5, state)
     assert [batch.names for batch in resumed] == [batch.names for batch in train][1:]
+
+
+def test_numerators_are_written_closer_to_their_bars_and_exponents_higher_than_typeset(tmp_path):
+    labels = [label.split() for label in (r"a \frac { b } { 2 }", "a _ { b } ^ { 2 }", "a b", r"\sum _ { a } b")]
+    vocabulary = Vocabulary(sorted({token for label in labels for token in label}))
+    standard = StandardImages(labels, vocabulary, tmp_path, progress=False)
+    typeset = token_boxes(*standard.layouts())
+    written = as_written(typeset, labels)
+    moved = (written.low - typeset.low)[:, 1]
+    assert np.allclose((written.high - typeset.high)[:, 1], moved, atol=1e-6) and np.array_equal(
+        written.low[:, 0], typeset.low[:, 0]
+    )
+    drops = [dict(zip(typeset.tokens[start:end].tolist(), moved[start:end].tolist(), strict=True))
+             for start, end in zip([0, *typeset.ends], typeset.ends, strict=False)]  # fmt: skip
+    assert drops[0] == pytest.approx({0: 0, 1: 0, 3: 0.15, 6: 0}, abs=1e-6)
+    assert drops[1] == pytest.approx({0: 0, 3: 0, 7: -0.07}, abs=1e-6)
+    assert drops[2] == pytest.approx({0: 0, 1: 0}, abs=1e-6)
+    assert drops[3] == pytest.approx({0: 0, 3: -0.17, 5: 0}, abs=1e-6)
+
+
+def test_labels_follow_hands_of_labels_laid_out_alike(tmp_path):
+    texts = ["a b a", "a ^ { b }", r"\sum _ { a } ^ { b } a", r"\sqrt { a }", r"\frac { a } { b }"]
+    labels = [text.split() for text in texts]
+    vocabulary = Vocabulary(sorted({token for label in labels for token in label}))
+    forms, widths = forms_of(token_boxes(*StandardImages(labels, vocabulary, tmp_path, progress=False).layouts()))
+    assert forms.tolist() == [FLAT, SCRIPTS, HIGH, LOW_RULES, HIGH_RULES]
+    assert widths[0] > widths[1] > 0.5
+
+
+def test_a_symbol_keeps_its_shape_and_its_size_against_the_typeset_box(data, ink):
+    planner, plan = ink._planner, ink._planner.plan(np.arange(len(ink)), 0, 0)
+    symbols = planner.symbols
+    extents = planner.boxes.high - planner.boxes.low
+    # what was written for a box of the very size that it gets, and holds nothing
+    same = np.isclose(symbols.typeset[plan.donors], extents, rtol=1e-3).all(axis=1) & ~planner.boxes.has_rule
+    same &= extents[:, 1] < TALL
+    assert same.sum() > 15
+    scales = plan.scales[same].astype(float)
+    assert np.all(np.abs(np.log(scales[:, 0] / scales[:, 1])) < 2.1 * GROWTH_JITTER)
+    owners = np.repeat(np.arange(len(ink)), np.diff(plan.ends, prepend=0))[same]
+    for owner in np.unique(owners):
+        ems = scales[owners == owner].mean(axis=1)
+        assert ems.max() / ems.min() < 1 + 2.2 * GROWTH_JITTER
 
 
 # ---- libraries -------------------------------------------------------------------------------------------------------

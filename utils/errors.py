@@ -38,3 +38,9 @@ class BadItem(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
+
+
+def list_of(bad: list[BadItem], at_most: int = 5) -> str:
+    """The first bad items, a line each, to end a message with."""
+    rest = [f"… and {len(bad) - at_most} more"] if len(bad) > at_most else []
+    return "".join(f"\n  {line}" for line in [*bad[:at_most], *rest])

@@ -33,6 +33,7 @@ def parse_training_options(description: str) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="change a key of the config, such as stages.2.epochs=10 or training.ema=0.99")  # fmt: skip
     parser.add_argument("--minutes", metavar="N", help="train by time: so many minutes for all stages together")
+    parser.add_argument("--validation-only", action="store_true", help="do not read the test splits at the end")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; default: the config's (auto)")
     parser.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too, in the run's folder")
     options = parser.parse_args()

@@ -1,11 +1,9 @@
-"""InkML: pen strokes with their truth, as CROHME distributes them.
+"""InkML: pen strokes with their truth, as CROHME and MathWriting distribute them, and how they are drawn.
 
 An InkML file holds traces (the pen's path from touching down to lifting off), the truth as LaTeX and as MathML, and
-groups that say which traces make which symbol. Read here: traces, symbols, and the truth as a label in CROHME's 110
-tokens. `rasterise` draws traces by the rule of the official picture package.
+groups that say which traces make which symbol. `rasterise` draws traces by the rule of the official image package.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -16,6 +14,8 @@ from xml.parsers import expat
 import cv2
 import numpy as np
 
+from dataset.formats.ink_traces import read_traces, tag_of
+from dataset.formats.ink_truth import leaf_tokens, mathml_tokens, truth_tokens
 from utils.errors import DataError
 
 # The height, in pixels, that a trace of ordinary size gets, and the paper around the ink of a picture.
@@ -26,19 +26,14 @@ PEN = 3
 # sign, whose height is nearly zero, would become thousands of pixels wide.
 LONGEST_TRACE = 40
 MAX_SIDE = 20_000
-MAX_DEPTH = 200  # of XML elements and of LaTeX groups; CROHME has less than 60
-
-CROHME_TOKENS = frozenset(
-    r"""! ' ( ) + , - . / 0 1 2 3 4 5 6 7 8 9 < = > A B C E F G H I L M N P R S T V X Y [ ] ^ _ { | }
-    a b c d e f g h i j k l m n o p q r s t u v w x y z \Delta \alpha \beta \cdot \cdots \cos \div \exists \forall
-    \frac \gamma \geq \in \infty \int \lambda \ldots \leq \lim \limits \log \mu \neq \phi \pi \pm \prime \rightarrow
-    \sigma \sin \sqrt \sum \tan \theta \times \{ \}""".split()
-)
+MAX_DEPTH = 200  # of XML elements; CROHME has less than 60
+# The annotations that hold the truth: of CROHME, then of MathWriting; the first that a file has is taken.
+TRUTHS = ("truth", "normalizedLabel", "label")
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """One written symbol. label: its token.   traces: indices of its traces.   token: place in the label or None."""
+    """One written symbol. label: its token.   traces: indices of its traces.   token: index in the label or None."""
 
     label: str
     traces: tuple[int, ...]
@@ -62,35 +57,43 @@ def read_inkml(path: str | Path, needs_truth: bool = False) -> Ink:
     """Read one InkML file.
 
     Raises DataError, naming the file and what was expected, when it is missing, empty, truncated or not XML, defines
-    entities, has no traces, or a trace that is not a list of finite numbers; with `needs_truth` also without truth.
+    entities, has no traces, or a trace that is not a list of finite numbers; with `needs_truth` also where there is no
+    truth or none that can be a label.
     """
     path = Path(path)
     root = _parse_xml(path)
-    if _tag(root) != "ink":
-        raise DataError(f"{path}: expected an InkML file, whose outermost element is <ink>, got <{_tag(root)}>")
-    elements = [element for element in root.iter() if _tag(element) == "trace"]
-    if not elements:
-        raise DataError(f"{path}: has no traces; expected at least one <trace> with points `x y, x y, …`")
-    channels = [element.get("name") for element in root.iter() if _tag(element) == "channel"]
-    columns = [channels.index(name) if name in channels else place for place, name in enumerate("XY")]
-    traces = [_points(element, columns, path) for element in elements]
-    trace_index = {element.get("id", element.get("xml:id", "")): index for index, element in enumerate(elements)}
-
-    latex = next((e.text for e in root if _tag(e) == "annotation" and e.get("type") == "truth"), None)
-    math = next((element for element in root.iter() if _tag(element) == "math"), None)
-    tokens = None
-    if latex or math is not None:
-        try:
-            tokens = truth_tokens(latex, math)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-    elif needs_truth:
-        raise DataError(f'{path}: has no truth; expected <annotation type="truth"> with LaTeX, or <math> with MathML')
+    if tag_of(root) != "ink":
+        raise DataError(f"{path}: expected an InkML file, whose outermost element is <ink>, got <{tag_of(root)}>")
     try:
-        symbols = list(_symbols(root, trace_index, _token_of_id(math, tokens)))
+        traces, index_of_id = read_traces(root)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    if not traces:
+        raise DataError(f"{path}: has no traces; expected at least one <trace> with points `x y, x y, …`")
+    math = next((element for element in root.iter() if tag_of(element) == "math"), None)
+    tokens = _label_of(root, math, path, needs_truth)
+    try:
+        symbols = list(_symbols(root, index_of_id, _token_of_id(math, tokens)))
     except KeyError as error:
         raise DataError(f"{path}: a <traceView> refers to the trace {error}, which is not in the file") from None
     return Ink(path.stem, traces, tokens, symbols)
+
+
+def _label_of(root: Element, math: Element | None, path: Path, needs_truth: bool) -> list[str] | None:
+    """The tokens of the truth. None where there is none, or none that can be read and none is needed."""
+    written = {e.get("type"): e.text for e in reversed(root) if tag_of(e) == "annotation" and (e.text or "").strip()}
+    latex = next((written[kind] for kind in TRUTHS if kind in written), None)
+    if latex is None and math is None:
+        if needs_truth:
+            expected = ", ".join(f'<annotation type="{kind}">' for kind in TRUTHS)
+            raise DataError(f"{path}: has no truth; expected {expected} with LaTeX, or <math> with MathML")
+        return None
+    try:
+        return truth_tokens(latex, math)
+    except DataError as error:
+        if needs_truth:
+            raise DataError(f"{path}: {error}") from None
+        return None
 
 
 # ---------------------------------------------------------------------------------------------------------------- XML
@@ -142,191 +145,27 @@ def _build(data: bytes, encoding: str | None = None) -> Element:
     return builder.close()
 
 
-def _tag(element: Element) -> str:
-    return element.tag.rpartition(":")[2]  # without a namespace prefix
-
-
-def _points(element: Element, columns: Sequence[int], path: Path) -> np.ndarray:
-    x, y = columns
-    where = f"{path}: trace {element.get('id', element.get('xml:id', '?'))!r}"
-    try:
-        points = [point.split() for point in (element.text or "").strip().rstrip(",").split(",")]
-        trace = np.array([(float(point[x]), float(point[y])) for point in points])
-    except (ValueError, IndexError):
-        raise DataError(f"{where} is not a list of points `x y, x y, …`") from None
-    if not np.isfinite(trace).all():
-        raise DataError(f"{where} has a coordinate that is not a finite number")
-    return trace
-
-
-def _symbols(root: Element, trace_index: dict[str, int], token_of_id: dict[str, int]) -> Iterator[Symbol]:
+def _symbols(root: Element, trace_index: dict[str, int | None], token_of_id: dict[str, int]) -> Iterator[Symbol]:
     for group in root.iter():
-        views = [view for view in group if _tag(view) == "traceView"]
-        if _tag(group) != "traceGroup" or not views:
+        views = [view for view in group if tag_of(view) == "traceView"]
+        if tag_of(group) != "traceGroup" or not views:
             continue
-        label = next((e.text or "" for e in group if _tag(e) == "annotation" and e.get("type") == "truth"), "")
-        link = next((e.get("href", "") for e in group if _tag(e) == "annotationXML"), "")
-        traces = tuple(trace_index[view.get("traceDataRef", "").lstrip("#")] for view in views)
-        yield Symbol("".join(_leaf(label)), traces, token_of_id.get(link))
+        label = next((e.text or "" for e in group if tag_of(e) == "annotation" and e.get("type") == "truth"), "")
+        link = next((e.get("href", "") for e in group if tag_of(e) == "annotationXML"), "")
+        traces = [trace_index[view.get("traceDataRef", "").lstrip("#")] for view in views]
+        traces = tuple(index for index in traces if index is not None)
+        yield Symbol("".join(leaf_tokens(label)), traces, token_of_id.get(link))
 
 
 def _token_of_id(math: Element | None, tokens: list[str] | None) -> dict[str, int]:
     """Where in the label each MathML element stands; only elements on which label and MathML agree are in it."""
     try:
-        written = [] if math is None else _mathml(math)
+        written = [] if math is None else mathml_tokens(math)
     except DataError:
         return {}
     blocks = SequenceMatcher(None, [token for token, _ in written], tokens or [], autojunk=False).get_matching_blocks()
     pairs = ((written[a + i][1], b + i) for a, b, size in blocks for i in range(size))
-    return {identity: place for identity, place in pairs if identity}
-
-
-# -------------------------------------------------------------------------------------------------------------- truth
-
-
-def truth_tokens(latex: str | None, math: Element | None = None) -> list[str]:
-    """The label of an expression: braces always, subscript before superscript, `\\limits` after `\\int` only.
-
-    latex: the LaTeX truth.   math: the `<math>` element. The published labels follow the LaTeX truth, so it comes
-    first; where it cannot be read, or uses a token that CROHME does not have, the MathML is taken instead.
-    Raises DataError when neither can be read.
-    """
-    labels, problems = [], []
-    for read, truth in ((_latex, latex), (lambda math: [token for token, _ in _mathml(math)], math)):
-        if truth is None or (isinstance(truth, str) and not truth.strip(" $\n\t")):
-            continue
-        try:
-            labels.append(read(truth))
-        except DataError as error:
-            problems.append(str(error))
-    if not labels:
-        raise DataError("; ".join(problems) or "the truth is empty")
-    return next((label for label in labels if CROHME_TOKENS.issuperset(label)), labels[0])
-
-
-_PIECE = re.compile(r"\\[A-Za-z]+|\\.|\S", re.DOTALL)
-# What changes how a formula looks and not what it says, and `\left.`, a bracket that is not there.
-_LOOKS = re.compile(
-    r"\\(left|right) *\.|\\(left|right|[bB]igg?[lr]?|mbox|text|mathrm|mathit|mathbf|displaystyle|q?quad)(?![A-Za-z])"
-    r"|\\[ ,:;!]|\$"
-)
-_SAME = {r"\lt": "<", r"\gt": ">", r"\to": r"\rightarrow", r"\le": r"\leq", r"\ge": r"\geq", r"\ne": r"\neq",
-         r"\lbrack": "[", r"\rbrack": "]", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\vert": "|"}  # fmt: skip
-
-
-def _latex(latex: str) -> list[str]:
-    pieces = [_SAME.get(piece, piece) for piece in _PIECE.findall(_LOOKS.sub(" ", latex).replace(r"\parallel", "||"))]
-    # Empty groups go: some truths write `_ {} ,` for a comma that hangs low, and its label is `_ { , }`.
-    pieces = re.sub(r"(?<!\S)\{ \}(?!\S)", "", " ".join(pieces)).split()
-    tokens = _LatexReader(pieces).row(None)
-    for name in (r"\log", r"\lim"):  # written as letters in some truths, never in a label
-        tokens = f" {' '.join(tokens)} ".replace(f" {' '.join(name[1:])} ", f" {name} ").split()
-    return tokens
-
-
-class _LatexReader:
-    """A recursive-descent reader of the LaTeX in CROHME's truths."""
-
-    def __init__(self, pieces: list[str]):
-        self.pieces, self.next, self.depth = pieces, 0, 0
-
-    def peek(self) -> str | None:
-        return self.pieces[self.next] if self.next < len(self.pieces) else None
-
-    def take(self) -> str:
-        self.next += 1
-        if self.next > len(self.pieces):
-            raise DataError("the LaTeX truth ends too early")
-        return self.pieces[self.next - 1]
-
-    def row(self, end: str | None) -> list[str]:
-        """Everything up to the closing piece, which is taken too."""
-        tokens: list[str] = []
-        while (piece := self.peek()) != end:
-            if piece == "}":
-                raise DataError("the LaTeX truth has a } without {")
-            if piece in ("_", "^"):
-                tokens += self.scripts()
-            elif piece == r"\limits" and tokens[-1:] != [r"\int"]:  # sums and limits have theirs there anyway
-                self.take()
-            else:
-                tokens += self.item()
-        if end:
-            self.take()
-        return tokens
-
-    def scripts(self) -> list[str]:
-        scripts = []
-        while self.peek() in ("_", "^"):
-            scripts.append((self.take(), self.item()))
-        scripts.sort(key=lambda script: script[0] == "^")
-        return [token for mark, content in scripts for token in (mark, "{", *content, "}")]
-
-    def item(self) -> list[str]:
-        """One token, one group without its braces, or one command with its arguments."""
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise DataError(f"the LaTeX truth is nested more than {MAX_DEPTH} deep")
-        piece = self.take()
-        if piece == "{":
-            tokens = self.row("}")
-        elif piece == r"\frac":
-            tokens = [piece, "{", *self.item(), "}", "{", *self.item(), "}"]
-        elif piece == r"\sqrt":
-            degree = []
-            if self.peek() == "[":
-                degree = [self.take(), *self.row("]"), "]"]
-            tokens = [piece, *degree, "{", *self.item(), "}"]
-        else:
-            tokens = [piece]
-        self.depth -= 1
-        return tokens
-
-
-_MATHML_NAMES = {"infin": r"\infty", "im": r"\lim", "ctdot": r"\cdots", "hellip": r"\ldots", "exist": r"\exists",
-                 "rarr": r"\rightarrow", "{": r"\{", "}": r"\}"}  # fmt: skip
-# What stands before, between and after the children of an element.
-_MATHML_FORMS = {
-    "mfrac": [r"\frac {", "} {", "}"],
-    "msub": ["", "_ {", "}"],
-    "munder": ["", "_ {", "}"],
-    "msup": ["", "^ {", "}"],
-    "msubsup": ["", "_ {", "} ^ {", "}"],
-    "munderover": ["", "_ {", "} ^ {", "}"],
-}
-
-
-def _leaf(text: str) -> list[str]:
-    """The tokens of a MathML leaf or a symbol's name: `alpha`, `\\alpha`, `≤`'s name `le`, or letters and digits."""
-    text = text.strip()
-    name = text.removeprefix("\\")
-    word = _MATHML_NAMES.get(name, _SAME.get(f"\\{name}", f"\\{name}"))
-    return [word] if word in CROHME_TOKENS or (text.startswith("\\") and len(name) > 1) else list(text)
-
-
-def _mathml(element: Element) -> list[tuple[str, str | None]]:
-    """The label of a MathML element: each token with the id of the element that it comes from, where it has one."""
-    tag, identity = _tag(element), element.get("xml:id")
-    if tag in ("mi", "mo", "mn", "mtext"):
-        return [(token, identity) for token in _leaf(element.text or "")]
-    children = [_mathml(child) for child in element]
-    if tag == "mroot" and len(children) == 2:
-        return [(r"\sqrt", identity), ("[", None), *children[1], ("]", None), ("{", None), *children[0], ("}", None)]
-    if tag == "msqrt":
-        forms, children = [r"\sqrt {", "}"], [sum(children, [])]
-    elif tag in ("math", "mrow", "mstyle", "mpadded"):
-        forms = [""] * (len(children) + 1)
-    elif tag in _MATHML_FORMS:
-        forms = _MATHML_FORMS[tag]
-    else:
-        raise DataError(f"the MathML truth has a <{tag}>, which CROHME does not use")
-    if len(forms) != len(children) + 1:
-        raise DataError(f"the MathML truth has a <{tag}> with {len(children)} children, expected {len(forms) - 1}")
-    # The element's symbol is the first token, a bar or a root; the brace after it is nobody's.
-    tokens = [(token, None if place else identity) for place, token in enumerate(forms[0].split())]
-    for child, form in zip(children, forms[1:], strict=True):
-        tokens += [*child, *((token, None) for token in form.split())]
-    return tokens
+    return {identity: index for identity, index in pairs if identity}
 
 
 # ----------------------------------------------------------------------------------------------------------- pictures

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset.formats.packages import prepare_if_needed
-from dataset.images.store import lines_of, picture_files, read_labels
+from dataset.formats.items import NamedImages, is_image
+from dataset.formats.labels import read_labels
+from dataset.formats.preparation import prepare_if_needed
+from dataset.formats.text_files import lines_of
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
 from utils.evaluation.scores import Reference
@@ -28,10 +30,10 @@ def open_references(folder: Path, split: str) -> list[Reference]:
         known = ", ".join(sorted(path.parent.name for path in folder.glob("*/labels.txt")))
         raise DataError(f"{folder}: no split {split}; there are: {known}")
     references, names = [], set()
-    for label in read_labels(lines_of(path), f"{split}/labels.txt"):
+    for label in read_labels(lines_of(path), f"{split}/labels.txt", known_tokens(folder)):
         name = label.name if label.name not in names else f"{label.name} ({label.where})"
         names.add(name)
-        references.append(Reference(name, label.tokens, label.where, label.problem))
+        references.append(Reference(name, label.tokens, label.where, label.problem, label.path))
     if not references:
         raise DataError(f"{path}: no item in it; expected lines name<TAB>tokens")
     return references
@@ -39,16 +41,16 @@ def open_references(folder: Path, split: str) -> list[Reference]:
 
 def find_images(folder: Path, split: str, references: Sequence[Reference]) -> tuple[dict[str, Path], dict[str, str]]:
     """The image file of each item by its name, and why those of some items are missing: {name: reason}."""
-    images = folder / split / "images"
-    files = picture_files(images)
+    folder_of_images = folder / split / "images"
+    files = sorted(folder_of_images.iterdir()) if folder_of_images.is_dir() else []
+    images = NamedImages({file.name: file for file in files if is_image(file.name)}, f"{split}/images")
     found, missing = {}, {}
     for reference in references:
-        if reference.problem:
-            missing[reference.name] = reference.problem
-        elif reference.name in files:
-            found[reference.name] = images / files[reference.name]
+        image, told = (None, "") if reference.problem else images.take(reference.path or reference.name)
+        if image is not None:
+            found[reference.name] = image
         else:
-            missing[reference.name] = f"no image {reference.name!r} in {split}/images"
+            missing[reference.name] = reference.problem or told or f"no image {reference.name!r} in {images.place}"
     _tell_left_out(folder / split / "left_out.txt", references)
     return found, missing
 

@@ -1,65 +1,49 @@
-"""Data sets as they are published -> the plain form and its stores.
+"""Packages: data sets as they are published, recognised on sight.
 
-A package is recognised on sight: a split is a label file with pictures beside it, in a folder or a zip.
+A split is a label file with images beside it, in a folder or a zip, or a folder of pen strokes.
 
     train_labels.txt    train_images.pkl          CROHME as the CAN family ships it; 14_test_… is the split 2014
     train_labels.txt    train_images/*.jpg        HME100K
     train/caption.txt   train/img/*.bmp           CROHME as BTTR and CoMER ship it, in data.zip; also train/*.bmp
     train/labels.txt    train/images/*.png        the plain form
-    train/*.inkml                                 pen strokes: CROHME as its organisers ship it
-
-Nothing is left behind half done: a split is written under temporary names that are then renamed, labels.txt last, and
-vocabulary.txt says that the whole package is there. Stopped and started again, it goes on with the next split.
+    labels.csv          photos/*.jpg              a table of names and labels
+    train/*.inkml                                 pen strokes: CROHME and MathWriting as their makers ship them
 """
 
-import json
 import os
 import re
-import shutil
 import sys
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
 from dataset.formats.inkml import draw_traces, pixel_traces, read_inkml
+from dataset.formats.items import Item, NamedImages, in_order_of_names, is_image, pair
+from dataset.formats.labels import TABLE_SUFFIXES, Label, read_labels
 from dataset.formats.pickles import read_pickle
-from dataset.images.store import (
-    PICTURE_SUFFIXES,
-    Item,
-    build_store,
-    by_name,
-    fresh_store,
-    in_threads,
-    lines_of,
-    list_of,
-    name_of_picture,
-    one_at_a_time,
-    pair,
-    picture_of,
-    read_labels,
-    stem,
-)
-from dataset.images.strokes import StrokeWriter, open_strokes, strokes_of
+from dataset.formats.sources import Folder, Source, Zip
+from dataset.formats.text_files import BadLine
+from dataset.images.strokes import strokes_of
 from dataset.vocabulary import Vocabulary
 from utils.errors import BadItem, DataError
-from utils.reading.pictures import normalize
 
-LABEL_FILE = re.compile(r"(?:(?P<split>.+)[_-])?(?:labels?|captions?)\.txt")
+_SPLITS = r"train|valid(?:ation)?|val|dev|test|symbols|synthetic|20\d\d"
+LABEL_FILE = re.compile(
+    r"(?:(?P<split>.+)[_-])?(?:labels?|captions?|annotations?)\.(?:txt|csv|tsv)"
+    rf"|(?P<table>{_SPLITS}|formulas?|data)\.(?:csv|tsv)",
+    re.IGNORECASE,
+)
 VOCABULARY_FILES = ("words_dict.txt", "dictionary.txt", "vocabulary.txt")
 # Entries of a package's vocabulary that are not written in labels; every model here has its own.
 NOT_TOKENS = {"eos", "sos", "pad", "<eos>", "<sos>", "<pad>"}
-# The first bytes of the pictures that are copied as they are; any other kind is saved as PNG.
-PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 LOOKED_FOR = (
     "train/labels.txt with train/images/ (the plain form), train_labels.txt with train_images.pkl or train_images/, "
-    "train/caption.txt with train/img/, a zip with any of these, or train/*.inkml"
+    "train/caption.txt with train/img/, labels.csv with images, a zip with any of these, or train/*.inkml"
 )
 
 
@@ -67,94 +51,43 @@ class NothingRecognised(DataError):
     """A folder or zip in which there is no data set of a known form."""
 
 
+class Reading(NamedTuple):
+    """How label files are read.
+
+    encoding: of the files; None recognises the usual ones.
+    in_order: lines have no names: line n is the label of the n-th image, in the order of the images' names.
+    """
+
+    encoding: str | None = None
+    in_order: bool = False
+
+
+DEFAULT = Reading()
+
+
 class Split(NamedTuple):
     """A split that a package holds.
 
     place: what it is read from, for messages.   files: change when the data do.   count: items, nearly.
-    read: gives the items, anew with every call.   folder: where it is, if it already has the plain form.
-    has_strokes: whether its items come with pen strokes.
+    read: gives the items; its argument holds the tokens that are kept as they are written.
+    folder: where it is, if it already has the plain form.   has_strokes: whether its items come with pen strokes.
     """
 
     name: str
     place: str
     files: list[Path]
     count: int
-    read: Callable[[], Iterator[Item | BadItem]]
+    read: Callable[[Container[str]], Iterator[Item | BadItem]]
     folder: Path | None = None
     has_strokes: bool = False
 
 
-# ------------------------------------------------------------------------------------------------- folders and zips
+# ---- recognising -----------------------------------------------------------------------------------------------------
 
 
-class _Folder:
-    """A folder's files, by their names relative to it."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.files: list[str] = []
-        for folder, folders, files in os.walk(root):
-            folders[:] = sorted(
-                name for name in folders if not name.startswith(".") and name != "images.partial"
-            )  # half written
-            relative = Path(folder).relative_to(root)
-            self.files += [(relative / name).as_posix() for name in sorted(files) if not name.startswith(".")]
-
-    def lines(self, file: str) -> Iterator[str]:
-        return lines_of(self.root / file)
-
-    def picture(self, file: str) -> Path:
-        return self.root / file
-
-    def path(self, file: str) -> Path:
-        """The file on disk that changes when this one does."""
-        return self.root / file
-
-    def shown(self, file: str) -> str:
-        return file or self.root.name
-
-
-class _Zip:
-    """A zip's files. Nothing is unpacked; a name that would lead outside a folder is refused all the same."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        try:
-            self._zip = zipfile.ZipFile(root)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{root}: not a readable zip ({error})") from None
-        for name in self._zip.namelist():
-            if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
-                raise DataError(f"{root}: {name!r} would unpack outside its folder; the zip is refused")
-        names = [name for name in self._zip.namelist() if not name.endswith("/")]
-        self.files = [name for name in names if not name.rpartition("/")[2].startswith(".")]  # as macOS adds them
-
-    def _read(self, file: str) -> bytes:
-        try:
-            return self._zip.read(file)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise DataError(f"{self.shown(file)}: cannot be unpacked ({error})") from None
-
-    def lines(self, file: str) -> Iterator[str]:
-        try:
-            yield from self._read(file).decode("utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.shown(file)}: expected UTF-8 text ({error})") from None
-
-    def picture(self, file: str) -> bytes:
-        return self._read(file)
-
-    def path(self, file: str) -> Path:
-        return self.root
-
-    def shown(self, file: str) -> str:
-        return f"{self.root.name}/{file}"
-
-
-# ------------------------------------------------------------------------------------------------------ recognising
-
-
-def recognise(source: str | Path, split: str | None = None) -> tuple[list[Split], Vocabulary | None]:
+def recognise(
+    source: str | Path, split: str | None = None, reading: Reading = DEFAULT
+) -> tuple[list[Split], Vocabulary | None]:
     """What a folder or a zip holds: its splits, `train` first, and its own vocabulary, if it has one.
 
     split: the name of the one split to take, or to give where the files do not tell it.
@@ -164,17 +97,18 @@ def recognise(source: str | Path, split: str | None = None) -> tuple[list[Split]
     if not source.exists():
         raise DataError(f"{source}: not found; expected a folder or a zip with {LOOKED_FOR}")
     if source.is_dir():
-        trees = [_Folder(source)]
+        sources: list[Source] = [Folder(source)]
     elif zipfile.is_zipfile(source):
-        trees = [_Zip(source)]
+        sources = [Zip(source)]
     else:
         raise DataError(
             f"{source}: expected a folder or a zip; unpack other archives, and name the folder of single files"
         )
-    found = [part for part in _splits_in(trees[0], split) if not _is_our_output(part)]
+    found = [part for part in _splits_in(sources[0], split, reading) if not _is_our_output(part)]
     if not found and source.is_dir():
-        trees += [_Zip(path) for path in sorted(source.glob("*.zip"))]
-        found = [part for tree in trees[1:] for part in _splits_in(tree, split)] or list(_splits_in(trees[0], split))
+        sources += [Zip(path) for path in sorted(source.glob("*.zip"))]
+        found = [part for each in sources[1:] for part in _splits_in(each, split, reading)]
+        found = found or list(_splits_in(sources[0], split, reading))
     if not found:
         raise NothingRecognised(f"{source}: no data recognised in it; looked for {LOOKED_FOR}")
     found = _named(found, split)
@@ -185,7 +119,7 @@ def recognise(source: str | Path, split: str | None = None) -> tuple[list[Split]
     names = list(VOCABULARY_FILES)
     if (source / "train" / "prepared.json").exists() and not any(map(_is_our_output, found)):
         names.remove("vocabulary.txt")  # made by an earlier run, from what may have changed since
-    return found, _vocabulary_in(trees, names)
+    return found, _vocabulary_in(sources, names)
 
 
 def _is_our_output(part: Split) -> bool:
@@ -206,7 +140,7 @@ def _named(found: list[Split], split: str | None) -> list[Split]:
     return chosen
 
 
-def _split_name(text: str) -> str:
+def split_name(text: str) -> str:
     """`train`, `2014` (of 14_test, test_2014, TEST2014 … too), `validation`, `test`; other names stay what they are."""
     year = re.fullmatch(r"(?:test[_-]?)?(?:20)?(\d\d)(?:[_-]?test)?", text, re.IGNORECASE)
     if year:
@@ -215,82 +149,125 @@ def _split_name(text: str) -> str:
     return "validation" if lower in ("val", "valid", "validation", "dev") else lower
 
 
-def _splits_in(tree: _Folder | _Zip, split: str | None) -> Iterator[Split]:
-    """Every label file with pictures beside it, then the folders of pen strokes."""
-    pictures: dict[str, list[str]] = {}  # by folder
-    for file in tree.files:
-        if file.lower().endswith(PICTURE_SUFFIXES):
-            pictures.setdefault(file.rpartition("/")[0], []).append(file)
-    for file in tree.files:
+def _splits_in(source: Source, split: str | None, reading: Reading) -> Iterator[Split]:
+    """Every label file with images beside it, then the folders of pen strokes."""
+    images: dict[str, list[str]] = {}  # by folder
+    for file in filter(is_image, source.files):
+        images.setdefault(file.rpartition("/")[0], []).append(file)
+    label_files = [file for file in source.files if LABEL_FILE.fullmatch(file.rpartition("/")[2])]
+    beside = {file: _beside(source, file, images, label_files) for file in label_files}
+    users = Counter(place for place, _ in beside.values())
+    for file, (place, files) in beside.items():
         folder, _, name = file.rpartition("/")
         match = LABEL_FILE.fullmatch(name)
-        if not match:
+        is_split = match["table"] and re.fullmatch(_SPLITS, match["table"], re.IGNORECASE)
+        prefix = match["split"] or (match["table"] if is_split else folder.rpartition("/")[2])
+        if place is None:
+            print(f"{source.shown(file)}: no pictures beside it, passed over", file=sys.stderr)
             continue
-        prefix = match["split"] or folder.rpartition("/")[2]
-        pickles = [f"{prefix}_images.pkl", "images.pkl"]
-        places = [f"{prefix}_images", f"{prefix}-images", "img", "images", ""]
-        pickles, places = ([f"{folder}/{name}".strip("/") for name in names] for names in (pickles, places))
-        pickled = next((name for name in pickles if name in tree.files), None) if isinstance(tree, _Folder) else None
-        place = next((name for name in places if name in pictures), None)
-        if pickled:
-            read = partial(_read_pickled, tree, file, pickled)
-        elif place is not None:
-            read = partial(_read_pictures, tree, file, pictures[place], place)
+        if not files:
+            read = partial(_read_pickled, source, file, place, reading)
         else:
-            print(f"{tree.shown(file)}: no pictures beside it, passed over", file=sys.stderr)
-            continue
-        beside = pickled or place
-        is_plain = isinstance(tree, _Folder) and name == "labels.txt" and beside.rpartition("/")[2] == "images"
+            read = partial(_read_images, source, file, files, place, reading, users[place] == 1)
+        is_plain = isinstance(source, Folder) and name == "labels.txt" and place.rpartition("/")[2] == "images"
         yield Split(
-            name=_split_name(prefix),
-            place=tree.shown(beside),
-            files=[tree.path(file), tree.path(beside)],
-            count=sum(1 for _ in tree.lines(file)),
+            name=split_name(prefix),
+            place=source.shown(place),
+            files=[source.path(file), source.path(place)],
+            count=sum(1 for _ in source.lines(file, reading.encoding)),
             read=read,
-            folder=tree.root / folder if is_plain else None,
+            folder=source.root / folder if is_plain and not reading.in_order else None,
         )
-    if isinstance(tree, _Folder):
-        yield from _ink_splits(tree, split)
+    if isinstance(source, Folder):
+        yield from _ink_splits(source, split)
 
 
-def _ink_splits(tree: _Folder, split: str | None) -> Iterator[Split]:
+def _beside(
+    source: Source, file: str, images: dict[str, list[str]], label_files: list[str]
+) -> tuple[str | None, list[str]]:
+    """Where the images of a label file are, and which they are: none where they are in a pickle; None: nowhere."""
+    folder, _, name = file.rpartition("/")
+    match = LABEL_FILE.fullmatch(name)
+    prefix = match["split"] or match["table"] or folder.rpartition("/")[2]
+    if isinstance(source, Folder):
+        for pickled in (f"{prefix}_images.pkl", "images.pkl"):
+            if (place := f"{folder}/{pickled}".strip("/")) in source.files:
+                return place, []
+    for each in (f"{prefix}_images", f"{prefix}-images", "img", "images", ""):
+        place = f"{folder}/{each}".strip("/")
+        if place in images:
+            return place, [path for path in images[place] if path]
+    # Anywhere below, such as photos/, unless another label file is nearer to them.
+    inside = f"{folder}/" if folder else ""
+    nearer = [other.rpartition("/")[0] + "/" for other in label_files if other.rpartition("/")[0].startswith(inside)]
+    nearer = [other for other in nearer if other not in ("/", inside)]
+    below = [path for paths in images.values() for path in paths if path.startswith(inside)]
+    below = [path for path in below if not path.startswith(tuple(nearer))]
+    return (folder, below) if below else (None, [])
+
+
+def _ink_splits(source: Folder, split: str | None) -> Iterator[Split]:
     groups: dict[str, list[Path]] = {}
-    for file in tree.files:
+    for file in source.files:
         if file.lower().endswith(".inkml"):
-            names = map(_split_name, file.split("/")[:-1])
-            known = (name for name in names if re.fullmatch(r"train|validation|test|20\d\d", name))
-            groups.setdefault(split or next(known, ""), []).append(tree.path(file))
+            names = map(split_name, file.split("/")[:-1])
+            known = (name for name in names if re.fullmatch(_SPLITS, name))
+            groups.setdefault(split or next(known, ""), []).append(source.path(file))
     for name, paths in groups.items():
-        place = tree.shown(os.path.relpath(os.path.commonpath([path.parent for path in paths]), tree.root))
-        read = partial(_read_ink, paths, tree.root)
+        place = source.shown(os.path.relpath(os.path.commonpath([path.parent for path in paths]), source.root))
+        read = partial(_read_ink, paths, source.root)
         yield Split(name, f"{place}/*.inkml", paths, len(paths), read, has_strokes=True)
 
 
-def _vocabulary_in(trees: list[_Folder | _Zip], names: list[str]) -> Vocabulary | None:
+def _vocabulary_in(sources: list[Source], names: list[str]) -> Vocabulary | None:
     for name in names:
-        for tree in trees:
-            for file in sorted(tree.files, key=lambda file: file.count("/")):
+        for source in sources:
+            for file in sorted(source.files, key=lambda file: file.count("/")):
                 if file.rpartition("/")[2] == name:
-                    words = (line.split() for line in tree.lines(file))
+                    words = (getattr(line, "text", line).split() for line in source.lines(file))
                     try:
                         return Vocabulary(word[0] for word in words if word and word[0] not in NOT_TOKENS)
                     except DataError as error:
-                        raise DataError(f"{tree.shown(file)}: {error}") from None
+                        raise DataError(f"{source.shown(file)}: {error}") from None
     return None
 
 
-# ---------------------------------------------------------------------------------------------------------- reading
+# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _read_pickled(tree: _Folder, labels: str, pickled: str) -> Iterator[Item | BadItem]:
-    pictures = read_pickle(tree.path(pickled))
-    if not isinstance(pictures, dict):
-        raise DataError(
-            f"{tree.shown(pickled)}: expected a dictionary of arrays by name, got {type(pictures).__name__}"
-        )
-    pictures = {stem(str(name)): picture for name, picture in pictures.items()}
-    rows = read_labels(tree.lines(labels), tree.shown(labels))
-    yield from pair(rows, pictures, _grey_array, tree.shown(pickled))
+def _labels(source: Source, file: str, reading: Reading, files: list[str], known: Container[str]) -> Iterator[Label]:
+    lines = source.lines(file, reading.encoding)
+    if reading.in_order:
+        lines = _with_names(lines, in_order_of_names(files), source.shown(file))
+    is_table = file.lower().endswith(TABLE_SUFFIXES) or None
+    return read_labels(lines, source.shown(file), known, is_table)
+
+
+def _with_names(lines: Iterator[str | BadLine], files: list[str], shown_as: str) -> list[str | BadLine]:
+    """Lines without names, with the name of the n-th file before the n-th line."""
+    written = [line for line in lines if isinstance(line, BadLine) or line.strip()]
+    if len(written) != len(files):
+        raise DataError(f"{shown_as}: {len(written)} lines for {len(files)} images; expected one for each")
+    print(f"{shown_as}: line 1 is read as the label of {files[0]}, the last as that of {files[-1]}", file=sys.stderr)
+    rows = zip(written, files, strict=True)
+    named = []
+    for line, file in rows:
+        is_bad = isinstance(line, BadLine)
+        text = f"{file}\t{(line.text if is_bad else line).strip()}"
+        named.append(line._replace(text=text) if is_bad else text)
+    return named
+
+
+def _read_pickled(
+    source: Folder, file: str, pickled: str, reading: Reading, known: Container[str]
+) -> Iterator[Item | BadItem]:
+    images = read_pickle(source.path(pickled))
+    if not isinstance(images, dict):
+        kind = type(images).__name__
+        raise DataError(f"{source.shown(pickled)}: expected a dictionary of arrays by name, got {kind}")
+    images = {str(name): image for name, image in images.items()}
+    labels = _labels(source, file, reading, list(images), known)
+    yield from pair(labels, NamedImages(images, source.shown(pickled)), _grey_array)
 
 
 def _grey_array(value: object) -> np.ndarray:
@@ -306,12 +283,17 @@ def _grey_array(value: object) -> np.ndarray:
     return array
 
 
-def _read_pictures(tree: _Folder | _Zip, labels: str, pictures: list[str], place: str) -> Iterator[Item | BadItem]:
-    rows = read_labels(tree.lines(labels), tree.shown(labels))
-    yield from pair(rows, by_name(pictures), tree.picture, tree.shown(place))
+def _read_images(
+    source: Source, file: str, files: list[str], place: str, reading: Reading, has_all: bool, known: Container[str]
+) -> Iterator[Item | BadItem]:
+    """has_all: whether no other label file uses the images; then one without a label is told."""
+    labels = _labels(source, file, reading, files, known)
+    start = len(place) + 1 if place else 0
+    images = NamedImages({path[start:]: path for path in files}, source.shown(place))
+    yield from pair(labels, images, source.image, has_all)
 
 
-def _read_ink(paths: list[Path], root: Path) -> Iterator[Item | BadItem]:
+def _read_ink(paths: list[Path], root: Path, known: Container[str]) -> Iterator[Item | BadItem]:
     seen: dict[str, str] = {}
     for path in paths:
         where = path.relative_to(root).as_posix()
@@ -325,189 +307,3 @@ def _read_ink(paths: list[Path], root: Path) -> Iterator[Item | BadItem]:
             yield Item(path.stem, ink.tokens, draw_traces(traces), where, strokes_of(traces, ink.symbols))
         except DataError as error:
             yield BadItem(where, str(error).removeprefix(f"{path}: "))
-
-
-# ---------------------------------------------------------------------------------------------------------- writing
-
-
-def prepare(
-    source: str | Path, dataset_folder: str | Path, split: str | None = None, progress: bool = True
-) -> list[BadItem]:
-    """Bring a package, or one split of it, into datasets/NAME: the plain form, the vocabulary, and the stores.
-
-    Returns the items that had to be left out; those of a split are also listed in `SPLIT/left_out.txt`. A split that
-    is already there from the same, unchanged files is kept. Raises DataError.
-    """
-    parts, vocabulary = recognise(source, split)  # before anything is made
-    Path(dataset_folder).mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(Path(dataset_folder)):
-        return _prepare(parts, vocabulary, Path(dataset_folder), progress)
-
-
-def prepare_if_needed(dataset_folder: str | Path, progress: bool = True) -> None:
-    """Make datasets/NAME ready for training: prepares an untouched package in it and says so; else costs nothing.
-
-    Raises DataError when there is nothing (what was looked for, where, and how to get it), or when the package has
-    bad items; the good ones are then there, and the next call goes on with them.
-    """
-    folder = Path(dataset_folder)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        raise DataError(_nothing_in(folder))
-    if not _is_prepared(folder):
-        with one_at_a_time(folder):
-            if not _is_prepared(folder):  # another process may have done it meanwhile
-                _prepare_found(folder, progress)
-    for path in sorted(folder.glob("*/left_out.txt")):
-        count = sum(1 for _ in lines_of(path))
-        print(f"{folder.name}/{path.parent.name}: {count} items are left out, see {path}", file=sys.stderr)
-
-
-def _is_prepared(folder: Path) -> bool:
-    return (folder / "vocabulary.txt").is_file() and (folder / "train" / "labels.txt").is_file()
-
-
-def _prepare_found(folder: Path, progress: bool) -> None:
-    try:
-        parts, vocabulary = recognise(folder)
-    except NothingRecognised:
-        raise DataError(_nothing_in(folder)) from None
-    if all(part.folder for part in parts) and (folder / "train" / "labels.txt").is_file():
-        _vocabulary_of_train(folder)  # the plain form, by hand
-        return
-    print(f"{folder}: preparing {', '.join(part.place for part in parts)}, once", file=sys.stderr)
-    bad = _prepare(parts, vocabulary, folder, progress)
-    if bad:
-        raise DataError(
-            f"{folder}: {len(bad)} bad items were left out, see {folder}/*/left_out.txt. "
-            f"Mend them, or go on without them by running this again{list_of(bad)}"
-        )
-    if not _is_prepared(folder):
-        raise DataError(_nothing_in(folder))
-
-
-def _nothing_in(folder: Path) -> str:
-    return (
-        f"{folder}: no training data. Looked in it for {LOOKED_FOR}. README.md says where to get data sets; "
-        f"put the download there as it is, or run: python prepare.py DOWNLOAD --dataset {folder.name}"
-    )
-
-
-def _prepare(parts: list[Split], vocabulary: Vocabulary | None, target: Path, progress: bool) -> list[BadItem]:
-    left_out: dict[str, list[BadItem]] = {}
-    for part in parts:
-        folder = target / part.name
-        if part.folder and part.folder.resolve() == folder.resolve():
-            left_out[part.name] = []  # the plain form, where it belongs
-        elif _is_there(part, folder):
-            print(f"{target.name}/{part.name}: already there, made from {part.place}", file=sys.stderr)
-        else:
-            left_out[part.name] = _write_split(part, folder, vocabulary, progress)
-
-    if (target / "train" / "labels.txt").is_file():
-        if vocabulary is None and (left_out.keys() & {"train"} or not (target / "vocabulary.txt").exists()):
-            vocabulary = _vocabulary_of_train(target)
-        elif vocabulary is None:
-            vocabulary = Vocabulary.from_file(target / "vocabulary.txt")
-        else:
-            vocabulary.save(target / "vocabulary.txt")
-        for labels in sorted(target.glob("*/labels.txt")):
-            folder = labels.parent
-            if folder.name in left_out or fresh_store(folder, vocabulary) is None:
-                left_out.setdefault(folder.name, []).extend(build_store(target, folder.name, vocabulary, progress)[1])
-    else:
-        print(f"{target}: no split 'train' yet; with it come the vocabulary and the stores", file=sys.stderr)
-
-    for name, bad in left_out.items():
-        _list_left_out(target / name, bad)
-    return [item for bad in left_out.values() for item in bad]
-
-
-def _list_left_out(folder: Path, bad: list[BadItem]) -> None:
-    path = folder / "left_out.txt"
-    path.unlink(missing_ok=True)
-    if bad:
-        path.write_text("".join(f"{item}\n" for item in bad), encoding="utf-8")
-
-
-def _vocabulary_of_train(target: Path) -> Vocabulary:
-    labels = read_labels(lines_of(target / "train" / "labels.txt"), "train/labels.txt")
-    vocabulary = Vocabulary.from_labels(label.tokens for label in labels if not label.problem)
-    vocabulary.save(target / "vocabulary.txt")
-    return vocabulary
-
-
-def _fingerprint(part: Split) -> list[list]:
-    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in part.files]
-
-
-def _is_there(part: Split, folder: Path) -> bool:
-    """Whether the split was made from these very files, whole and without a bad item."""
-    record = folder / "prepared.json"
-    if not record.is_file() or not (folder / "labels.txt").is_file():
-        return False
-    if part.has_strokes and open_strokes(folder) is None:  # made before strokes were kept
-        return False
-    about = json.loads(record.read_text(encoding="utf-8"))
-    return about["left_out"] == 0 and about["files"] == _fingerprint(part)
-
-
-def _write_split(part: Split, folder: Path, vocabulary: Vocabulary | None, progress: bool) -> list[BadItem]:
-    """Write labels.txt, images/ and, where they are known, strokes/ of one split; returns the bad items.
-
-    The pictures keep the polarity they have.
-    """
-    labels, images, record = folder / "labels.txt", folder / "images", folder / "prepared.json"
-    if not record.exists():  # what we have not made, we do not replace
-        for path in (labels, images):
-            if path.exists():
-                raise DataError(
-                    f"{path}: is in the way, and was not made by prepare.py; move it, or take another --dataset"
-                )
-    partial_images, partial_labels = folder / "images.partial", folder / "labels.txt.partial"
-    shutil.rmtree(partial_images, ignore_errors=True)
-    partial_images.mkdir(parents=True)
-    bad, good = [], 0
-    save = partial(_save, partial_images, vocabulary if part.name == "train" else None)
-    strokes = StrokeWriter(folder / "strokes") if part.has_strokes else None
-    with open(partial_labels, "w", encoding="utf-8", newline="\n") as file:
-        items = in_threads(save, part.read())
-        for item in tqdm(items, f"{folder.parent.name}/{part.name}", part.count, disable=not progress, unit="item"):
-            if isinstance(item, BadItem):
-                bad.append(item)
-            else:
-                file.write(f"{item.name}\t{' '.join(item.tokens)}\n")
-                if strokes is not None:
-                    strokes.add(item.name, item.strokes)
-                good += 1
-    if not good:
-        raise DataError(f"{part.place}: no good item in it{list_of(bad)}")
-    labels.unlink(missing_ok=True)
-    shutil.rmtree(images, ignore_errors=True)
-    shutil.rmtree(folder / "strokes", ignore_errors=True)
-    record.write_text(json.dumps({"files": _fingerprint(part), "left_out": len(bad)}), encoding="utf-8")
-    _list_left_out(folder, bad)
-    partial_images.rename(images)
-    if strokes is not None:
-        strokes.close()
-    partial_labels.rename(labels)
-    return bad
-
-
-def _save(images: Path, vocabulary: Vocabulary | None, item: Item | BadItem) -> Item | BadItem:
-    """Check an item and write its picture into `images`; returns it without its pixels, or what is wrong with it."""
-    if isinstance(item, BadItem):
-        return item
-    try:
-        if vocabulary:
-            vocabulary.encode(item.tokens)
-        picture = picture_of(item)
-        normalize(picture, name_of_picture(item))
-    except DataError as error:
-        return BadItem(item.where, str(error))
-    data = item.picture.read_bytes() if isinstance(item.picture, Path) else item.picture
-    if isinstance(data, bytes) and data.startswith((PNG, JPEG)):
-        suffix = "png" if data.startswith(PNG) else "jpg"
-    else:
-        suffix, data = "png", cv2.imencode(".png", picture)[1].tobytes()
-    (images / f"{item.name}.{suffix}").write_bytes(data)
-    return item._replace(picture=b"")

@@ -10,21 +10,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import unicodedata
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset.images.store import PICTURE_SUFFIXES, lines_of
+from dataset.formats.labels import DOLLARS, IMAGE_SUFFIXES
+from dataset.formats.text_files import lines_of
 from dataset.latex.parser import tokenize
 from utils.errors import DataError
 from utils.evaluation.scores import Prediction, Reference
 
 MAX_TOLD = 5  # mistakes in a file of predictions that one message lists
-DOLLARS = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
-SUFFIXES = (*PICTURE_SUFFIXES, ".inkml", ".lg", ".txt", ".tex")
+SUFFIXES = (*IMAGE_SUFFIXES, ".inkml", ".lg", ".txt", ".tex")
 # What a row calls the item, and what was read; the first one that is there counts.
 NAME_KEYS = ("id", "name", "img_id", "image_id", "image", "img", "filename", "file_name", "file", "path", "key",
              "input", "img_path", "image_path")  # fmt: skip

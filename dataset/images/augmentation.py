@@ -1,29 +1,23 @@
-"""Distortions of ink, anew in every epoch: of pictures, and of pen strokes before they are drawn.
+"""Distortions of ink, other ones in every epoch: of pictures, and of pen strokes before they are drawn.
 
 Every draw is a pure function of (seed, epoch, index), so a picture looks the same with any number of workers, in any
 order. All that moves ink (scale, stretch, shear, rotation, perspective, smooth distortion) is composed into one map and
 sampled once: each resampling blurs. The canvas grows with what is moved, so no ink is cut off, and its size is known
 without drawing: samplers plan batches with `sizes_after`. Nothing is flipped: a mirrored formula says something else.
 
-OpenCV and NumPy only: torchvision would have to import, and to fit the installed torch, wherever pictures are read.
-
-    python -m dataset.images.augmentation --dataset NAME --out sheet.png      draws a sheet of examples
+OpenCV and NumPy only: torchvision would have to import, and to fit the installed torch, wherever images are read.
+`python prepare.py --dataset NAME --sheet sheet.png` draws a sheet of examples.
 """
 
-import argparse
 import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-if TYPE_CHECKING:
-    from dataset.images.strokes import Strokes
+from utils.draws import uniform
 
 # Pixels between the control points of the smooth distortion: a little less than the height of an ordinary symbol.
 SPACING = 24
@@ -79,34 +73,9 @@ THICKNESS, AMOUNT, CONTRAST, BLUR, CUT_OUTS, APPEARANCE = 0, 1, 2, 3, 4, 5
 FIRST_OF_CUT_OUTS, FIRST_OF_STROKES, FIRST_OF_CONTROL_POINTS = 100, 1_000, 1_000_000
 
 
-def uniform(seed: int, epoch: int, indices: np.ndarray, count: int, first: int = 0) -> np.ndarray:
-    """Draws in [0, 1): float64 (N, count), one row an index, each a function of (seed, epoch, index, place) alone.
-
-    first: the place of the first draw. SplitMix64 (Steele, Lea and Flood 2014) as a counter-based generator.
-    """
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    key = np.array([seed % 2**64], np.uint64)
-    for part in (np.array([epoch]), np.asarray(indices)):
-        key = _mix(key + golden) + part.astype(np.uint64) * golden
-    places = np.arange(first + 1, first + count + 1, dtype=np.uint64) * golden
-    return (_mix(_mix(key + golden)[:, None] + places) >> np.uint64(11)) * 2.0**-53
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 def _factor(draws: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     low, high = bounds
     return low * (high / low) ** draws
-
-
-def scales(seed: int, epoch: int, count: int, bounds: tuple[float, float]) -> np.ndarray:
-    """The factor by which `augment` scales each of `count` pictures: float64 (count,), log-uniform in the bounds."""
-    return _factor(uniform(seed, epoch, np.arange(count), 1, SCALE)[:, 0], bounds)
 
 
 # ----------------------------------------------------------------------------------------------------------- geometry
@@ -157,7 +126,7 @@ def _move(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Augm
         draws = uniform(seed, epoch, np.array([index]), points[..., :2].size, FIRST_OF_CONTROL_POINTS)
         points[..., :2] += settings.distortion * (2 * draws - 1).reshape(points[..., :2].shape)
     points = points @ back.T
-    maps = points[..., :2] / points[..., 2:] - 0.5  # -0.5: a pixel's place is its centre
+    maps = points[..., :2] / points[..., 2:] - 0.5  # -0.5: a pixel's position is its centre
     maps = [rows @ maps[..., axis].astype(np.float32) @ columns.T for axis in (0, 1)]
     return cv2.remap(picture, *maps, cv2.INTER_LINEAR)
 
@@ -203,10 +172,10 @@ def _spline(length: int) -> np.ndarray:
 
 @functools.cache
 def _long_spline(length: int) -> np.ndarray:
-    place, t = np.divmod((np.arange(length) + 0.5) / SPACING, 1)
+    point, t = np.divmod((np.arange(length) + 0.5) / SPACING, 1)
     weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1)
-    spline = np.zeros((length, int(place[-1]) + 4), np.float32)
-    np.put_along_axis(spline, place.astype(int)[:, None] + np.arange(4), weights / 6, axis=1)
+    spline = np.zeros((length, int(point[-1]) + 4), np.float32)
+    np.put_along_axis(spline, point.astype(int)[:, None] + np.arange(4), weights / 6, axis=1)
     return spline
 
 
@@ -228,8 +197,8 @@ def augment(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Au
     if settings.contrast:
         picture = cv2.convertScaleAbs(picture, alpha=1 - settings.contrast * draws[CONTRAST])
     if settings.cut_outs:
-        places = uniform(seed, epoch, np.array([index]), 3 * settings.cut_outs, FIRST_OF_CUT_OUTS).reshape(-1, 3)
-        picture = _cut_out(picture, places[: round(settings.cut_outs * draws[CUT_OUTS])], settings.cut_out_size)
+        squares = uniform(seed, epoch, np.array([index]), 3 * settings.cut_outs, FIRST_OF_CUT_OUTS).reshape(-1, 3)
+        picture = _cut_out(picture, squares[: round(settings.cut_outs * draws[CUT_OUTS])], settings.cut_out_size)
     return picture
 
 
@@ -242,10 +211,10 @@ def _thicken(picture: np.ndarray, amount: float) -> np.ndarray:
     return cv2.addWeighted(picture, 1 - share, cv2.erode(picture, square), share, 0)
 
 
-def _cut_out(picture: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
-    """Lay squares of paper over a picture. places: (squares, 3) draws of row, column and side."""
+def _cut_out(picture: np.ndarray, squares: np.ndarray, size: int) -> np.ndarray:
+    """Lay squares of paper over a picture. squares: (count, 3) draws of row, column and side."""
     picture = picture.copy()
-    for row, column, side in places:
+    for row, column, side in squares:
         side = math.ceil(size * (1 + side) / 2)
         top, left = int(row * picture.shape[0]) - side // 2, int(column * picture.shape[1]) - side // 2
         picture[max(top, 0) : top + side, max(left, 0) : left + side] = 0
@@ -263,7 +232,7 @@ class StrokeAugmentation:
     """
 
     pen: tuple[int, int] = (3, 3)  # width of the strokes, both ends included
-    jitter: float = 0  # the hand's tremble: places along a stroke move by at most so many pixels
+    jitter: float = 0  # the hand's tremble: points along a stroke move by at most so many pixels
     shift: float = 0  # each symbol moves by at most so many pixels, in x and in y
     scale: tuple[float, float] = (1, 1)  # factor of each symbol, about its centre
     slant: float = 0  # of each symbol: at most this share of its height, either way
@@ -376,98 +345,3 @@ def _smooth(points: np.ndarray, starts: np.ndarray, ends: np.ndarray, sigma: flo
     edges = np.concatenate([starts, ends - 1])
     smooth[edges] = points[edges]
     return smooth
-
-
-# ---------------------------------------------------------------------------------------------------- sheet of examples
-
-# Strong enough to be seen.
-EXAMPLES = {
-    "scale": (0.7, 1.4),
-    "stretch": (0.8, 1.25),
-    "rotation": 5,
-    "shear": 0.2,
-    "perspective": 0.05,
-    "distortion": 3,
-    "thickness": 1,
-    "contrast": 0.6,
-    "blur": 1.5,
-    "cut_outs": 4,
-}
-
-
-STROKE_EXAMPLES = {
-    "pen": (1, 6),
-    "jitter": 2,
-    "shift": 5,
-    "scale": (0.7, 1.4),
-    "slant": 0.4,
-    "smoothing": 3,
-}
-
-
-def sheet(pictures: Sequence[np.ndarray], seed: int = 0, strokes: Sequence["Strokes | None"] = ()) -> np.ndarray:
-    """Examples, dark on light: a column a picture; as it is, with each distortion alone, with all, in three epochs.
-
-    strokes: of each picture, where any are known; their distortions come first.
-    """
-    rows = [("as it is", Augmentation(), AS_WRITTEN, 0)]
-    if any(strokes):
-        each = [(f"strokes: {name}", {name: value}, 0) for name, value in STROKE_EXAMPLES.items()]
-        each += [(f"all, epoch {epoch}", STROKE_EXAMPLES, epoch) for epoch in range(3)]
-        rows += [(name, Augmentation(), StrokeAugmentation(**values), epoch) for name, values, epoch in each]
-    each = [(name.replace("_", " "), {name: value}, 0) for name, value in EXAMPLES.items()]
-    each += [(f"all, epoch {epoch}", EXAMPLES, epoch) for epoch in range(3)]
-    rows += [(name, Augmentation(**values), AS_WRITTEN, epoch) for name, values, epoch in each]
-    cells = []
-    for name, settings, stroke_settings, epoch in rows:
-        head = np.zeros((24, 150), np.uint8)
-        cells.append([cv2.putText(head, name, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1, cv2.LINE_AA)])
-        for index, (picture, known) in enumerate(zip_longest(pictures, strokes)):
-            if known and stroke_settings != AS_WRITTEN:
-                from dataset.images.strokes import draw, vary  # which imports this file
-
-                traces, pen = vary(known, index, seed, epoch, stroke_settings)
-                picture = draw(traces, known.size, pen)
-            cell = augment(picture, index, seed, epoch, settings).copy()
-            cells[-1].append(cv2.rectangle(cell, (0, 0), (cell.shape[1] - 1, cell.shape[0] - 1), 60, 1))  # its canvas
-    widths = [max(cell.shape[1] for cell in column) + 8 for column in zip(*cells, strict=True)]
-    heights = [max(cell.shape[0] for cell in row) + 8 for row in cells]
-    page = np.zeros((sum(heights), sum(widths)), np.uint8)
-    for row, top, height in zip(cells, np.cumsum([0, *heights]), heights, strict=False):
-        for cell, left in zip(row, np.cumsum([0, *widths]), strict=False):
-            middle = top + (height - cell.shape[0]) // 2
-            page[middle : middle + cell.shape[0], left + 4 : left + 4 + cell.shape[1]] = cell
-    return 255 - page
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw a sheet of examples of every distortion.")
-    parser.add_argument("--dataset", required=True, help="name of a data set")
-    parser.add_argument("--root", type=Path, default=Path("datasets"), help="where data sets are (datasets)")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--count", type=int, default=4, help="pictures, a column each (4)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="the sheet, a PNG file")
-    options = parser.parse_args()
-
-    from dataset.images.store import open_split
-    from dataset.images.strokes import open_strokes
-    from dataset.vocabulary import Vocabulary
-    from utils.errors import DataError
-
-    folder = options.root / options.dataset
-    try:
-        store = open_split(folder, options.split, Vocabulary.from_file(folder / "vocabulary.txt"))
-        known = open_strokes(folder / options.split)
-    except DataError as error:
-        parser.exit(2, f"{error}\n")
-    places = [int(place) for place in np.linspace(0, len(store) - 1, min(options.count, len(store)))]
-    pictures = [store.picture(place) for place in places]
-    strokes = [known.find(store.name(place), store.sizes[place]) for place in places] if known else ()
-    if not cv2.imwrite(str(options.out), sheet(pictures, options.seed, strokes)):
-        parser.exit(1, f"{options.out}: cannot be written\n")
-    print(options.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""The ink of a split, as the network will see it: scaled, kept within limits, distorted anew in every epoch.
+"""The ink of a split, as the network will see it: scaled, kept within limits, distorted differently in every epoch.
 
-Where a picture's strokes are known, they are distorted too, and drawn anew, before the picture is.
+Where a picture's strokes are known, they are distorted too, and drawn again, before the image is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class HandwrittenImages:
     ):
         """scale: of every picture; a picture that is then still larger than the limits is scaled down to them.
 
-        indices: (N,) places in the store. No picture is left out, however large.   strokes: of the same split.
+        indices: (N,) indices in the store. No picture is left out, however large.   strokes: of the same split.
         """
         self.store, self.indices, self.augmentation = store, np.asarray(indices), augmentation
         self.strokes, self.stroke_augmentation = strokes, stroke_augmentation
@@ -88,8 +88,8 @@ class HandwrittenImages:
         if self.strokes is None:
             return None
         if self._last[0] != (index, seed, epoch):
-            place = int(self.indices[index])
-            strokes = self.strokes.find(self.store.name(place), self.store.sizes[place])
+            number = int(self.indices[index])  # in the store
+            strokes = self.strokes.find(self.store.name(number), self.store.sizes[number])
             varied = strokes and (strokes, *vary(strokes, index, seed, epoch, self.stroke_augmentation))
             self._last = (index, seed, epoch), varied
         return self._last[1]

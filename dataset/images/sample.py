@@ -1,6 +1,6 @@
 """SAMPLE, the embedded data set: labels from a small grammar, ink by a simulated hand over the standard layout.
 
-    python -m dataset.images.sample --out datasets/SAMPLE
+    python prepare.py --dataset SAMPLE
 
 It is honest about being synthetic: it shows that all works on a machine without data, and nothing about real ink.
 The hand follows the *skeleton* of a printed letter (one thin line where the outline has a stroke), fitted into the box
@@ -8,13 +8,10 @@ where the typesetter put the symbol. Each writer has a slant, a pen, letter form
 symbol is shifted, scaled, turned and bent. Nobody who wrote a test picture wrote a training picture.
 """
 
-import argparse
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
@@ -23,20 +20,22 @@ import matplotlib
 import numpy as np
 from matplotlib.ft2font import FT2Font, LoadFlags
 from matplotlib.path import Path as Outline
-from tqdm import tqdm
 
 from dataset.renderer import Style, layout
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
+from utils.parallel import in_processes
+from utils.progress import Progress
 
 # Raise this when anything below changes what is made: an older SAMPLE is then made again.
 VERSION = 2
 TRAIN_LABELS, TEST_LABELS = 6000, 500
 LONGEST_LABEL = 12  # tokens
+CHUNK = 64  # images that a process draws between two reports
 WRITERS = {"train": 200, "test": 40}
 EM = 45  # pixels; symbols come out about as large as in CROHME, where a trace is 28 px high on average
 BORDER = 8  # pixels of paper around the ink
-BEND = 0.07  # how far the points of a symbol wander, against its size
+BEND = 0.07  # how far the points of a symbol move, against its size
 
 # ---- labels ----------------------------------------------------------------------------------------------------------
 
@@ -233,7 +232,7 @@ class Writer:
     slant: float  # x per y
     spread: float  # distances between symbols against the typesetter's
     breadth: float  # width of symbols against the typesetter's
-    carelessness: float  # multiplies every freedom below
+    carelessness: float  # multiplies the jitter of every symbol
     climb: float  # y per x: does the line rise or fall
     cursive: frozenset[str]  # characters in italic form
 
@@ -285,8 +284,8 @@ def write(tokens: list[str], writer: Writer, random: np.random.Generator) -> lis
         centre = np.array([(left + right) / 2 * writer.spread, (top + bottom) / 2])
         # Bars and roots hold others, and must not run into them: they are wider where others stand further apart.
         is_structure = token in (r"\frac", r"\sqrt")
-        freedom, breadth = (care / 3, writer.spread) if is_structure else (care, writer.breadth)
-        points = one_symbol(np.concatenate(shapes), size, breadth, em, freedom, random)
+        jitter, breadth = (care / 3, writer.spread) if is_structure else (care, writer.breadth)
+        points = one_symbol(np.concatenate(shapes), size, breadth, em, jitter, random)
         lengths += [len(shape) for shape in shapes]
         lifts = random.normal(0, 0.012 * care * em, (len(shapes), 2))  # the pen does not come down where it left off
         symbols.append(points + centre + np.repeat(lifts, lengths[-len(shapes) :], axis=0))
@@ -298,18 +297,18 @@ def write(tokens: list[str], writer: Writer, random: np.random.Generator) -> lis
 
 
 def one_symbol(
-    points: np.ndarray, size: np.ndarray, breadth: float, em: float, freedom: float, random: np.random.Generator
+    points: np.ndarray, size: np.ndarray, breadth: float, em: float, jitter: float, random: np.random.Generator
 ) -> np.ndarray:
     """Points (n, 2) of a symbol in its unit box -> pixels around its centre: bent, scaled, turned and shifted.
 
-    size: width and height in pixels.   breadth: factor of the width.   freedom: 0 for none, 1 is usual.
+    size: width and height in pixels.   breadth: factor of the width.   jitter: 0 for none, 1 is usual.
     """
     # A bar is bent like a symbol, however thin its box is, and a long one no more than a short one.
-    bent = (points - 0.5) * size + bend(points, random) * np.clip(size, 0.25 * em, 0.6 * em) * BEND * freedom
-    growth = np.exp(random.normal(0, 0.1 * freedom, 2)) * [breadth, 1]
-    turn = random.normal(0, 0.09 * freedom)
+    bent = (points - 0.5) * size + bend(points, random) * np.clip(size, 0.25 * em, 0.6 * em) * BEND * jitter
+    growth = np.exp(random.normal(0, 0.1 * jitter, 2)) * [breadth, 1]
+    turn = random.normal(0, 0.09 * jitter)
     turned = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    return bent * growth @ turned + random.normal(0, 0.05 * freedom * em, 2)
+    return bent * growth @ turned + random.normal(0, 0.05 * jitter * em, 2)
 
 
 def draw(strokes: list[np.ndarray], pen: int) -> np.ndarray:
@@ -339,6 +338,11 @@ def picture_png(item: tuple[int, list[str]], split: str, seed: int) -> bytes:
     return cv2.imencode(".png", draw(write(tokens, writer, random), writer.pen))[1].tobytes()
 
 
+def pngs(items: list[tuple[int, list[str]]], split: str, seed: int) -> list[bytes]:
+    """What `picture_png` makes of some items: the work that a process takes at once."""
+    return [picture_png(item, split, seed) for item in items]
+
+
 def make_sample(
     folder: str | Path,
     train_labels: int = TRAIN_LABELS,
@@ -350,7 +354,8 @@ def make_sample(
     """Make SAMPLE in `folder`, in the plain form; returns the folder. The same arguments give the same bytes.
 
     Made under a temporary name and renamed. A SAMPLE already made with these arguments is left as it is, one made with
-    others is replaced; raises DataError where the folder holds something else. workers: processes, one a core if None.
+    others is replaced; raises DataError where the folder holds something else. workers: processes, one for each core if
+    None.
     """
     folder = Path(folder)
     about = json.dumps({"version": VERSION, "train_labels": train_labels, "test_labels": test_labels, "seed": seed})
@@ -365,16 +370,18 @@ def make_sample(
     labels = make_labels(train_labels + test_labels, seed)
     Random(seed).shuffle(labels)  # later draws are longer, because short labels are soon all taken
     parts = {"train": labels[:train_labels], "test": labels[train_labels:]}
-    bar = tqdm(total=len(labels), desc=f"making {folder.name}", unit="picture", disable=not progress)
-    # Fresh processes: a fork would copy the threads' locks of whatever else the caller has loaded.
-    with bar, get_context("spawn").Pool(workers or os.cpu_count()) as pool:
+    with Progress(f"making {folder.name}", len(labels), "image", progress) as bar:
         for split, part in parts.items():
             images = partial_folder / split / "images"
             images.mkdir(parents=True)
-            pictures = pool.imap(partial(picture_png, split=split, seed=seed), enumerate(part), chunksize=64)
-            for index, png in enumerate(pictures):
-                (images / f"{split}_{index:05d}.png").write_bytes(png)
-                bar.update()
+            chunks = [range(start, min(start + CHUNK, len(part))) for start in range(0, len(part), CHUNK)]
+            jobs = [[(index, part[index]) for index in chunk] for chunk in chunks]
+            for chunk, made in zip(
+                chunks, in_processes(partial(pngs, split=split, seed=seed), jobs, workers), strict=True
+            ):
+                for index, png in zip(chunk, made, strict=True):
+                    (images / f"{split}_{index:05d}.png").write_bytes(png)
+                bar.update(len(chunk))
             lines = [f"{split}_{index:05d}\t{' '.join(tokens)}\n" for index, tokens in enumerate(part)]
             (partial_folder / split / "labels.txt").write_text("".join(lines), encoding="utf-8")
     Vocabulary.from_labels(labels).save(partial_folder / "vocabulary.txt")
@@ -382,20 +389,3 @@ def make_sample(
     shutil.rmtree(folder, ignore_errors=True)
     partial_folder.rename(folder)
     return folder
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="datasets/SAMPLE", help="the folder to make (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    try:
-        folder = make_sample(arguments.out, seed=arguments.seed)
-    except DataError as error:
-        raise SystemExit(f"error: {error}") from None
-    counts = ", ".join(f"{sum(1 for _ in open(folder / split / 'labels.txt'))} {split}" for split in WRITERS)
-    print(f"{folder}: {counts}")
-
-
-if __name__ == "__main__":
-    main()

@@ -72,6 +72,7 @@ class SimulatedLibrary:
         """
         self.tokens, self.undrawable = sorted(seen), []
         traces, symbols, self.picture_writers = [], [], np.arange(HANDS)
+        self.picture_forms, self.picture_widths = np.zeros(HANDS, np.int32), np.ones(HANDS, np.float32)
         random = np.random.default_rng([seed, 13])
         slants, spreads = random.normal(0.05, 0.12, HANDS), random.uniform(0.95, 1.3, (HANDS, 2))
         steps = np.full(HANDS, np.nan)
@@ -96,7 +97,7 @@ class SimulatedLibrary:
         self.trace_heights = np.array([np.ptp(trace[:, 1]) for trace in traces], np.float32)
         self.symbol_tokens, self.symbol_pictures, self.symbol_trace_ends = table[:, :3].T.astype(np.int64)
         self.sizes, self.typeset_sizes = table[:, 3:5].astype(np.float32), table[:, 5:].astype(np.float32)
-        self.rises = np.zeros(len(table), np.float32)
+        self.rises, self.levels = np.zeros(len(table), np.float32), np.ones(len(table), np.float32)
 
     def __len__(self) -> int:
         return len(self.symbol_tokens)

@@ -8,25 +8,22 @@ for every font, and pictures are not. What a picture looks like is a pure functi
 is known without drawing it.
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dataset.images.augmentation import Augmentation, augment, boxes_after, sizes_after, uniform
 from dataset.renderer import Layout, RenderError, Style, draw_ink, layout, picture_size
 from dataset.vocabulary import Vocabulary
+from utils.files import hash64, locked
+from utils.parallel import in_processes
+from utils.progress import Progress
 from utils.reading.pictures import MARGIN
 
 Range = tuple[float, float]
@@ -85,7 +82,7 @@ FEW = 600  # so few labels are laid out sooner than a second process starts
 
 def key_of(tokens: Sequence[str]) -> int:
     """64 bits that stand for a label, whatever the vocabulary."""
-    return int.from_bytes(hashlib.blake2b(" ".join(tokens).encode(), digest_size=8).digest(), "little")
+    return hash64(" ".join(tokens).encode())
 
 
 @cache
@@ -140,7 +137,7 @@ class LayoutCache:
         """Lay out those of the labels that are missing. keys: their keys, uint64 (N,)."""
         if (self.find(keys) >= 0).all():
             return
-        with self._one_at_a_time():
+        with locked(self.folder / "lock", f"{self.folder}: another process is filling it"):
             self._open()  # whoever had the lock may have done it
             missing = np.flatnonzero(self.find(keys) < 0)
             missing = missing[np.sort(np.unique(keys[missing], return_index=True)[1])]
@@ -150,27 +147,17 @@ class LayoutCache:
                 end = int(self.index["start"][-1] + self.index["bytes"][-1]) if len(self.index) else 0
                 layouts.truncate(end)
                 title = f"laying out {self.folder.parent.parent.name} ({self.font})"
-                bar = tqdm(total=len(missing), desc=title, unit="label", disable=not progress)
-                for rows, data in _lay_out_all((labels[place] for place in missing), len(missing), self.font, workers):
-                    rows["start"] += end
-                    end += len(data)
-                    layouts.write(data)
-                    layouts.flush()
-                    index.write(rows.tobytes())
-                    index.flush()
-                    bar.update(len(rows))
-                bar.close()
+                wanted = (labels[number] for number in missing)
+                with Progress(title, len(missing), "label", progress) as bar:
+                    for rows, data in _lay_out_all(wanted, len(missing), self.font, workers):
+                        rows["start"] += end
+                        end += len(data)
+                        layouts.write(data)
+                        layouts.flush()
+                        index.write(rows.tobytes())
+                        index.flush()
+                        bar.update(len(rows))
             self._open()
-
-    @contextmanager
-    def _one_at_a_time(self):
-        with open(self.folder / "lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"{self.folder}: another process is filling it; waiting", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield  # the lock ends with the file, and with the process
 
     def has_marks(self, rows: np.ndarray) -> np.ndarray:
         """(N,) bool: can the labels of these rows be drawn?"""
@@ -216,15 +203,7 @@ def _lay_out_all(
 ) -> Iterator[tuple[np.ndarray, bytes]]:
     """Rows and bytes of all labels, chunk by chunk, from as many processes as there are cores if `workers` is None."""
     chunks = ((font, [" ".join(label) for label in chunk]) for chunk in iter(lambda: list(islice(labels, CHUNK)), []))
-    workers = workers or os.cpu_count() or 1
-    if workers == 1 or count < FEW:
-        yield from map(_lay_out, chunks)
-        return
-    # Fresh processes: a fork would copy the threads' locks of whatever else the caller has loaded.
-    with get_context("spawn").Pool(workers) as pool:
-        # A pool takes all it can get ahead of time: hand it a little at once, or a million labels queue up.
-        while some := list(islice(chunks, 16 * workers)):
-            yield from pool.imap(_lay_out, some)
+    return in_processes(_lay_out, chunks, 1 if count < FEW else workers)
 
 
 def _lay_out(job: tuple[str, list[str]]) -> tuple[np.ndarray, bytes]:
@@ -340,10 +319,8 @@ class StandardImages:
         return self._ids, self._ends
 
     def label_hash(self) -> np.ndarray:
-        """(N,) uint64, the same as in an ImageStore of the same vocabulary."""
-        labels = np.split(self._ids, self._ends[:-1])
-        digests = b"".join(hashlib.blake2b(ids.tobytes(), digest_size=8).digest() for ids in labels)
-        return np.frombuffer(digests, "<u8")[: len(self)]
+        """(N,) uint64, the same as in an ImageStore."""
+        return np.array([key_of(self._vocabulary.decode(self.label(i))) for i in range(len(self))], np.uint64)
 
     def _styles_of(self, indices: np.ndarray, seed: int, epoch: int) -> tuple:
         """For n indices: fonts, rows in their caches, numbers of their Styles, each (n,), extents (n, 3), seeds.

@@ -1,11 +1,10 @@
-"""Strokes: the pen's paths behind the pictures of a split, kept beside them, so that ink can be drawn anew.
+"""Strokes: the pen's paths behind the pictures of a split, kept beside them, so that ink can be drawn again.
 
 They are known where a split was made from InkML. `SPLIT/strokes` then holds every trace in pixels of the picture that
 the store keeps, the symbol that it belongs to, and where each symbol stands in the label. Pictures are found by name.
 Drawn with the pen of 3 pixels, a picture's strokes give that very picture.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 
 from dataset.formats.inkml import PEN, Symbol, draw_pixels
 from dataset.images.augmentation import AS_WRITTEN, StrokeAugmentation, augment_traces, pen_width, symbol_extents
-from dataset.images.store import FlatWriter, map_files, slice_of
+from dataset.images.flat_files import FlatWriter, map_files, slice_of
+from utils.files import hash64
 from utils.reading.pictures import MARGIN
 
 # Raise this when the files below change: older ones are then passed over, and made again by prepare.py.
@@ -94,10 +94,11 @@ class StrokeStore:
 
     def find(self, name: str, size: Sequence[int]) -> Strokes | None:
         """The strokes of a picture; nothing where there are none, or where they are of a picture of another size."""
-        place = int(np.searchsorted(self._hashes, _hash(name)))
-        if place == len(self) or self._hashes[place] != _hash(name):
+        wanted = np.uint64(hash64(name.encode()))
+        index = int(np.searchsorted(self._hashes, wanted))
+        if index == len(self) or self._hashes[index] != wanted:
             return None
-        item = int(self._order[place])
+        item = int(self._order[index])
         height, width = self._sizes[item].tolist()
         if (height, width) != tuple(size):  # the picture was changed by hand
             return None
@@ -111,10 +112,6 @@ class StrokeStore:
             if owner >= 0:
                 symbols[owner].append(trace)
         return Strokes(_split(self._points[start : int(ends[-1])], ends - start), symbols, places, (height, width))
-
-
-def _hash(name: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
 
 
 def open_strokes(split: Path) -> StrokeStore | None:
@@ -132,6 +129,11 @@ class StrokeWriter(FlatWriter):
     def __init__(self, folder: str | Path):
         super().__init__(folder, FILES, version=VERSION)
 
+    def copy(self, store: StrokeStore) -> None:
+        """Begin with all strokes of another store."""
+        for name, values in map_files(store.folder, FILES, "run prepare.py on the InkML again")[1].items():
+            self._write(name, values)
+
     def add(self, name: str, strokes: Strokes) -> None:
         owners = np.full(len(strokes.traces), -1)
         for symbol, members in enumerate(strokes.symbols):
@@ -144,7 +146,7 @@ class StrokeWriter(FlatWriter):
         self._write("symbol_places", strokes.places)
         self._write("item_symbol_ends", self._written("symbol_places"))
         self._write("sizes", strokes.size)
-        self._write("name_hash", _hash(name))
+        self._write("name_hash", hash64(name.encode()))
 
 
 # -------------------------------------------------------------------------------------------------------------- drawing

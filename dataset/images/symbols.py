@@ -24,16 +24,18 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from dataset.images.flat_files import FlatWriter, map_files
 from dataset.images.standard import STANDARD, StandardImages
-from dataset.images.store import FlatWriter, ImageStore, map_files, one_at_a_time
+from dataset.images.store import ImageStore
 from dataset.images.strokes import Strokes, StrokeStore, boxes_of, open_strokes
-from dataset.images.token_boxes import token_boxes
+from dataset.images.token_boxes import TokenBoxes, as_written, forms_of, token_boxes
 from dataset.renderer import RenderError, layout
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
+from utils.files import locked
 
 # Raise this when the files below, or what is measured, change: older libraries are then built again.
-VERSION = 1
+VERSION = 5
 # The flat files, and what one element of each is. Lengths are in em of the picture that the symbol is from.
 FILES = {
     "points": np.float32,  # x, y from the left top of the symbol
@@ -44,9 +46,12 @@ FILES = {
     "symbol_pictures": np.int32,  # place among the pictures
     "symbol_sizes": np.float32,  # width, height
     "typeset_sizes": np.float32,  # width, height of the token's box where the symbol was written
+    "symbol_levels": np.float32,  # the size of the typeset glyph: 1 on the line, less in scripts
     "rises": np.float32,  # how far the symbol lies below where the typesetter has it, against its line
     "picture_hashes": np.uint64,  # of the pictures' names
     "picture_writers": np.int32,
+    "picture_forms": np.int32,  # how the picture's label is laid out, see `token_boxes.forms_of`
+    "picture_widths": np.float32,  # of the typeset label
     "picture_features": np.float32,  # see `Features`; NaN where a picture does not tell
 }
 NO_PICTURE = -1
@@ -82,8 +87,9 @@ class SymbolLibrary:
         self.symbol_trace_ends = files["symbol_trace_ends"]
         self.symbol_tokens, self.symbol_pictures = files["symbol_tokens"], files["symbol_pictures"]
         self.sizes, self.typeset_sizes = files["symbol_sizes"].reshape(-1, 2), files["typeset_sizes"].reshape(-1, 2)
-        self.rises = files["rises"]
+        self.levels, self.rises = files["symbol_levels"], files["rises"]
         self.picture_hashes, self.picture_writers = files["picture_hashes"], files["picture_writers"]
+        self.picture_forms, self.picture_widths = files["picture_forms"], files["picture_widths"]
         self.picture_features = files["picture_features"].reshape(-1, len(Features._fields))
 
     def __len__(self) -> int:
@@ -110,16 +116,24 @@ class LibraryWriter(FlatWriter):
         super().__init__(folder, FILES, version=VERSION, tokens=list(tokens), source=source)
         self._pictures = 0
 
-    def add_picture(self, name: str, writer: int, features: Features) -> int:
+    def add_picture(self, name: str, writer: int, form: int, width: float, features: Features) -> int:
         """Returns the picture's place, for its symbols."""
         self._write("picture_hashes", hash_of(name))
         self._write("picture_writers", writer)
+        self._write("picture_forms", form)
+        self._write("picture_widths", width)
         self._write("picture_features", features)
         self._pictures += 1
         return self._pictures - 1
 
     def add(
-        self, token: int, picture: int, traces: Sequence[np.ndarray], typeset: np.ndarray, rise: float = 0.0
+        self,
+        token: int,
+        picture: int,
+        traces: Sequence[np.ndarray],
+        typeset: np.ndarray,
+        level: float = 1.0,
+        rise: float = 0.0,
     ) -> None:
         """traces: (points, 2) each, in em.   typeset: (2,) width and height of the token's typeset box."""
         points = np.concatenate(traces)
@@ -133,6 +147,7 @@ class LibraryWriter(FlatWriter):
         self._write("symbol_pictures", picture)
         self._write("symbol_sizes", np.ptp(points, axis=0))
         self._write("typeset_sizes", typeset)
+        self._write("symbol_levels", level)
         self._write("rises", rise)
 
 
@@ -153,7 +168,7 @@ def open_library(split: Path, vocabulary: Vocabulary, progress: bool = True) -> 
         digest.update((folder / "store.json").read_bytes())
     source = digest.hexdigest()
     if not _is_fresh(split / "symbols", source):
-        with one_at_a_time(split.parent):
+        with locked(split.parent / ".lock", f"{split.parent}: another process prepares it"):
             if not _is_fresh(split / "symbols", source):  # another process may have built it meanwhile
                 build_library(split, store, strokes, vocabulary, source, progress)
     return SymbolLibrary(split / "symbols")
@@ -173,7 +188,8 @@ def build_library(
     """Cut all pictures of a split into symbols, each measured against the typeset box of its token."""
     labels, label_of = _different_labels(store, vocabulary)
     standard = StandardImages(labels, vocabulary, split.parent / "standard", STANDARD, progress=progress)
-    boxes = token_boxes(*standard.layouts())
+    boxes = as_written(token_boxes(*standard.layouts()), [labels[place] for place in standard.labels_of])
+    forms, widths = forms_of(boxes)
     layout_of = np.full(len(labels), -1)
     layout_of[standard.labels_of] = np.arange(len(standard))
     names = [store.name(index) for index in range(len(store))]
@@ -186,7 +202,8 @@ def build_library(
             if drawn < 0 or written is None:
                 continue
             part = slice(int(boxes.ends[drawn - 1]) if drawn else 0, int(boxes.ends[drawn]))
-            _add_symbols(library, name, writers[index], written, store.tokens(index), boxes, part)
+            about = name, writers[index], forms[drawn], widths[drawn]
+            _add_symbols(library, about, written, store.tokens(index), boxes, part)
 
 
 def _different_labels(store: ImageStore, vocabulary: Vocabulary) -> tuple[list[list[str]], np.ndarray]:
@@ -215,8 +232,13 @@ def writers_of(names: Sequence[str], table: Path) -> list[int]:
     return [numbers.setdefault(group, len(numbers)) for group in groups]
 
 
-def _add_symbols(library, name: str, writer: int, written: Strokes, label: np.ndarray, boxes, part: slice) -> None:
-    """Measure the symbols of one picture, and add those that fit their boxes."""
+def _add_symbols(
+    library: LibraryWriter, about: tuple, written: Strokes, label: np.ndarray, boxes: TokenBoxes, part: slice
+) -> None:
+    """Measure the symbols of one picture, and add those that fit their boxes.
+
+    about: the picture's name, writer, form and width.   part: its boxes.
+    """
     ink = boxes_of(written, written.traces, 1, len(label))[boxes.tokens[part]]  # (S, 4)
     low, high = boxes.low[part], boxes.high[part]
     is_known = np.isfinite(ink[:, 0]) & (label[boxes.tokens[part]] >= 0)
@@ -225,9 +247,10 @@ def _add_symbols(library, name: str, writer: int, written: Strokes, label: np.nd
     sizes, typeset = ink[:, 2:] - ink[:, :2] - 1, high - low
     has_rule, baselines = boxes.has_rule[part], boxes.baselines[part]
     ratios = np.hypot(*sizes.T) / np.hypot(*typeset.T)
-    # Letters and digits tell the em; what is as wide or as high as what it holds does not.
+    # Letters and digits on the line tell the em; what is as wide or as high as what it holds does not.
     is_plain = is_known & ~has_rule & (typeset.max(axis=1) < 1.1) & (typeset.min(axis=1) > 0.15)
-    em = float(np.median(ratios[is_plain if is_plain.any() else is_known]))
+    is_full = is_plain & (boxes.levels[part] > 0.95)
+    em = float(np.median(ratios[is_full if is_full.any() else is_plain if is_plain.any() else is_known]))
     if not em > 0:
         return
     middles = np.stack([(ink[:, :2] + ink[:, 2:]) / 2 / em, (low + high) / 2])  # written, typeset
@@ -239,14 +262,14 @@ def _add_symbols(library, name: str, writer: int, written: Strokes, label: np.nd
     members = defaultdict(list)
     for traces, token in zip(written.symbols, written.places, strict=True):
         members[token] += traces
-    picture = library.add_picture(name, writer, features)
+    picture = library.add_picture(*about, features)
     for symbol in np.flatnonzero(is_good):
         token = int(boxes.tokens[part][symbol])
         # What spans others is as much wider as they are further apart: that belongs to the picture.
         scale = np.array([1 / (em * stretch[symbol]), 1 / em])
         traces = [written.traces[trace] * scale for trace in members[token]]
         rise = float(np.clip(rises[symbol], -LARGEST_RISE, LARGEST_RISE))
-        library.add(int(label[token]) - FIRST_TOKEN, picture, traces, typeset[symbol], rise)
+        library.add(int(label[token]) - FIRST_TOKEN, picture, traces, typeset[symbol], boxes.levels[part][symbol], rise)
 
 
 FIRST_TOKEN = 3  # the id of the first token of a vocabulary, after the three specials
@@ -270,7 +293,7 @@ def _spreads(middles: np.ndarray) -> tuple[float, float]:
     middles: (2, S, 2), written and typeset, x and y in em.   NaN where they say too little.
     """
     spreads = []
-    for axis, least in ((0, 1.5), (1, 0.6)):
+    for axis, least in ((0, 0.4), (1, 0.3)):
         written, typeset = middles[..., axis] - middles[..., axis].mean(axis=1, keepdims=True)
         enough = np.ptp(typeset) > least
         spreads.append(float((written * typeset).sum() / (typeset * typeset).sum()) if enough else np.nan)

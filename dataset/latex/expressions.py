@@ -17,9 +17,9 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from dataset.latex.parser import ALPHABETS, LatexError, parse, to_tokens, walk
+from utils.files import atomic_write, hash64
+from utils.progress import Progress
 
 # Raise this when other labels are made from the same input.
 VERSION = 1
@@ -106,7 +106,7 @@ def synthesize(
     wanted = _quotas(target, count)
     failures: Counter[Cell] = Counter()
     made: list[list[str]] = []
-    with tqdm(total=count, desc="new expressions", unit="label", disable=not progress) as bar:
+    with Progress("new expressions", count, "label", progress) as bar:
         while len(made) < count:
             cell = maker.random.choices(list(wanted), list(wanted.values()))[0]
             tokens = maker.label(cell)
@@ -149,11 +149,11 @@ def read_template(tokens: Sequence[str]) -> Template | None:
         base = node.children[0] if node.kind == "scripts" else None
         name = base.name if base is not None and base.name.startswith("\\") else node.name
         branches.append(((node.kind, name), node.start, node.stop))
-        for place, child in enumerate(node.children):
+        for number, child in enumerate(node.children):
             if child is not None and child.kind == "row" and child.children:
-                branches.append(((node.kind, name, place), child.start, child.stop))
+                branches.append(((node.kind, name, number), child.start, child.stop))
     relations = [child.start for child in tree.children if child.name in RELATIONS]
-    sides = zip([0, *(place + 1 for place in relations)], [*relations, len(written)], strict=True)
+    sides = zip([0, *(index + 1 for index in relations)], [*relations, len(written)], strict=True)
     return Template(written, branches, [side for side in sides if side[0] < side[1]])
 
 
@@ -188,7 +188,7 @@ def is_balanced(tokens: Sequence[str]) -> bool:
 
 def _number(tokens: Sequence[str]) -> int:
     """64 bits that stand for a label: a million labels take little memory."""
-    return int.from_bytes(hashlib.blake2b(" ".join(tokens).encode(), digest_size=8).digest(), "little")
+    return hash64(" ".join(tokens).encode())
 
 
 def _quotas(shares: Mapping[Cell, float], count: int) -> dict[Cell, int]:
@@ -318,12 +318,6 @@ def open_expressions(
     path.parent.mkdir(parents=True, exist_ok=True)
     # The manifest goes first and comes last: it never stands beside a file that it does not describe.
     path.with_suffix(".json").unlink(missing_ok=True)
-    _write(path, "".join(" ".join(tokens) + "\n" for tokens in made))
-    _write(path.with_suffix(".json"), about)
+    atomic_write(path, "".join(" ".join(tokens) + "\n" for tokens in made))
+    atomic_write(path.with_suffix(".json"), about)
     return made
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -8,14 +8,19 @@ written by hand in the same way; that they *mean* the same is not enough: `\phi`
 `\leq` and `\leqslant` stay apart.
 """
 
+import html
+import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
-from dataset.latex.parser import FENCES, LatexError, Node, parse, to_tokens
-from dataset.typesetter.symbols import ALIASES, FUNCTIONS
+from dataset.latex.characters import meaning_of
+from dataset.latex.markup import without_markup
+from dataset.latex.parser import FENCES, LatexError, Node, parse, to_tokens, tokenize
+from dataset.typesetter.symbols import ALIASES, FUNCTIONS, FUNCTIONS_WITH_LIMITS, INTEGRALS, LARGE_OPERATORS
 
 # Raise this with every change of a rule: scores of two versions do not compare.
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 # Another command for the same sign: the aliases that the typesetter knows, and those that differ in spacing alone.
 SIGNS = {
@@ -43,13 +48,28 @@ SIGNS = {
     r"\thicksim": r"\sim",
     r"\varpropto": r"\propto",
 }
-NEGATED = {"=": r"\neq", r"\in": r"\notin"}  # `\not =`
+NEGATED = {  # `\not =`
+    "=": r"\neq",
+    r"\in": r"\notin",
+    r"\exists": r"\nexists",
+    "<": r"\nless",
+    ">": r"\ngtr",
+    r"\leq": r"\nleq",
+    r"\geq": r"\ngeq",
+    r"\subseteq": r"\nsubseteq",
+    r"\supseteq": r"\nsupseteq",
+    r"\cong": r"\ncong",
+    r"\sim": r"\nsim",
+    "|": r"\nmid",
+    r"\|": r"\nparallel",
+}
 SIZES = {
     **dict.fromkeys([r"\dfrac", r"\tfrac", r"\cfrac"], r"\frac"),
     **dict.fromkeys([r"\dbinom", r"\tbinom"], r"\binom"),
     r"\widehat": r"\hat",
     r"\widetilde": r"\tilde",
     r"\widecheck": r"\check",
+    r"\underbar": r"\underline",
     r"\overline": r"\bar",
     r"\overrightarrow": r"\vec",
     "smallmatrix": "matrix",
@@ -60,13 +80,47 @@ PLAIN_ALPHABETS = frozenset(
     r"""\mathrm \mathit \mathnormal \text \textrm \textnormal \textup \textit \emph \mbox \hbox \operatorname
     \operatorname* \mathop \mathrel \mathbin \mathord \mathopen \mathclose \mathpunct \mathinner \rm \it""".split()
 )
+# Another command for the same alphabet, and the declarations that `{ \bf x }` writes it with.
+ALPHABET_NAMES = {
+    r"\textbf": r"\mathbf",
+    r"\textsf": r"\mathsf",
+    r"\texttt": r"\mathtt",
+    r"\bm": r"\boldsymbol",
+    r"\pmb": r"\boldsymbol",
+}
+DECLARED_ALPHABETS = {
+    r"\bf": r"\mathbf",
+    r"\sf": r"\mathsf",
+    r"\tt": r"\mathtt",
+    r"\cal": r"\mathcal",
+    r"\frak": r"\mathfrak",
+    r"\boldmath": r"\boldsymbol",
+}
+# Environments that align lines, which ink does not show exactly, and those that hold one formula.
+ALIGNED = frozenset("align align* alignedat split eqnarray eqnarray* gather gather* gathered".split())
+OF_ONE_FORMULA = frozenset("equation equation*".split())
+WITH_LIMITS = (LARGE_OPERATORS - INTEGRALS) | FUNCTIONS_WITH_LIMITS | frozenset([r"\lim"])
+TOKEN_NAMES = {
+    "°": r"\degree",
+    "%": r"\%",
+    "#": r"\#",
+    r"\sp": "^",
+    r"\sb": "_",
+    r"\Bbb": r"\mathbb",
+    r"\mathds": r"\mathbb",
+}
 
 
 class Rule(NamedTuple):
-    """change: a node whose children have been changed already -> the node that takes its place."""
+    """name: of the rule, for tests and messages.
+
+    change: a node whose children have been changed already -> the node that takes its place.
+    change_tokens: tokens -> tokens, before there is a tree. Each rule has one of the two.
+    """
 
     name: str
-    change: Callable[[Node], Node]
+    change: Callable[[Node], Node] | None = None
+    change_tokens: Callable[[list[str]], list[str]] | None = None
 
 
 def normalize(tokens: Sequence[str]) -> list[str]:
@@ -76,7 +130,7 @@ def normalize(tokens: Sequence[str]) -> list[str]:
     label that is not well-formed has no tree: only the signs of it that have two names get the same one.
     """
     tokens = list(tokens)
-    for _ in range(MOST_PASSES):
+    for _ in range(MAX_PASSES):
         changed = _pass(tokens)
         if changed == tokens:
             break
@@ -85,17 +139,29 @@ def normalize(tokens: Sequence[str]) -> list[str]:
 
 
 # A rule may make work for one before it, as braces do that hide a sign from `\not`; each pass removes a layer of them.
-MOST_PASSES = 60
+MAX_PASSES = 60
 
 
 def _pass(tokens: list[str]) -> list[str]:
+    for rule in RULES:
+        if rule.change_tokens:
+            tokens = rule.change_tokens(tokens)
     try:
         tree = parse(tokens)
     except LatexError:
         return [token if token in GRAMMAR else SIGNS.get(token, token) for token in tokens]
     for rule in RULES:
-        tree = _everywhere(tree, rule.change)
+        if rule.change:
+            tree = _everywhere(tree, rule.change)
     return to_tokens(tree)
+
+
+def apply_rule(name: str, tokens: Sequence[str]) -> list[str]:
+    """The tokens after one rule alone. Raises LatexError where the rule needs a tree and there is none."""
+    rule = next(rule for rule in RULES if rule.name == name)
+    if rule.change_tokens:
+        return rule.change_tokens(list(tokens))
+    return to_tokens(_everywhere(parse(tokens), rule.change))
 
 
 GRAMMAR = frozenset(["'", "′", r"\lbrack", r"\rbrack"])  # names that mean something else to the parser than their sign
@@ -118,7 +184,53 @@ def _group(children: Sequence[Node]) -> Node:
     return Node("group", "{", -1, 0, 0, (_row(children),))
 
 
-# ---- the rules, in their order ---------------------------------------------------------------------------------------
+# ---- the rules, in their order: first those of tokens ----------------------------------------------------------------
+
+
+def _characters(tokens: list[str]) -> list[str]:
+    r"""`≤` `\leq`, `−` `-`, `&lt;` `<`, a bare `%` and `#`, `\sp` `^`: characters and names that TeX has others for."""
+    text = "".join(tokens)
+    if text.isascii() and TOKEN_NAMES.keys().isdisjoint(tokens) and "&" not in text:
+        return tokens
+    changed: list[str] = []
+    for token in tokens:
+        meaning = meaning_of(token) if len(token) == 1 and not token.isascii() else None
+        if token in TOKEN_NAMES or meaning is None or "^" in meaning:
+            changed.append(TOKEN_NAMES.get(token, token))
+        else:
+            changed += tokenize(meaning)
+    return _without_entities(changed)
+
+
+_ENTITY = re.compile(r"(?<!\S)& ?(lt|gt|l t|g t) ?;(?!\S)")
+
+
+def _without_entities(tokens: list[str]) -> list[str]:
+    """`& l t ;` outside a matrix, where `&` could be nothing else, is what a web page makes of `<`."""
+    if any(token in ("&lt;", "&gt;") for token in tokens):
+        tokens = [html.unescape(token) if token in ("&lt;", "&gt;") else token for token in tokens]
+    if "&" not in tokens or any(token.startswith(r"\begin") for token in tokens):
+        return tokens
+    return _ENTITY.sub(lambda match: html.unescape(f"&{match[1].replace(' ', '')};"), " ".join(tokens)).split()
+
+
+def _line_ends(tokens: list[str]) -> list[str]:
+    r"""A `\\` at the end of a label begins no line."""
+    while tokens and tokens[-1] == "\\\\":
+        tokens = tokens[:-1]
+    return tokens
+
+
+def _old_roots(tokens: list[str]) -> list[str]:
+    r"""`\root 3 \of { x }` `\sqrt [ 3 ] { x }`."""
+    while r"\root" in tokens and r"\of" in (rest := tokens[tokens.index(r"\root") :]):
+        start = len(tokens) - len(rest)
+        end = start + rest.index(r"\of")
+        tokens = [*tokens[:start], r"\sqrt", "[", *tokens[start + 1 : end], "]", *tokens[end + 1 :]]
+    return tokens
+
+
+# ---- and those of the tree -------------------------------------------------------------------------------------------
 
 
 def _signs(node: Node) -> Node:
@@ -134,15 +246,20 @@ def _signs(node: Node) -> Node:
     return node
 
 
+def _delimiters(node: Node) -> Node:
+    r"""`\left (` `\big (` `(`: as large as it takes."""
+    if node.kind not in ("delimited", "big"):
+        return node
+    pieces = [*_delimiter(node, 0)]
+    for number, row in enumerate(node.children, 1):
+        pieces += [*row.children, *_delimiter(node, number)]
+    return _group(pieces)
+
+
 def _sizes(node: Node) -> Node:
-    r"""`\left (` `\big (` `(`, `\dfrac` `\frac`, `\displaystyle`, `\widehat` `\hat`: all as large as it takes."""
+    r"""`\dfrac` `\frac`, `\displaystyle`, `\widehat` `\hat`: all as large as it takes."""
     if node.kind == "row":
         return _row([child for child in node.children if child.name not in SIZE_DECLARATIONS])
-    if node.kind in ("delimited", "big"):
-        pieces = [*_delimiter(node, 0)]
-        for number, row in enumerate(node.children, 1):
-            pieces += [*row.children, *_delimiter(node, number)]
-        return _group(pieces)
     return node._replace(name=SIZES.get(node.name, node.name)) if node.kind != "symbol" else node
 
 
@@ -154,9 +271,9 @@ def _delimiter(node: Node, number: int) -> list[Node]:
 
 
 def _spaces(node: Node) -> Node:
-    r"""`\,` `\quad` and their like: ink has no exact spaces."""
+    r"""`\,` `\quad` `\phantom { x }` and their like: ink has no exact spaces."""
     if node.kind == "row":
-        return _row([child for child in node.children if child.kind != "space"])
+        return _row([child for child in node.children if child.kind != "space" and not child.name.endswith("phantom")])
     if node.kind == "scripts" and node.children[0] is not None and node.children[0].kind == "space":
         return node._replace(children=(None, *node.children[1:]))
     return node
@@ -177,6 +294,50 @@ def _functions(node: Node) -> Node:
     return node
 
 
+def _stacks(node: Node) -> Node:
+    r"""`\underset { x } { \lim }` `\lim _ { x }`, `\stackrel` `\overset`."""
+    if node.kind != "stack":
+        return node
+    script, base = node.children
+    pieces = base.children[0].children[0].children if _is_one_group(base) else base.children
+    if len(pieces) != 1:
+        return node._replace(name=r"\overset") if node.name == r"\stackrel" else node
+    operator, scripts = pieces[0], [None, None]
+    if operator.kind == "scripts" and operator.children[0] is not None and not operator.details[2]:
+        operator, *scripts = operator.children
+    index = 0 if node.name == r"\underset" else 1
+    if operator.name in WITH_LIMITS and scripts[index] is None:
+        scripts[index] = script
+        return Node("scripts", "", -1, 0, 0, (operator, *scripts), ("", -1, ()))
+    return node._replace(name=r"\overset") if node.name == r"\stackrel" else node
+
+
+def _is_one_group(row: Node) -> bool:
+    return len(row.children) == 1 and row.children[0].kind == "group"
+
+
+def _declared_alphabets(node: Node) -> Node:
+    r"""`{ \bf x }` `\mathbf { x }`, `\bm` `\boldsymbol`, `\mathbf { a } \mathbf { b }` `\mathbf { a b }`."""
+    if node.kind == "alphabet":
+        return node._replace(name=ALPHABET_NAMES.get(node.name, node.name))
+    if node.kind != "row":
+        return node
+    pieces = list(node.children)
+    for index in reversed(range(len(pieces))):
+        alphabet = DECLARED_ALPHABETS.get(pieces[index].name) if pieces[index].kind == "declaration" else None
+        if alphabet is not None:
+            inside = pieces[index + 1 :]
+            pieces[index:] = [Node("alphabet", alphabet, -1, 0, 0, (_row(inside),))] if inside else []
+    joined: list[Node] = []
+    for (kind, name), group in groupby(pieces, key=lambda piece: (piece.kind, piece.name)):
+        members = list(group)
+        if kind == "alphabet" and len(members) > 1 and name not in PLAIN_ALPHABETS:
+            inside = [child for member in members for child in member.children[0].children]
+            members = [members[0]._replace(children=(_row(inside),))]
+        joined += members
+    return _row(joined)
+
+
 def _alphabets(node: Node) -> Node:
     r"""`\mathrm { d }` `d`: upright or slanted is for printers."""
     if node.kind == "row":
@@ -189,11 +350,15 @@ def _is_plain(node: Node) -> bool:
 
 
 def _matrices(node: Node) -> Node:
-    r"""`pmatrix` is `( matrix )`, `cases` is `\{ matrix`; an `array` without lines is a `matrix`."""
+    r"""`pmatrix` is `( matrix )`, `cases` is `\{ matrix`, an `array` without lines a `matrix`; `align` is `aligned`."""
     if node.kind != "matrix":
         return node
-    columns = node.details[1]
+    columns = re.sub("[lr]", "c", node.details[1])
     name, (left, right) = node.name, FENCES.get(node.name, (".", "."))
+    if name in OF_ONE_FORMULA and len(node.children) == len(node.children[0].children) == 1:
+        return _group(node.children[0].children[0].children)
+    if name in ALIGNED:
+        name, columns = "aligned", ""
     if node.name in FENCES or (name == "array" and "|" not in columns):
         name, columns = "matrix", ""
     fences = [[] if fence == "." else [_symbol(fence)] for fence in (left, right)]
@@ -220,6 +385,23 @@ def _superscript(piece: Node) -> tuple[Node, ...]:
     return piece.children[2].children if is_bare else ()
 
 
+def _degrees(node: Node) -> Node:
+    r"""`9 0 \degree` `9 0 ^ { \circ }`."""
+    if node.kind != "row" or all(child.name != r"\degree" for child in node.children):
+        return node
+    pieces: list[Node] = []
+    for child in node.children:
+        last = pieces[-1] if pieces else None
+        if child.name != r"\degree" or last is None or (last.kind == "scripts" and last.children[2] is not None):
+            pieces.append(child)
+        elif last.kind == "scripts":
+            pieces[-1] = last._replace(children=(*last.children[:2], _row([_symbol(r"\circ")])))
+        else:
+            scripts = (last, None, _row([_symbol(r"\circ")]))
+            pieces[-1] = Node("scripts", "", -1, 0, 0, scripts, ("", -1, ()))
+    return _row(pieces)
+
+
 def _braces(node: Node) -> Node:
     """`{ { a } }` `{ a }` `a`, `a ^ { }` `a`: no braces around what is no argument, and around nothing."""
     if node.kind == "scripts":
@@ -232,7 +414,7 @@ def _braces(node: Node) -> Node:
         pieces: list[Node] = []
         for child in node.children:
             pieces += _unwrapped(child)
-        return _row([_on_its_base(piece, is_first=not place) for place, piece in enumerate(pieces)])
+        return _row([_on_its_base(piece, is_first=not index) for index, piece in enumerate(pieces)])
     if node.kind in ("root", "arrow") and node.children[1] is not None and not _is_balanced(node.children[1]):
         return node._replace(children=(node.children[0], _row([_group(node.children[1].children)])))
     return node
@@ -275,13 +457,21 @@ def _is_balanced(row: Node) -> bool:
 
 
 RULES = (
+    Rule("characters", change_tokens=_characters),
+    Rule("markup", change_tokens=without_markup),
+    Rule("line ends", change_tokens=_line_ends),
+    Rule("old roots", change_tokens=_old_roots),
     Rule("signs", _signs),
+    Rule("delimiters", _delimiters),
     Rule("sizes", _sizes),
     Rule("spaces", _spaces),
     Rule("limits", _limits),
     Rule("functions", _functions),
+    Rule("stacks", _stacks),
+    Rule("declared alphabets", _declared_alphabets),
     Rule("alphabets", _alphabets),
     Rule("matrices", _matrices),
+    Rule("degrees", _degrees),
     Rule("primes", _primes),
     Rule("braces", _braces),
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataset.formats.packages import prepare_if_needed
+from dataset.formats.preparation import prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
 from dataset.images.handwritten import HandwrittenImages
 from dataset.images.mixture import Mixture, between

@@ -1,8 +1,7 @@
 """What the outlines of Computer Modern do not say: italic corrections, accent positions, heights, font dimensions.
 
 Source: the TeX font metric files of cmr10, cmmi10, cmsy10, cmex10, cmsy7, cmsy5, cmex7 (Knuth, Computer Modern
-Typefaces,
-1986), rounded to 0.001 em, by the PostScript names that the outlines use.
+Typefaces, 1986), rounded to 0.001 em, by the PostScript names that the outlines use.
 """
 
 from typing import NamedTuple

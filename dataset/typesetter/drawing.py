@@ -47,7 +47,7 @@ def picture_size(extents: np.ndarray, style) -> tuple[np.ndarray, np.ndarray]:
     extents: (..., 3) width, height, depth in em, as in `Layout.extents`. The numbers of the style may be arrays of the
     leading shape, so that a million sizes take a second.
 
-    Without freedoms the ink touches all four margins. Freedoms get some room, and `draw` keeps the ink inside it.
+    Without jitter the ink touches all four margins. Jitter gets some slack, and `draw` keeps the ink inside it.
     """
     extents = np.asarray(extents, np.float64)
     width, height = room(extents[..., 0], extents[..., 1] + extents[..., 2], style)
@@ -56,16 +56,16 @@ def picture_size(extents: np.ndarray, style) -> tuple[np.ndarray, np.ndarray]:
 
 
 def room(width, height, style):
-    """Width and height in em of the ink with all freedoms that the style gives.
+    """Width and height in em of the ink with all jitter that the style allows.
 
     Sums and products alone, for numbers and arrays alike: one picture and a million get the same size to the last bit.
     """
     bolder = (abs(style.weight) + style.weight) / 2  # 0 where strokes get thinner
-    play = abs(style.scale_jitter) + 0.5 * abs(style.rotation_jitter) + bolder
+    slack = abs(style.scale_jitter) + 0.5 * abs(style.rotation_jitter) + bolder
     squeezed = (abs(style.spacing) - style.spacing) / 2  # the signs at both ends keep their own width
     stretched = (abs(style.script_shift) + style.script_shift) / 2
-    height = height * (1.0 + stretched) + 2 * abs(style.wander) + play
-    width = width * (1.0 + style.spacing) + squeezed + play + abs(style.slant) * height
+    height = height * (1.0 + stretched) + 2 * abs(style.wander) + slack
+    width = width * (1.0 + style.spacing) + squeezed + slack + abs(style.slant) * height
     return width, height
 
 
@@ -124,7 +124,7 @@ def place(layout, style) -> Placed:
 
 
 def _freely(points, sizes, centres, tokens, places, rules: int, style) -> np.ndarray:
-    """Points (P, 2) of shapes to points in em, with the freedoms of the style taken.
+    """Points (P, 2) of shapes to points in em, moved as far as the style allows.
 
     sizes: points of each sign.   centres, tokens, places: of each sign; the last `rules` signs are rules.
     """
@@ -205,7 +205,7 @@ def fill(placed: Placed, weight: float = 0.0) -> np.ndarray:
     # thicker strokes have longer corners; none may reach into the margins
     low, high = placed.margin * fine + OVERFILL, (placed.width, placed.height)
     corners = np.clip(corners, low, np.array(high, np.float32) * fine - low)
-    corners = np.rint((corners - 0.5) * 64).astype(np.int32)  # a pixel's place is its centre
+    corners = np.rint((corners - 0.5) * 64).astype(np.int32)  # a pixel's position is its centre
     start = 0
     for counts in placed.counts:  # a sign at a time: two that overlap must not cut holes into each other
         polygons = []

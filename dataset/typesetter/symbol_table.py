@@ -1,10 +1,10 @@
 r"""What every symbol command stands for: `command code-point glyphs`, a line each, under the class that spaces it.
 
-The code point finds the glyph in Unicode fonts. The glyphs are those of Computer Modern; where they are missing it has
-no
-such sign, and STIX lends its own. The fonts: r roman, mi math italic, sy symbols, ex extension. Several glyphs make one
-sign: `+` sets them side by side (some have no width, so they overprint), `<` pulls them together by 3 mu (\joinrel of
-plain TeX), `,` sets them apart by a thin space, `;` by a thick one, `~` lays the second over the middle of the first.
+The code point finds the glyph in Unicode fonts. The glyphs are those of Computer Modern; where they are missing, it has
+no such sign, and STIX lends its own. The fonts: r roman, mi math italic, sy symbols, ex extension. Several glyphs make
+one sign: `+` sets them side by side (some have no width, so they overprint), `<` pulls them together by 3 mu
+(\joinrel of plain TeX), `,` sets them apart by a thin space, `;` by a thick one, `~` lays the second over the middle of
+the first.
 """
 
 TABLE = r"""

@@ -122,6 +122,21 @@ def _read_table() -> dict[str, Entry]:
 
 ENTRIES = _read_table()
 LARGE_OPERATORS = frozenset(token for token, entry in ENTRIES.items() if entry.kind == "op")
+_COMMANDS = {
+    chr(entry.code): command
+    for command, entry in reversed(ENTRIES.items())  # of several the first is kept
+    if command.startswith("\\") and entry.code > 127
+}
+
+
+def is_drawn(command: str) -> bool:
+    """Whether there is a sign, or the name of a function, for a command."""
+    return command in ENTRIES or command in FUNCTIONS
+
+
+def command_of_character(character: str) -> str | None:
+    r"""The command that draws a character beyond ASCII, such as `\leq` for ≤."""
+    return _COMMANDS.get(character)
 
 
 # ---- from a token to its glyphs --------------------------------------------------------------------------------------

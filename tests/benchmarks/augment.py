@@ -19,14 +19,13 @@ import numpy as np  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.images.augmentation import (  # noqa: E402
-    EXAMPLES,
-    STROKE_EXAMPLES,
     Augmentation,
     StrokeAugmentation,
     augment,
     sizes_after,
 )
 from dataset.images.handwritten import HandwrittenImages  # noqa: E402
+from dataset.images.sheet import EXAMPLES, STROKE_EXAMPLES  # noqa: E402
 from dataset.images.store import open_split  # noqa: E402
 from dataset.images.strokes import open_strokes  # noqa: E402
 from dataset.vocabulary import Vocabulary  # noqa: E402

@@ -27,12 +27,16 @@ SHARES = {
 
 
 class Reference(NamedTuple):
-    """One line of labels.txt.   where: for messages.   problem: why nothing can be read for it, or empty."""
+    """One line of labels.txt.   where: for messages.   problem: why nothing can be read for it, or empty.
+
+    path: the image as labels.txt calls it.
+    """
 
     name: str
     tokens: list[str]
     where: str = ""
     problem: str = ""
+    path: str = ""
 
 
 class Prediction(NamedTuple):

@@ -146,7 +146,7 @@ def _eight_bits(values: Any) -> np.ndarray:
     return (values * (255 / depth)).round().clip(0, 255).astype(np.uint8)
 
 
-def normalize(picture: np.ndarray, name: str = "picture") -> np.ndarray:
+def normalize_image(picture: np.ndarray, name: str = "picture") -> np.ndarray:
     """Bring an image of any polarity to ink 255 on paper 0, cropped to its ink with MARGIN pixels of paper around.
 
     picture: uint8 (H, W). Returns uint8 (H', W'). Raises DataError, which begins with `name`, when there is no ink.
@@ -161,7 +161,7 @@ def normalize(picture: np.ndarray, name: str = "picture") -> np.ndarray:
 
 
 def find_ink(picture: np.ndarray, name: str = "picture") -> tuple[np.ndarray, int, int]:
-    """What normalize() returns, with the row and the column of the given picture that its upper left pixel shows."""
+    """What normalize_image() returns, with the row and the column of the given picture that its upper left pixel shows."""
     if picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size:
         raise DataError(f"{name}: expected a grey picture, uint8 (height, width), got {picture.dtype} {picture.shape}")
     picture, top, left = remove_frames(picture)

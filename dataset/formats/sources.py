@@ -1,0 +1,96 @@
+"""Where a package lies: a folder, or a zip that is read without being unpacked."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from dataset.formats.text_files import BadLine, decoded_lines, lines_or_bad
+from utils.errors import DataError
+
+
+class Source(Protocol):
+    """root: the folder or the zip.   files: their names in it, with `/` between folders."""
+
+    root: Path
+    files: list[str]
+
+    def lines(self, file: str, encoding: str | None = None) -> Iterator[str | BadLine]:
+        """The lines of a text file; a BadLine for each that cannot be decoded."""
+        ...
+
+    def image(self, file: str) -> Path | bytes:
+        """An image's file, or its bytes."""
+        ...
+
+    def path(self, file: str) -> Path:
+        """The file on disk that changes when this one does."""
+        ...
+
+    def shown(self, file: str) -> str:
+        """The file's name in messages."""
+        ...
+
+
+class Folder:
+    """A folder's files, by their names relative to it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.files: list[str] = []
+        for folder, folders, files in os.walk(root):
+            # Half written ones are no part of it.
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "images.partial")
+            relative = Path(folder).relative_to(root)
+            self.files += [(relative / name).as_posix() for name in sorted(files) if not name.startswith(".")]
+
+    def lines(self, file: str, encoding: str | None = None) -> Iterator[str | BadLine]:
+        return lines_or_bad(self.root / file, self.shown(file), encoding)
+
+    def image(self, file: str) -> Path:
+        return self.root / file
+
+    def path(self, file: str) -> Path:
+        return self.root / file
+
+    def shown(self, file: str) -> str:
+        return file or self.root.name
+
+
+class Zip:
+    """A zip's files. Nothing is unpacked; a name that would lead outside a folder is refused all the same."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        try:
+            self._zip = zipfile.ZipFile(root)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{root}: not a readable zip ({error})") from None
+        for name in self._zip.namelist():
+            if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
+                raise DataError(f"{root}: {name!r} would unpack outside its folder; the zip is refused")
+        names = [name for name in self._zip.namelist() if not name.endswith("/")]
+        self.files = [name for name in names if not name.rpartition("/")[2].startswith(".")]  # as macOS adds them
+
+    def _read(self, file: str) -> bytes:
+        try:
+            return self._zip.read(file)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            raise DataError(f"{self.shown(file)}: cannot be unpacked ({error})") from None
+
+    def lines(self, file: str, encoding: str | None = None) -> Iterator[str | BadLine]:
+        return decoded_lines(self._read(file), self.shown(file), encoding)
+
+    def image(self, file: str) -> bytes:
+        return self._read(file)
+
+    def path(self, file: str) -> Path:
+        return self.root
+
+    def shown(self, file: str) -> str:
+        return f"{self.root.name}/{file}"
