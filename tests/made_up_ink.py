@@ -48,5 +48,5 @@ def supervised(stage: str, *more: str, dataset: str = "INK"):
         f"stages.{stage}.losses.attention=0.1",
         *more,
     ]
-    config = load_config(ROOT / "config.yaml", dataset, "small", assignments)
+    config = load_config(ROOT / "config.yaml", dataset, None, ["data.workers=0", *assignments])
     return config, next(each for each in config.stages if each.name == stage)

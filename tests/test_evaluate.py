@@ -182,7 +182,7 @@ def test_unknown_names_and_second_predictions_name_file_and_line(home, run):
     [
         (["--predictions", "none.txt"], "none.txt: not found"),
         (["--predictions", "empty"], "empty: no predictions in it"),
-        (["--predictions", "latin.txt"], "latin.txt, line 1: byte 5 of it, 0xE9, is not UTF-8"),
+        (["--predictions", "latin.txt"], "latin.txt, line 1: expected UTF-8"),
         (["--predictions", "broken.jsonl"], "broken.jsonl, line 1: not JSON"),
         (["--predictions", "foreign.jsonl"], 'foreign.jsonl, line 1: expected {"id"'),
         (["--predictions", "latin.txt", "--split", "2099"], "no split 2099; there are: test, train"),

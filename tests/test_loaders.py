@@ -135,9 +135,11 @@ def test_a_loader_goes_on_in_the_middle_of_an_epoch(data):
     assert [batch.names for batch in part] == names[2:]
 
 
+@pytest.mark.parametrize("preset", ["full", "small"])
 @pytest.mark.parametrize("batching", ["fixed", "adaptive"])
-def test_every_stage_of_the_shipped_config_gets_its_loaders(data, batching):
-    config = load_config(ROOT / "config.yaml", "MINE", "small")
+def test_every_stage_of_the_shipped_config_gets_its_loaders(inked, batching, preset):
+    data = Data(inked, settings(inked), 3)
+    config = load_config(ROOT / "config.yaml", "INK", preset, ["data.workers=0"])
     for stage in config.stages:
         train, validation = make_loaders(data, stage, config, batching, stride=8)
         train.set_epoch(0)
@@ -208,7 +210,7 @@ def test_strokes_are_distorted_where_a_stage_is_augmented_and_never_in_validatio
     plain = "augment={scale: [1, 1], stretch: [1, 1], rotation: 0, shear: 0, perspective: 0, distortion: 0, "
     plain += "thickness: 0, contrast: 0, blur: 0, cut_outs: 0, cut_out_size: 8, strokes: {shift: 5}}"
     assignments = [plain, "data.picture_scale=1", "stages.alignment.augment=false"]
-    config = load_config(ROOT / "config.yaml", "INK", "small", assignments)
+    config = load_config(ROOT / "config.yaml", "INK", None, ["data.workers=0", *assignments])
     for name, is_distorted in (("alignment", False), ("handwritten", True)):
         stage = next(each for each in config.stages if each.name == name)
         loaders = make_loaders(data, stage, config, "fixed", stride=8)

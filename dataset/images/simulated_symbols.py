@@ -31,7 +31,10 @@ def glyph_skeleton(font: int, glyph: int) -> tuple[np.ndarray, ...]:
     picture = np.zeros(np.ceil(points.max(axis=0) - corner).astype(int)[::-1] + 4, np.uint8)
     polygons = np.split(np.rint((points - corner) * 16).astype(np.int32), np.cumsum(outline.counts)[:-1])
     cv2.fillPoly(picture, polygons, 1, shift=4)
-    return tuple((smooth(chain) + corner) / SKELETON_PIXELS for chain in trace(thin(picture > 0)))
+    chains = [smooth(chain) for chain in trace(thin(picture > 0))]
+    if not chains:  # a round dot is worn down to nothing
+        chains = [np.tile((points.min(axis=0) + points.max(axis=0)) / 2 - corner, (2, 1))]
+    return tuple((chain + corner) / SKELETON_PIXELS for chain in chains)
 
 
 def token_skeleton(layout: Layout, token: int) -> list[np.ndarray]:
@@ -66,11 +69,8 @@ class SimulatedLibrary:
     """Symbols that a simulated hand has drawn, in memory, with the fields of a `symbols.SymbolLibrary`."""
 
     def __init__(self, seen: Mapping[str, Sequence[tuple[Layout, int]]], seed: int = 0):
-        """seen: for each token, layouts that hold it, and its index in them: one for each size that matters.
-
-        undrawable: the tokens that leave no ink to follow.
-        """
-        self.tokens, self.undrawable = sorted(seen), []
+        """seen: for each token, layouts that hold it, and its index in them: one for each size that matters."""
+        self.tokens = sorted(seen)
         traces, symbols, self.picture_writers = [], [], np.arange(HANDS)
         self.picture_forms, self.picture_widths = np.zeros(HANDS, np.int32), np.ones(HANDS, np.float32)
         random = np.random.default_rng([seed, 13])
@@ -79,9 +79,6 @@ class SimulatedLibrary:
         self.picture_features = np.column_stack([slants, steps, spreads]).astype(np.float32)
         for number, token in enumerate(self.tokens):
             skeletons = [token_skeleton(layout, index) for layout, index in seen[token]]
-            skeletons = [skeleton for skeleton in skeletons if skeleton]
-            if not skeletons:
-                self.undrawable.append(token)
             for skeleton in skeletons:
                 typeset = np.ptp(np.concatenate(skeleton), axis=0)
                 for hand in range(HANDS):

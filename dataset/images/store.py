@@ -25,7 +25,7 @@ from utils.progress import counted
 from utils.reading.pictures import normalize_image
 
 # Raise this when the files below, or what `normalize_image` does, change: older stores are then built again.
-VERSION = 3
+VERSION = 4
 # The flat files of a store, and what one element of each is. *_ends: where item i ends and item i + 1 begins.
 FILES = {
     "pixels": np.uint8,

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from dataset.images.flat_files import FlatWriter, map_files
 from dataset.images.standard import STANDARD, StandardImages
@@ -33,6 +32,7 @@ from dataset.renderer import RenderError, layout
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
 from utils.files import locked
+from utils.progress import counted
 
 # Raise this when the files below, or what is measured, change: older libraries are then built again.
 VERSION = 5
@@ -196,7 +196,7 @@ def build_library(
     writers = writers_of(names, split / "writers.txt")
     title = f"{split.parent.name}/{split.name}: symbols"
     with LibraryWriter(split / "symbols", vocabulary.tokens, source) as library:
-        for index, name in enumerate(tqdm(names, title, disable=not progress, unit="picture")):
+        for index, name in enumerate(counted(names, title, len(names), "picture", progress)):
             drawn = layout_of[label_of[index]]
             written = strokes.find(name, store.sizes[index])
             if drawn < 0 or written is None:
@@ -374,7 +374,7 @@ def import_mathnote(archive: Path, folder: Path, progress: bool = True) -> list[
 def _mathnote_symbols(archive: Path, progress: bool) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Class and traces of every symbol in the archive, in its order."""
     with tarfile.open(archive) as tar:
-        for member in tqdm(tar, archive.name, disable=not progress, unit="file"):
+        for member in counted(tar.getmembers(), archive.name, len(tar.getmembers()), "file", progress):
             parts = Path(member.name).parts
             if not member.isfile() or "symbols" not in parts or not member.name.endswith(".json"):
                 continue

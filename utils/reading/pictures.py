@@ -161,7 +161,7 @@ def normalize_image(picture: np.ndarray, name: str = "picture") -> np.ndarray:
 
 
 def find_ink(picture: np.ndarray, name: str = "picture") -> tuple[np.ndarray, int, int]:
-    """What normalize_image() returns, with the row and the column of the given picture that its upper left pixel shows."""
+    """What normalize_image() returns, and the row and column of the given picture that its upper left pixel shows."""
     if picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size:
         raise DataError(f"{name}: expected a grey picture, uint8 (height, width), got {picture.dtype} {picture.shape}")
     picture, top, left = remove_frames(picture)
