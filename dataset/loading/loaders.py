@@ -355,8 +355,8 @@ def check_stages(data: Data, config: Any) -> None:
         mixed = [stage.name for stage in config.stages if stage.pictures == "ink" and _needs_boxes(stage)]
         if mixed:
             print(
-                f"{data.folder.name} has no pen strokes: in stage {' and '.join(mixed)}, losses that need boxes learn from "
-                "synthetic ink alone, and `augment.strokes` changes that alone",
+                f"{data.folder.name} has no pen strokes: in stage {' and '.join(mixed)}, losses that need boxes "
+                "learn from synthetic ink alone, and `augment.strokes` changes that alone",
                 file=sys.stderr,
             )
 
