@@ -30,7 +30,7 @@ from utils.errors import BadItem, DataError, list_of
 from utils.files import atomic_write, locked
 from utils.parallel import in_threads
 from utils.progress import counted
-from utils.reading.pictures import normalise
+from utils.reading.pictures import normalize_image
 
 # The first bytes of the images that are copied as they are; any other kind is saved as PNG.
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
@@ -370,7 +370,7 @@ class _Saver:
             if self.wanted:
                 self.wanted.encode(item.tokens)
             image = image_of(item)
-            normalise(image, name_of_image(item))
+            normalize_image(image, name_of_image(item))
             data = item.image.read_bytes() if isinstance(item.image, Path) else item.image
             if isinstance(data, bytes) and data.startswith((PNG, JPEG)):
                 suffix = "png" if data.startswith(PNG) else "jpg"
