@@ -121,7 +121,7 @@ def _prepare_found(folder: Path, progress: bool) -> None:
 
 def _nothing_in(folder: Path) -> str:
     return (
-        f"{folder}: no training data. Looked in it for {LOOKED_FOR}. README.md says where to get data sets; "
+        f"{folder}: no training data. Looked in it for {LOOKED_FOR}. datasets/README.md says where to get data sets; "
         f"put the download there as it is, or run: python prepare.py DOWNLOAD --dataset {folder.name}"
     )
 
