@@ -256,12 +256,3 @@ def _present_name(name: str) -> str:
     for former, present in RENAMED_PARAMETERS.items():
         name = re.sub(former, present, name)
     return name
-
-
-def __getattr__(name: str) -> Any:
-    """The library's front door stands in models/reader.py; who only trains does not load it."""
-    if name in ("Reader", "Reading"):
-        from models import reader
-
-        return getattr(reader, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

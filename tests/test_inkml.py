@@ -176,8 +176,10 @@ def format_of(*names, attributes="", inside=""):
         format_of("X", "Y") + """<trace>10 10,'2'20,"-1"10</trace><trace>60 50,'-10'-10</trace>""",
         format_of("X", "Y") + "<trace>10 10,'2 '20,!13!60</trace><trace>60 50,!50!40</trace>",
         format_of("X", "Y", "B") + "<trace>10 10 T, 12 30 F, 13 60 *</trace><trace>60 50 #A, 50 40 ?</trace>",
+        format_of("X", "Y", "A", "B")
+        + "<trace>10 10\n1 1, 12 30\n2 2, 13 60 3 3</trace><trace>60 50 1 1, 50 40 1 1</trace>",
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_points_are_read_however_they_are_written(write, content):
     assert traces_of(write, content) == GOOD

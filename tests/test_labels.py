@@ -132,13 +132,18 @@ def test_a_byte_that_cannot_be_decoded_costs_one_line(others, tmp_path):
     found = list(decoded_lines(data, "labels.txt"))
     (bad,) = [line for line in found if isinstance(line, BadLine)]
     line = 2 + bool(others)
-    assert bad.where == f"labels.txt, line {line}" and "byte 7 of it, 0xE9, is not UTF-8" in bad.reason
+    assert bad.where == f"labels.txt, line {line}" and "expected UTF-8 text, but byte 7 of it is 0xE9" in bad.reason
     assert len(found) == line + 1 and bad.text.startswith("f01\ty")
     (tmp_path / "labels.txt").write_bytes(data)
-    with pytest.raises(DataError, match=rf"labels\.txt, line {line}: byte 7"):
+    with pytest.raises(DataError, match=rf"labels\.txt, line {line}: expected UTF-8 text, but byte 7"):
         list(lines_of(tmp_path / "labels.txt"))
     *_, label, _ = read_labels(found, "labels.txt")
     assert label.name == "f01" and "0xE9" in label.problem  # its image is not one without a label
+
+
+def test_one_line_of_utf_8_is_enough_to_take_the_others_for_damaged():
+    found = list(decoded_lines("f00\té\n".encode() + b"f01\t\xb0\xa1\n", "labels.txt"))
+    assert found[0] == "f00\té" and isinstance(found[1], BadLine)
 
 
 # ---- single labels ---------------------------------------------------------------------------------------------------
@@ -167,6 +172,10 @@ def test_tokens_that_a_package_knows_stay_as_they_are():
     known = {r"\left(", "sin", "x", "，"}
     assert clean_label(r"\left( sin x ，", known)[0] == [r"\left(", "sin", "x", "，"]
     assert clean_label("sin", {"x"})[0] == ["s", "i", "n"]
+
+
+def test_a_known_token_is_known_in_either_unicode_form():
+    assert to_latex("e\u0301", {"\u00e9"}) == ("\u00e9", [], [])
 
 
 def test_control_characters_are_named():

@@ -1,5 +1,6 @@
 """What a stage reads: no expression on both sides of the validation split; the same batches for any workers."""
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -233,6 +234,16 @@ def test_attention_without_strokes_says_before_anything_takes_time_how_to_get_th
         with pytest.raises(DataError, match=message):
             make_loaders(data, stage, config, "fixed", stride=8)
     check_stages(data, supervised("standard", dataset="MINE")[0])  # the typesetter knows
+
+
+def test_without_strokes_a_mix_with_synthetic_ink_goes_on_and_that_is_told(data, capsys):
+    config, stage = supervised("handwritten", "stages.handwritten.synthetic={first: 0.5, last: 0.5}", dataset="MINE")
+    config = dataclasses.replace(config, stages=(stage,))
+    check_stages(data, config)
+    assert "MINE has no pen strokes: in stage handwritten" in capsys.readouterr().err
+    train, _ = make_loaders(data, stage, config, "fixed", stride=8)
+    boxes = torch.cat([batch.boxes.flatten(0, 1) for batch in train])
+    assert 0 < boxes.isfinite().all(1).sum() < len(boxes)
 
 
 @pytest.mark.parametrize(("assignment", "message"), [

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from utils.evaluation.metrics import differing, edit_distance
-from utils.evaluation.page import Drawn, ReportItem, counterparts, pack_attention, write_report
+from utils.evaluation.page import Drawn, ReportItem, counterparts, pack_attention, write_page
 
 SCORES = {
     "dataset": "MADE-UP",
@@ -25,19 +25,19 @@ SCORES = {
     "search": {"beam": 10, "directions": 2},
     "device": "cpu",
     "seconds": 12.5,
-    "pictures_per_second": 40.0,
-    "exact": {"exrate": 61.25, "at_most_1": 71, "at_most_2": 81, "at_most_3": 91, "token_error_rate": 11.1,
+    "images_per_second": 40.0,
+    "exact": {"exprate": 61.25, "at_most_1": 71, "at_most_2": 81, "at_most_3": 91, "token_error_rate": 11.1,
               "interval": [58.1, 64.2]},
-    "normalized": {"exrate": 62.5, "at_most_1": 72, "at_most_2": 82, "at_most_3": 92, "token_error_rate": 10.1,
+    "normalized": {"exprate": 62.5, "at_most_1": 72, "at_most_2": 82, "at_most_3": 92, "token_error_rate": 10.1,
                    "interval": [59.3, 65.4], "rules": 7},
-    "structure_exrate": 70.5,
+    "structure_exprate": 70.5,
     "symbol_accuracy": 93.5,
     "well_formed": 99.5,
-    "visual_exrate": 63.5,
-    "intervals": {"structure_exrate": [66.6, 74.4]},
-    "by": {"length": [{"name": "up to 5", "items": 321, "exrate": 80, "interval": [75, 85]}],
-           "kind": [{"name": "<kind>", "items": 1, "exrate": 0, "interval": [0, 0]}]},
-    "confusions": [{"truth": "<", "read": "&", "count": 9}, {"truth": "x", "read": "", "count": 4}],
+    "visual_exprate": 63.5,
+    "intervals": {"structure_exprate": [66.6, 74.4]},
+    "by": {"length": [{"name": "up to 5", "items": 321, "exprate": 80, "interval": [75, 85]}],
+           "kind": [{"name": "<kind>", "items": 1, "exprate": 0, "interval": [0, 0]}]},
+    "confusions": [{"reference": "<", "prediction": "&", "count": 9}, {"reference": "x", "prediction": "", "count": 4}],
     "failed": [{"id": "giant", "reason": "<out> of memory"}],
     "against": {"file": "other.jsonl", "only_here": 17, "only_there": 23, "p": 0.43},
 }  # fmt: skip
@@ -52,28 +52,28 @@ def drawn(tokens: list[str]) -> Drawn | None:
     return Drawn(picture, boxes) if tokens else None
 
 
-def item(name: str, truth: str, prediction: str, **changes) -> ReportItem:
+def item(name: str, reference: str, prediction: str, **changes) -> ReportItem:
     """The network looked for token i at cell (1, i) alone, and was less and less sure."""
-    truth, prediction = truth.split(), prediction.split()
+    reference, prediction = reference.split(), prediction.split()
     attention = np.zeros((len(prediction), 3, 8), np.float32)
     for i in range(len(prediction)):
         attention[i, 1, i % 8] = 0.7
-    truth_marks, prediction_marks = differing(truth, prediction)
+    reference_marks, prediction_marks = differing(reference, prediction)
     made = ReportItem(
         name=name,
-        truth=truth,
+        reference=reference,
         prediction=prediction,
-        errors=edit_distance(truth, prediction),
-        picture=np.zeros((40, 120), np.uint8),
-        truth_marks=truth_marks,
+        errors=edit_distance(reference, prediction),
+        image=np.zeros((40, 120), np.uint8),
+        reference_marks=reference_marks,
         prediction_marks=prediction_marks,
-        truth_drawn=drawn(truth),
+        reference_drawn=drawn(reference),
         prediction_drawn=drawn(prediction),
         attention=attention,
         stride=16,
         confidences=[1 / (i + 1) for i in range(len(prediction))],
         alternatives=[("x + 1", -0.25), ("y", None)],
-        visually_equal=truth == prediction,
+        visually_equal=reference == prediction,
     )
     for key, value in changes.items():
         setattr(made, key, value)
@@ -118,7 +118,7 @@ class Reader(HTMLParser):
 
 
 def page_of(folder: Path, items: list[ReportItem], scores: dict | None = None, title: str = "a title") -> str:
-    write_report(folder / "report.html", title, SCORES if scores is None else scores, items)
+    write_page(folder / "report.html", title, SCORES if scores is None else scores, items)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -133,9 +133,13 @@ def page_of(folder: Path, items: list[ReportItem], scores: dict | None = None, t
 def test_names_and_tokens_stay_text_whatever_they_say(tmp_path, text):
     plain = Reader(page_of(tmp_path, [item("name", "x y", "x z")]))
     token = text.replace(" ", "")
-    scores = SCORES | {"dataset": text, "checkpoint": text, "confusions": [{"truth": token, "read": "", "count": 1}]}
+    scores = SCORES | {
+        "dataset": text,
+        "checkpoint": text,
+        "confusions": [{"reference": token, "prediction": "", "count": 1}],
+    }
     scores |= {"failed": [{"id": text, "reason": text}], "against": SCORES["against"] | {"file": text}}
-    scores |= {"by": {"length": [{"name": text, "items": 1, "exrate": 1}], "kind": SCORES["by"]["kind"]}}
+    scores |= {"by": {"length": [{"name": text, "items": 1, "exprate": 1}], "kind": SCORES["by"]["kind"]}}
     made = item(text, f"x {token}", f"x {token}{token}", alternatives=[(text, -1.0)])
     read = Reader(page_of(tmp_path, [made], scores, title="t" + text))
     for tag in ("script", "img", "button", "article", "svg", "i", "b"):
@@ -167,16 +171,18 @@ def test_the_page_tells_every_score(tmp_path):
     page = page_of(tmp_path, some_items())
     for told in (
         "61.25", "58.1 to 64.2", "62.50", "59.3 to 65.4", "71.00", "11.10", "70.50", "66.6 to 74.4", "93.50", "99.50",
-        "63.50", "version 7", "beam 10, both directions", "40.0 pictures/s on cpu", "up to 5", ">321<",
-        "runs/&lt;b&gt;&amp;co.safetensors", "&lt;out&gt; of memory", "alone: 17", "alone: 23", "0.43", "5 of 500",
+        "63.50", "version 7", "beam 10, both directions", "exact McNemar p = 0.43", "at most its own symbols",
+        "40.0 images/s on cpu", "up to 5", ">321<", "12.5 s",
+        "runs/&lt;b&gt;&amp;co.safetensors", "&lt;out&gt; of memory", "alone: 17", "alone: 23", "5 of 500",
+        "of 500 items are read without a single wrong token",
         "nothing was read", "−0.250", "&lt;kind&gt;", '<i class="nothing">nothing</i>',
     ):  # fmt: skip
         assert told in page, told
 
 
 def test_scores_that_are_missing_are_left_out(tmp_path):
-    rates = {name: SCORES["exact"][name] for name in ("exrate", "at_most_1")}
-    few = SCORES | {"exact": rates, "normalized": rates, "by": {"depth": [{"name": "0", "exrate": 50}]}}
+    rates = {name: SCORES["exact"][name] for name in ("exprate", "at_most_1")}
+    few = SCORES | {"exact": rates, "normalized": rates, "by": {"depth": [{"name": "0", "exprate": 50}]}}
     for scores in ({}, few, *({name: SCORES[name] for name in SCORES if name != left_out} for left_out in SCORES)):
         read = Reader(page_of(tmp_path, [], scores))
         assert read.texts["h1"] == ["a title"]
@@ -194,7 +200,7 @@ def test_each_attention_map_is_packed_to_its_own_peak():
 
 
 @pytest.mark.parametrize(
-    ("truth", "prediction", "faces"),
+    ("reference", "prediction", "faces"),
     [
         ("a b c", "a b c", [(0, 1), (1, 2), (2, 3)]),
         ("a b c", "a x c", [(0, 1), (1, 2), (2, 3)]),
@@ -206,8 +212,8 @@ def test_each_attention_map_is_packed_to_its_own_peak():
         ("a", "", []),
     ],
 )
-def test_every_token_that_was_read_faces_what_stands_there(truth, prediction, faces):
-    found = counterparts(*differing(truth.split(), prediction.split()))
+def test_every_token_that_was_read_faces_what_stands_there(reference, prediction, faces):
+    found = counterparts(*differing(reference.split(), prediction.split()))
     assert [(each.start, each.stop) for each in found] == faces
 
 
@@ -221,10 +227,10 @@ def test_a_page_of_360_items_stays_small(tmp_path):
             points = np.cumsum(random.normal(0, 9, (9, 2)), axis=0) + random.uniform((10, 20), (290, 80))
             cv2.polylines(picture, [points.astype(np.int32)], False, 255, 3, cv2.LINE_AA)
         made = item(f"picture {number}", "a b c d e f g h i j k l m n o", "a b c d e f g h i j k l m n p")
-        made.picture, made.attention = picture, random.dirichlet(np.full(7 * 19, 0.05), 15).reshape(15, 7, 19)
-        made.truth_drawn.picture = made.prediction_drawn.picture = 255 - picture[20:80]
+        made.image, made.attention = picture, random.dirichlet(np.full(7 * 19, 0.05), 15).reshape(15, 7, 19)
+        made.reference_drawn.picture = made.prediction_drawn.picture = 255 - picture[20:80]
         items.append(made)
-    write_report(tmp_path / "report.html", "size", SCORES, items)
+    write_page(tmp_path / "report.html", "size", SCORES, items)
     size = (tmp_path / "report.html").stat().st_size
     print(f"\n360 items: {size / 1e6:.1f} MB")
     assert size < 15e6
@@ -232,7 +238,7 @@ def test_a_page_of_360_items_stays_small(tmp_path):
 
 def test_text_is_readable_in_both_colour_schemes():
     """Contrast of at least 4.5 (WCAG 2.2, 1.4.3) wherever text of one colour stands on another."""
-    style = (Path(__file__).resolve().parents[1] / "utils" / "evaluation" / "page.html").read_text(encoding="utf-8")
+    style = (Path(__file__).resolve().parents[1] / "utils" / "evaluation" / "page.css").read_text(encoding="utf-8")
     parts = style.split("* { box-sizing")[0].split("prefers-color-scheme: dark")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in parts)
     assert light.keys() > dark.keys() and dark["text"] > light["text"]
@@ -359,7 +365,7 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("report")
-    write_report(folder / "report.html", "made up", SCORES, some_items())
+    write_page(folder / "report.html", "made up", SCORES, some_items())
     return (folder / "report.html").as_uri()
 
 
@@ -409,7 +415,7 @@ def test_the_page_opens_from_disk_with_its_errors_first(browser, address):
 def test_what_a_name_says_is_not_run(browser, tmp_path):
     attack = "<img src=x onerror=hit=1><script>hit=1</script>"
     made = item(attack, attack, attack + " y", alternatives=[(attack, -1.0)])
-    write_report(tmp_path / "report.html", attack, SCORES | {"dataset": attack}, [made])
+    write_page(tmp_path / "report.html", attack, SCORES | {"dataset": attack}, [made])
     browser.open((tmp_path / "report.html").as_uri() + "#step=1")
     assert_nothing_failed(browser)
     assert browser.texts("h3") == [attack]
@@ -464,8 +470,8 @@ def test_stepping_shows_where_the_network_looked(browser, address):
     assert browser.texts(".token.here") == ["b", "6"]
     boxes = "[...document.querySelectorAll('rect.here')]"
     boxes = browser.value(boxes + ".map((box) => [box.closest('section').className, box.dataset.token])")
-    assert boxes == [["truth", "2"], ["prediction", "2"]]
-    assert browser.texts(".told")[1] == "3 of 3: 6, 33.3 % sure, differs; truth: b"
+    assert boxes == [["reference", "2"], ["prediction", "2"]]
+    assert browser.texts(".told")[1] == "3 of 3: 6, 33.3 % sure, differs; reference: b"
     assert browser.value("location.hash") == "#item=one-error&step=3"
     browser.press("ArrowRight")  # there is no fourth
     assert browser.value("location.hash") == "#item=one-error&step=3"
@@ -499,7 +505,7 @@ def test_tokens_are_chosen_by_pointing_clicking_and_keys(browser, address):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_is_no_wider_than_the_screen(browser, tmp_path, width):
     long = item("a" * 200, " ".join("x" * 150), " ".join("x" * 149) + r" \verylongcommand" + "y" * 80)
-    write_report(tmp_path / "report.html", "b" * 100, SCORES | {"checkpoint": "c/" * 200}, [*some_items(), long])
+    write_page(tmp_path / "report.html", "b" * 100, SCORES | {"checkpoint": "c/" * 200}, [*some_items(), long])
     browser.ask("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
     browser.open((tmp_path / "report.html").as_uri() + "#show=all")
     assert browser.value("document.documentElement.scrollWidth") <= width

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.benchmarks.photographs import KINDS, photograph
 from utils.errors import DataError
+from utils.reading.components import pieces_of, stroke_width, symbol_height
 from utils.reading.paper_lines import remove_lines
 from utils.reading.photographs import (
     PEN,
@@ -20,11 +21,8 @@ from utils.reading.photographs import (
     cut_out_sheet,
     is_drawn,
     noise_of,
-    pieces_of,
-    stroke_width,
-    symbol_height,
 )
-from utils.reading.pictures import MARGIN, normalise, read_picture
+from utils.reading.pictures import MARGIN, normalize_image, read_picture
 
 
 def formula(pen: int = 3) -> np.ndarray:
@@ -62,8 +60,8 @@ def share_found(ink: np.ndarray, given: tuple[np.ndarray, np.ndarray]) -> tuple[
     picture, matrix = given
     cleaned = clean(picture)[0]
     to_clean = np.linalg.inv(cleaned.to_given) @ matrix
-    truth = cv2.warpPerspective(ink, to_clean, cleaned.picture.shape[::-1]) > 127
-    seen = cleaned.picture > 127
+    truth = cv2.warpPerspective(ink, to_clean, cleaned.image.shape[::-1]) > 127
+    seen = cleaned.image > 127
     near = [cv2.distanceTransform(1 - one.astype(np.uint8), cv2.DIST_L2, 5) <= 2.5 for one in (seen, truth)]
     return float(near[0][truth].mean()), float(near[1][seen].mean())
 
@@ -77,14 +75,14 @@ def test_real_training_pictures_come_through_unchanged(shared_data):
         for file in files[:: max(1, len(files) // 150)]:
             picture = read_picture(file)
             [cleaned] = clean(picture)
-            assert np.array_equal(cleaned.picture, normalise(picture)), file.name
+            assert np.array_equal(cleaned.image, normalize_image(picture)), file.name
 
 
 @pytest.mark.parametrize("pen", [2, 3, 4])
 def test_a_drawn_picture_stays_as_it_is_in_either_polarity(pen):
     for picture in (formula(pen), 255 - formula(pen), (formula(pen) > 0).astype(np.uint8)):
         [cleaned] = clean(picture)
-        assert np.array_equal(cleaned.picture, normalise(formula(pen)))
+        assert np.array_equal(cleaned.image, normalize_image(formula(pen)))
         rows, columns = np.nonzero(formula(pen))
         assert cleaned.to_given @ (MARGIN, MARGIN, 1) == pytest.approx((columns.min(), rows.min(), 1))
 
@@ -109,9 +107,9 @@ def test_ink_is_found_where_it_is_and_nowhere_else(kind):
 
 @pytest.mark.parametrize("size", [0.35, 0.7, 2, 6])
 def test_ink_comes_out_in_the_usual_size_and_pen(size):
-    usual = symbol_height(pieces_of(normalise(formula())))
+    usual = symbol_height(pieces_of(normalize_image(formula())))
     for pen in (3, 6) if size > 0.5 else (3,):
-        cleaned = clean(on_paper(formula(pen), size))[0].picture
+        cleaned = clean(on_paper(formula(pen), size))[0].image
         ink = (cleaned > 127).astype(np.uint8)
         assert symbol_height(pieces_of(ink)) == pytest.approx(SYMBOL_HEIGHT, rel=0.2)
         assert stroke_width(ink) * usual / SYMBOL_HEIGHT == pytest.approx(PEN, abs=1.6)
@@ -162,13 +160,29 @@ def test_a_large_photograph_with_small_writing_is_looked_at_again():
 def test_a_picture_of_twenty_pixels_is_read_too():
     tiny = on_paper(formula(), 20 / 110)
     assert tiny.shape[0] == 20
-    assert clean(tiny)[0].picture.shape[0] > 60
+    assert clean(tiny)[0].image.shape[0] > 60
 
 
 def test_a_thumb_at_the_edge_is_no_ink():
     picture = on_paper(np.pad(formula(), 80))
     cv2.ellipse(picture, (20, picture.shape[0]), (60, 45), 0, 0, 360, 70, -1)
     found, is_true = share_found(formula(), (picture, np.array([[1, 0, 80], [0, 1, 80], [0, 0, 1.0]])))
+    assert found > 0.95 and is_true > 0.95
+
+
+@pytest.mark.parametrize("kind", ["black border", "dark left side", "box around the formula"])
+def test_dark_borders_and_boxes_are_no_ink(kind):
+    picture = on_paper(np.pad(formula(), 60))
+    random = np.random.default_rng(0)
+    if kind == "black border":
+        picture[:9] = picture[-14:] = picture[:, :11] = picture[:, -8:] = 25
+    elif kind == "dark left side":
+        picture[:, :30] = 60
+    else:
+        cv2.rectangle(picture, (12, 12), (picture.shape[1] - 14, picture.shape[0] - 15), 70, 2)
+    darkest = 0.35 if kind == "box around the formula" else 0.8
+    picture = (picture * np.linspace(darkest, 1, picture.shape[1]) + random.normal(0, 2, picture.shape)).clip(0, 255)
+    found, is_true = share_found(formula(), (picture.astype(np.uint8), np.array([[1, 0, 60], [0, 1, 60], [0, 0, 1.0]])))
     assert found > 0.95 and is_true > 0.95
 
 
@@ -250,7 +264,7 @@ def test_whatever_comes_is_either_ink_or_an_error_that_names_it(height, width, k
     }[kind].astype(np.uint8)
     try:
         for view in clean(picture, "a.png"):
-            assert view.picture.dtype == np.uint8 and view.picture.max() > 127
+            assert view.image.dtype == np.uint8 and view.image.max() > 127
             assert np.isfinite(view.to_given).all()
     except DataError as error:
         assert str(error).startswith("a.png: has no ink")

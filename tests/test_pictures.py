@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from utils.errors import DataError
-from utils.reading.pictures import MARGIN, normalise, read_picture, resize
+from utils.reading.frames import remove_frames
+from utils.reading.pictures import MARGIN, normalize_image, read_picture, resize
 
 
 def strokes(height=90, width=160):
@@ -49,24 +50,24 @@ def photograph(picture):
     ids=["light ink", "dark ink", "0 and 1", "greys", "wide margins", "no margin", "no margin, dark ink"],
 )
 def test_polarity_and_margins_do_not_matter(make):
-    assert np.array_equal(normalise(make(strokes())), cropped(strokes()))
+    assert np.array_equal(normalize_image(make(strokes())), cropped(strokes()))
 
 
-def test_a_normalised_picture_stays_as_it_is():
+def test_a_normalized_picture_stays_as_it_is():
     for picture in (strokes(), cv2.GaussianBlur(255 - strokes(), (3, 3), 0.8), photograph(strokes())):
-        once = normalise(picture)
-        assert np.array_equal(normalise(once), once)
+        once = normalize_image(picture)
+        assert np.array_equal(normalize_image(once), once)
 
 
 def test_a_blot_that_covers_most_of_the_picture_is_still_ink():
     picture = np.pad(np.zeros((60, 60), np.uint8), 5, constant_values=255)
-    assert np.array_equal(normalise(picture), np.pad(np.full((60, 60), 255, np.uint8), MARGIN))
+    assert np.array_equal(normalize_image(picture), np.pad(np.full((60, 60), 255, np.uint8), MARGIN))
 
 
 @pytest.mark.parametrize("is_dark_ink", [True, False], ids=["ink on paper", "chalk on a board"])
 def test_a_photograph_loses_its_shadow_and_keeps_its_ink(is_dark_ink):
     taken = photograph(strokes())
-    seen = normalise(taken if is_dark_ink else 255 - taken)
+    seen = normalize_image(taken if is_dark_ink else 255 - taken)
     truth = cropped(strokes())
     assert np.abs(np.subtract(seen.shape, truth.shape)).max() <= 6
     seen = cv2.resize(seen, truth.shape[::-1], interpolation=cv2.INTER_AREA)
@@ -87,7 +88,143 @@ def test_a_photograph_loses_its_shadow_and_keeps_its_ink(is_dark_ink):
 )
 def test_a_picture_without_ink_is_an_error(picture):
     with pytest.raises(DataError, match=r"^a\.png: has no ink"):
-        normalise(picture, "a.png")
+        normalize_image(picture, "a.png")
+
+
+# ---- frames ----------------------------------------------------------------------------------------------------------
+
+
+def framed(ink: np.ndarray, sides: str, thickness: int, level: int = 255, distance: int = 0) -> np.ndarray:
+    """Ink, dark 0 on paper 0, with straight lines along the sides named by their first letters."""
+    picture = np.pad(ink, 30)
+    height, width = picture.shape
+    near, far = distance, distance + thickness
+    if "t" in sides:
+        picture[near:far, near : width - near] = level
+    if "b" in sides:
+        picture[height - far : height - near, near : width - near] = level
+    if "l" in sides:
+        picture[near : height - near, near:far] = level
+    if "r" in sides:
+        picture[near : height - near, width - far : width - near] = level
+    return picture
+
+
+@pytest.mark.parametrize("is_dark_ink", [True, False], ids=["ink on paper", "chalk on a board"])
+@pytest.mark.parametrize(
+    ("sides", "thickness", "level", "distance"),
+    [
+        ("tblr", 1, 255, 0),
+        ("tblr", 3, 255, 0),
+        ("tblr", 12, 255, 0),
+        ("tblr", 5, 140, 0),
+        ("tlr", 2, 255, 0),
+        ("bl", 2, 255, 0),
+        ("l", 3, 255, 0),
+        ("tb", 3, 255, 0),
+        ("tblr", 1, 255, 4),
+        ("tblr", 3, 255, 7),
+        ("tbl", 2, 255, 5),
+    ],
+)
+def test_a_frame_changes_nothing(sides, thickness, level, distance, is_dark_ink):
+    picture = framed(strokes(), sides, thickness, level, distance)
+    given = 255 - picture if is_dark_ink else picture
+    assert np.array_equal(normalize_image(given), cropped(strokes()))
+
+
+def test_two_frames_one_inside_the_other_change_nothing():
+    picture = np.pad(framed(strokes(), "tblr", 2), 6)
+    picture[:3] = picture[-3:] = 255
+    picture[:, :3] = picture[:, -3:] = 255
+    assert np.array_equal(normalize_image(255 - picture), cropped(strokes()))
+
+
+@pytest.mark.parametrize("level", [255, 70])
+def test_a_frame_with_soft_edges_around_grey_writing_changes_nothing(level):
+    soft = cv2.GaussianBlur(np.pad(strokes(), 30), (3, 3), 0.8)
+    picture = np.maximum(soft, cv2.GaussianBlur(framed(strokes() * 0, "tblr", 3, level), (3, 3), 0.8))
+    assert np.array_equal(normalize_image(255 - picture), normalize_image(255 - soft))
+
+
+def test_ink_that_crosses_a_frame_loses_what_lies_outside_alone():
+    picture = framed(strokes(), "tblr", 3, 255, 6)
+    picture[60, 2:70] = 255
+    seen = normalize_image(255 - picture)
+    assert seen[:, :12].any() and seen.shape[1] > cropped(strokes()).shape[1] + 10
+
+
+def drawings() -> dict[str, np.ndarray]:
+    """What looks a little like a frame and is ink: bars, brackets, a letter."""
+    blank = np.zeros((60, 90), np.uint8)
+
+    def with_lines(*boxes):
+        picture = blank.copy()
+        for top, bottom, left, right in boxes:
+            picture[top:bottom, left:right] = 255
+        return picture
+
+    return {
+        "E": with_lines((0, 60, 0, 8), (0, 8, 0, 90), (52, 60, 0, 90), (26, 34, 0, 70)),
+        "equivalent": with_lines((0, 6, 0, 90), (27, 33, 0, 90), (54, 60, 0, 90)),
+        "absolute value": with_lines((0, 60, 0, 5), (0, 60, 85, 90), (15, 45, 30, 60)),
+        "overline": with_lines((0, 5, 0, 90), (12, 60, 3, 87)),
+        "T": with_lines((0, 6, 0, 90), (0, 60, 42, 48)),
+        "brackets": with_lines(
+            (0, 60, 0, 5),
+            (0, 5, 0, 20),
+            (55, 60, 0, 20),
+            (0, 60, 85, 90),
+            (0, 5, 70, 90),
+            (55, 60, 70, 90),
+            (20, 40, 40, 50),
+        ),  # fmt: skip
+    }
+
+
+@pytest.mark.parametrize("margin", [0, 5])
+@pytest.mark.parametrize("kind", drawings())
+def test_ink_that_reaches_all_around_stays(kind, margin):
+    picture = drawings()[kind]
+    given = 255 - np.pad(picture, margin)
+    kept, top, left = remove_frames(given)
+    assert (top, left) == (0, 0) and np.array_equal(kept, given)
+
+
+def test_real_ink_has_no_frame(shared_data):
+    files = sorted((shared_data / "CROHME" / "train" / "images").iterdir())
+    for file in files[::60]:
+        picture = read_picture(file)
+        for given in (picture, 255 - picture[12:-11, 12:-11]):
+            assert np.array_equal(remove_frames(given)[0], given), file.name
+
+
+# ---- color -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("paper", "pen"),
+    [((210, 40, 40), (40, 128, 40)), ((255, 255, 255), (255, 255, 120)), ((40, 90, 200), (150, 60, 40))],
+    ids=["green on red", "yellow on white", "brown on blue"],
+)
+def test_ink_that_differs_in_color_alone_is_seen(paper, pen):
+    ink = np.pad(strokes(), 20)
+    colors = np.where(ink[..., None] > 0, np.uint8(pen), np.uint8(paper))
+    for given in (colors, Image.fromarray(colors), encoded(Image.fromarray(colors))):
+        assert np.array_equal(normalize_image(read_picture(given)), cropped(strokes()))
+    light = np.linspace(0.7, 1, colors.shape[1])[None, :, None]
+    found = normalize_image(read_picture((colors * light).astype(np.uint8))) > 127
+    assert found.shape == cropped(strokes()).shape and (found == (cropped(strokes()) > 127)).mean() > 0.98
+
+
+def test_where_brightness_tells_ink_from_paper_it_is_what_counts():
+    ink = np.pad(strokes(), 20)
+    for pen in ((0, 0, 0), (20, 40, 160), (190, 20, 30)):
+        image = Image.fromarray(np.where(ink[..., None] > 0, np.uint8(pen), np.uint8((250, 248, 240))))
+        assert np.array_equal(read_picture(image), np.array(image.convert("L")))
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 def encoded(image, kind="PNG", **options):

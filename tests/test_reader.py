@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from models.recognizer import Reader, Reading, Recognizer
+from dataset.vocabulary import Vocabulary
+from models.recognizer import Recognizer
+from recognize import Reader, Reading, language
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.reading.pictures import normalise
+from utils.reading.pictures import normalize_image
 from utils.training.run_folder import save_checkpoint
 
 VOCABULARY = [*"abcdexyz12+="]
@@ -36,7 +38,7 @@ def recognizer(kind: str = "gru", domains=("standard", "handwritten")) -> Recogn
 
 
 def reader(kind: str = "gru", **data) -> Reader:
-    return Reader(recognizer(kind), VOCABULARY, {**DATA, **data})
+    return Reader(recognizer(kind), Vocabulary(VOCABULARY), {**DATA, **data}, language())
 
 
 def written(seed: int = 0, height: int = 60, width: int = 150) -> np.ndarray:
@@ -126,15 +128,16 @@ def test_a_reading_says_what_the_network_read(kind, tmp_path):
     one = reader(kind)
     reading = one.read(path)
     assert isinstance(reading, Reading)
-    image = torch.from_numpy(reading.picture)[None, None] / 255
-    padding = torch.zeros(1, *reading.picture.shape, dtype=torch.bool)
+    image = torch.from_numpy(reading.image)[None, None] / 255
+    padding = torch.zeros(1, *reading.image.shape, dtype=torch.bool)
     [hypothesis] = one.model.read(image, padding)
     [explanation] = one.model.explain(image, padding, [hypothesis.tokens])
     assert reading.tokens == tuple(VOCABULARY[token - 3] for token in hypothesis.tokens)
     assert reading.latex == " ".join(reading.tokens) and reading.tokens
     assert reading.confidences == pytest.approx(explanation.confidences.tolist(), rel=1e-4)
     assert reading.confidence == pytest.approx(np.prod(reading.confidences), rel=1e-4)
-    assert reading.is_cut == hypothesis.is_truncated and reading.score == pytest.approx(hypothesis.score, rel=1e-4)
+    assert reading.is_truncated == hypothesis.is_truncated
+    assert reading.score == pytest.approx(hypothesis.score, rel=1e-4)
     assert len(reading.boxes) == len(reading.tokens)
 
 
@@ -175,9 +178,9 @@ def test_a_beam_gives_alternatives_and_greedy_none():
 
 def test_the_network_sees_the_size_that_training_saw():
     picture = written(0, 60, 150)
-    assert reader(picture_scale=1.0).read(picture).picture.shape == normalise(picture).shape
-    assert np.array_equal(reader(picture_scale=1.0).read(picture).picture, normalise(picture))
-    wide = reader(picture_scale=1.0, max_width=64).read(picture).picture
+    assert reader(picture_scale=1.0).read(picture).image.shape == normalize_image(picture).shape
+    assert np.array_equal(reader(picture_scale=1.0).read(picture).image, normalize_image(picture))
+    wide = reader(picture_scale=1.0, max_width=64).read(picture).image
     assert wide.shape[1] == 64
 
 
@@ -194,7 +197,7 @@ def test_boxes_are_where_the_decoder_looked_in_the_given_picture(shift, monkeypa
     def looks_right(encoded, readings):
         [explanation] = explain(encoded, readings)
         attention = torch.zeros_like(explanation.attention)
-        cells = one.prepare(picture).views[0].picture.shape[1] // one.model.handwritten_encoder.stride
+        cells = one.prepare(picture).views[0].image.shape[1] // one.model.handwritten_encoder.stride
         attention[:, 1, cells - 2] = 1
         return [explanation._replace(attention=attention)]
 
@@ -223,10 +226,50 @@ def test_what_is_no_picture_is_an_error_that_names_it(tmp_path):
 
 
 def test_a_search_that_the_network_cannot_do_is_an_error():
-    with pytest.raises(ConfigError, match="1 directions, got 1 and 2"):
+    with pytest.raises(ConfigError, match="both directions .*: this network decodes from left to right only"):
         reader("gru").read(written(), directions=2)
     with pytest.raises(ConfigError, match="a beam of at least 1"):
         reader("gru").read(written(), beam=0)
+
+
+def test_files_of_ink_and_strokes_are_drawn_and_read(tmp_path):
+    strokes = [[(0, 0), (10, 40), (20, 0)], [(30, 0), (30, 40)]]
+    traces = "".join(f"<trace>{', '.join(f'{x} {y}' for x, y in stroke)}</trace>" for stroke in strokes)
+    (tmp_path / "a.inkml").write_text(f'<ink xmlns="http://www.w3.org/2003/InkML">{traces}</ink>')
+    (tmp_path / "a.json").write_text(json.dumps({"strokes": strokes}))
+    one = reader()
+    wanted = one.read_strokes(strokes)
+    assert wanted.latex and not wanted.is_cleaned
+    for reading in (
+        one.read(tmp_path / "a.inkml"),
+        one.read(str(tmp_path / "a.json")),
+        one.read_strokes([np.array(stroke, np.float32) for stroke in strokes]),
+    ):
+        assert np.array_equal(reading.image, wanted.image) and reading.latex == wanted.latex
+    with pytest.raises(DataError, match=r"strokes: expected strokes \[\[\[x, y\]"):
+        one.read_strokes([1, 2])
+
+
+def test_several_lines_are_warned_of_or_read_by_themselves():
+    above, below = written(0), written(3)
+    picture = np.concatenate([above, np.zeros((40, 150), np.uint8), below])
+    one = reader()
+    assert one.read(picture).warnings[0] == "2 lines of writing, read as one formula"
+    lines = one.read_lines(picture)
+    assert [line.latex for line in lines] == [one.read(above).latex, one.read(below).latex]
+    for top, bottom, line in ((0, 60, lines[0]), (100, 160, lines[1])):
+        assert all(top <= box[1] < box[3] <= bottom for box in line.boxes)
+    assert len(one.read_lines(above)) == 1
+
+
+def test_what_is_cleaned_is_a_choice_that_a_checkpoint_can_make():
+    drawn, photograph = written(), (240 - 0.7 * written()).astype(np.uint8)
+    photograph[:, 50:] -= 30
+    for when, expected in (("auto", (False, True)), ("always", (True, True)), ("never", (False, False))):
+        found = tuple(reader().prepare(image, clean_when=when).is_cleaned for image in (drawn, photograph))
+        assert found == expected, when
+    assert not reader(clean="never").prepare(photograph).is_cleaned
+    assert reader(clean="never").prepare(photograph, clean_when="always").is_cleaned
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataset.images.sample import Writer, make_labels, make_sample, skeleton_str
 from dataset.latex.parser import parse, to_tokens
 from dataset.renderer import layout, render
 from utils.errors import DataError
-from utils.reading.pictures import MARGIN, normalise, read_picture
+from utils.reading.pictures import MARGIN, normalize_image, read_picture
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_ink_is_written_over_the_standard_layout_but_is_another_picture(labels):
     agreement = []
     for index, label in enumerate(labels[100:130]):
         writer = writer_of(index, "train", seed=0)
-        ink = normalise(sample.draw(write(label, writer, np.random.default_rng(index)), writer.pen)) > 127
-        standard = normalise(render(label)) > 127
+        ink = normalize_image(sample.draw(write(label, writer, np.random.default_rng(index)), writer.pen)) > 127
+        standard = normalize_image(render(label)) > 127
         height, width = standard.shape
         assert 0.4 < ink.shape[1] / width < 2.5  # the same layout
         ink = cv2.resize(ink.astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA) > 0
@@ -141,7 +141,7 @@ def test_the_folder_is_whole_in_the_plain_form(folder):
     vocabulary = (folder / "vocabulary.txt").read_text().split()
     assert {token for part in items.values() for item in part for token in item.tokens} == set(vocabulary)
     for item in items["train"]:
-        assert normalise(read_picture(item.image)).max() == 255
+        assert normalize_image(read_picture(item.image)).max() == 255
 
 
 def test_made_twice_with_any_number_of_processes_it_is_the_same_to_the_last_byte(folder, tmp_path):

@@ -21,7 +21,7 @@ from dataset.images.store import (
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import DataError
 from utils.parallel import in_threads
-from utils.reading.pictures import normalise
+from utils.reading.pictures import normalize_image
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
 
@@ -56,7 +56,7 @@ def test_a_store_gives_back_what_labels_and_pictures_say(data_set):
     ]
     assert store.lengths.tolist() == [2, 1, 2, 4] and store.lengths.dtype == np.int32
     for index in range(4):
-        assert np.array_equal(store.picture(index), normalise(ink(index)))
+        assert np.array_equal(store.picture(index), normalize_image(ink(index)))
         assert store.picture(index).shape == tuple(store.sizes[index])
     assert store.name(-1) == "four" and store.name(-4) == "one"
     with pytest.raises(IndexError):

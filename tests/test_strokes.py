@@ -17,7 +17,7 @@ from dataset.images.store import ImageStore, open_split
 from dataset.images.strokes import Strokes, StrokeStore, StrokeWriter, boxes_of, draw, open_strokes, strokes_of, vary
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
-from utils.reading.pictures import MARGIN, normalise
+from utils.reading.pictures import MARGIN, normalize_image
 
 STROKES = StrokeAugmentation(pen=(2, 6), jitter=1.5, shift=4, scale=(0.7, 1.4), slant=0.3, smoothing=2)
 PICTURES = Augmentation(scale=(0.7, 1.4), stretch=(0.9, 1.1), rotation=4, shear=0.1, perspective=0.03, distortion=2)
@@ -95,7 +95,7 @@ def test_strokes_of_real_ink_draw_the_very_picture_that_the_store_keeps(shared_d
             path.write_bytes(files.extractfile(member).read())
             ink = read_inkml(path)
             traces = pixel_traces(ink.traces)
-            pictures[ink.name] = normalise(draw_traces(traces))
+            pictures[ink.name] = normalize_image(draw_traces(traces))
             writer.add(ink.name, strokes_of(traces, ink.symbols))
             symbols += len(ink.symbols)
             placed += sum(symbol.token is not None for symbol in ink.symbols)
@@ -113,7 +113,7 @@ def test_rounding_never_moves_a_pixel(traces, scale):
     traces = [np.array(trace) * scale for trace in traces]
     strokes = strokes_of(traces, [])
     assert strokes.traces[0].dtype == np.float32
-    assert np.array_equal(draw(strokes.traces, strokes.size), normalise(draw_traces(traces)))
+    assert np.array_equal(draw(strokes.traces, strokes.size), normalize_image(draw_traces(traces)))
 
 
 @pytest.mark.parametrize("short_of_half", [1e-9, -1e-9, 0])
@@ -121,7 +121,7 @@ def test_a_point_half_way_between_two_pixels_stays_on_its_side(short_of_half):
     """As float32 it would be half-way exactly."""
     traces = [np.array([[0, 0], [10.5 - short_of_half, 20.5 - short_of_half]]), np.array([[70.0, 70]])]
     strokes = strokes_of(traces, [])
-    assert np.array_equal(draw(strokes.traces, strokes.size), normalise(draw_traces(traces)))
+    assert np.array_equal(draw(strokes.traces, strokes.size), normalize_image(draw_traces(traces)))
 
 
 def test_strokes_come_back_by_name_as_they_were_written(folder, tmp_path):

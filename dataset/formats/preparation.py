@@ -24,13 +24,13 @@ from dataset.formats.packages import LOOKED_FOR, NothingRecognised, Reading, Spl
 from dataset.formats.text_files import count_lines, lines_of, lines_or_bad
 from dataset.images.store import build_store, fresh_store
 from dataset.images.strokes import StrokeWriter, open_strokes
-from dataset.latex.normalization import normalize
+from dataset.latex.normalization import normalize as normalize_label
 from dataset.vocabulary import Vocabulary
 from utils.errors import BadItem, DataError, list_of
 from utils.files import atomic_write, locked
 from utils.parallel import in_threads
 from utils.progress import counted
-from utils.reading.pictures import normalise
+from utils.reading.pictures import normalize_image
 
 # The first bytes of the images that are copied as they are; any other kind is saved as PNG.
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
@@ -366,11 +366,11 @@ class _Saver:
             return item
         try:
             if self.normalize:
-                item = item._replace(tokens=normalize(item.tokens) or item.tokens)
+                item = item._replace(tokens=normalize_label(item.tokens) or item.tokens)
             if self.wanted:
                 self.wanted.encode(item.tokens)
             image = image_of(item)
-            normalise(image, name_of_image(item))
+            normalize_image(image, name_of_image(item))
             data = item.image.read_bytes() if isinstance(item.image, Path) else item.image
             if isinstance(data, bytes) and data.startswith((PNG, JPEG)):
                 suffix = "png" if data.startswith(PNG) else "jpg"
@@ -403,7 +403,7 @@ class _Changes:
             print(f"{self.split}: {kind}, {len(changes)} times{_listed(changes)}", file=sys.stderr)
         if self._normalizes:
             return
-        spellings = ((label, " ".join(normalize(label.split())), where) for label, where in self._labels.items())
+        spellings = ((label, " ".join(normalize_label(label.split())), where) for label, where in self._labels.items())
         others = [f"{where}: {label} -> {other}" for label, other, where in spellings if other and other != label]
         if others:
             first = "" if len(self._labels) < _NORMALIZED_TO_JUDGE else "the first "

@@ -69,8 +69,8 @@ def _split(line_ends: AnyStr, data: AnyStr) -> list[AnyStr]:
 
 def _reason(data: bytes, error: UnicodeDecodeError, encoding: str) -> str:
     return (
-        f"byte {error.start + 1} of it, 0x{data[error.start]:02X}, is not {encoding.upper()}; "
-        "if the file has another encoding, name it: --encoding gbk, utf-16, latin-1 …"
+        f"expected {encoding.upper()} text, but byte {error.start + 1} of it is 0x{data[error.start]:02X}; "
+        "prepare.py reads other encodings where they are named: --encoding gbk, utf-16, latin-1 …"
     )
 
 

@@ -22,10 +22,10 @@ from utils.errors import BadItem, DataError, list_of
 from utils.files import file_digest, hash64, locked
 from utils.parallel import in_threads
 from utils.progress import counted
-from utils.reading.pictures import normalise
+from utils.reading.pictures import normalize_image
 
-# Raise this when the files below, or what `normalise` does, change: older stores are then built again.
-VERSION = 2
+# Raise this when the files below, or what `normalize_image` does, change: older stores are then built again.
+VERSION = 4
 # The flat files of a store, and what one element of each is. *_ends: where item i ends and item i + 1 begins.
 FILES = {
     "pixels": np.uint8,
@@ -129,7 +129,7 @@ def _ink_of(item: Item | BadItem) -> tuple[Item | BadItem, np.ndarray | None]:
     if isinstance(item, BadItem):
         return item, None
     try:
-        return item, normalise(image_of(item), name_of_image(item))
+        return item, normalize_image(image_of(item), name_of_image(item))
     except DataError as error:
         return BadItem(item.where, str(error)), None
 

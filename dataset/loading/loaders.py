@@ -351,6 +351,14 @@ def check_stages(data: Data, config: Any) -> None:
     _augmentations(config.augment)
     for stage in config.stages:
         _require_boxes(data, stage)
+    if open_strokes(data.folder / "train") is None:
+        mixed = [stage.name for stage in config.stages if stage.pictures == "ink" and _needs_boxes(stage)]
+        if mixed:
+            print(
+                f"{data.folder.name} has no pen strokes: in stage {' and '.join(mixed)}, losses that need boxes "
+                "learn from synthetic ink alone, and `augment.strokes` changes that alone",
+                file=sys.stderr,
+            )
 
 
 def _augmentations(settings: Any) -> tuple[Augmentation, StrokeAugmentation]:
@@ -372,7 +380,10 @@ def _needs_boxes(stage: Any) -> list[str]:
 
 
 def _require_boxes(data: Data, stage: Any) -> None:
-    if _needs_boxes(stage) and stage.pictures in ("pairs", "ink") and open_strokes(data.folder / "train") is None:
+    """Raises DataError where a loss needs boxes, and no image of the stage has any."""
+    is_mixed = min(stage.synthetic.first, stage.synthetic.last) > 0
+    has_boxes = is_mixed or stage.pictures in ("standard", "synthetic")
+    if _needs_boxes(stage) and not has_boxes and open_strokes(data.folder / "train") is None:
         names = " and ".join(f"`{name}`" for name in _needs_boxes(stage))
         raise DataError(
             f"{data.folder / 'train' / 'strokes'}: not found; the loss {names} of stage {stage.name} needs pen "

@@ -110,12 +110,12 @@ def loop() -> None:
 
 def open_pictures(split: Path, count: int, scale: float) -> list[tuple[torch.Tensor, int, str]]:
     """The first pictures of a split in the plain form, ink 1 on paper 0, the lengths of their labels, and names."""
-    from utils.reading.pictures import normalise, read_picture, resize
+    from utils.reading.pictures import normalize_image, read_picture, resize
 
     items = []
     for line in (split / "labels.txt").read_text(encoding="utf-8").splitlines()[:count]:
         name, label = line.split("\t")
-        picture = resize(normalise(read_picture(next((split / "images").glob(f"{name}.*")))), scale)
+        picture = resize(normalize_image(read_picture(next((split / "images").glob(f"{name}.*")))), scale)
         items.append((torch.from_numpy(picture) / 255, len(label.split()), name))
     return items
 

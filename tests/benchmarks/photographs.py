@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.images.store import open_split  # noqa: E402
 from dataset.vocabulary import Vocabulary  # noqa: E402
-from models.recognizer import Reader  # noqa: E402
+from recognize import Reader  # noqa: E402
 from utils.errors import DataError  # noqa: E402
 from utils.evaluation.metrics import edit_distance, scores  # noqa: E402
-from utils.training.report import table  # noqa: E402
+from utils.tables import table  # noqa: E402
 
 SYMBOL = 28  # pixels: about the height of a written letter in the clean pictures
 ALL = "everything"
@@ -201,15 +201,15 @@ def main() -> None:
             for place, picture, truth, reading in zip(places, photographs, truths, readings, strict=True):
                 errors = edit_distance(truth, reading.tokens) if reading else len(truth)
                 name = f"{kind.replace(' ', '-')}-{store.name(place)}-{errors}.png"
-                show(options.show / name, picture, reading.picture if reading else np.zeros((4, 4), np.uint8))
+                show(options.show / name, picture, reading.image if reading else np.zeros((4, 4), np.uint8))
     if options.json:
         print(json.dumps(results))
         return
     clean = results["clean"]
     rows = [("pictures", "ExpRate %", "lost", "wrong tokens %", "more", "no ink", "cleaning ms")]
     for kind, values in results.items():
-        rate, wrong = values["exrate"], values["token_error_rate"]
-        lost, more = clean["exrate"] - rate, wrong - clean["token_error_rate"]
+        rate, wrong = values["exprate"], values["token_error_rate"]
+        lost, more = clean["exprate"] - rate, wrong - clean["token_error_rate"]
         numbers = (f"{rate:.1f}", f"{lost:.1f}", f"{wrong:.1f}", f"{more:.1f}")
         rows.append((kind, *numbers, values["no_ink"], f"{values['cleaning_ms']:.1f}"))
     print(table(rows))

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 
 from utils.errors import DataError
+from utils.reading.components import Pieces, pieces_of, stroke_width, symbol_height
+from utils.reading.frames import find_ring, remove_frames
 from utils.reading.paper_lines import remove_lines
 from utils.reading.pictures import CLEAN_SPREAD, LEAST_CONTRAST, MARGIN, find_ink
 
@@ -39,30 +41,43 @@ MOST_BARS = 30  # so many of the longest straight pieces say how far a page is t
 
 
 class CleanInk(NamedTuple):
-    """Ink as training saw it, and where it was.
+    """Ink as the network was trained on it, and where it was.
 
-    picture: uint8 (H, W), ink 255 on paper 0.   to_given: (3, 3), takes its pixels (x, y, 1) to the given picture.
+    image: uint8 (H, W), ink 255 on paper 0.   to_given: (3, 3), takes its pixels (x, y, 1) to the given image.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     to_given: np.ndarray
 
     @classmethod
-    def of_drawn(cls, picture: np.ndarray, name: str = "picture") -> CleanInk:
-        """A picture that needs no cleaning, only the usual polarity and margin."""
-        ink, top, left = find_ink(picture, name)
+    def of_drawn(cls, image: np.ndarray, name: str = "image") -> CleanInk:
+        """An image that needs no cleaning, only the usual polarity and margin. Raises DataError."""
+        ink, top, left = find_ink(image, name)
         return cls(ink, _shift(left, top))
 
+    def crop(self, top: int, bottom: int) -> CleanInk:
+        """The ink of these rows alone, with the usual margin."""
+        rows = self.image[top:bottom]
+        columns = np.flatnonzero((rows > 127).any(axis=0))
+        left, right = columns[0], columns[-1] + 1
+        image = np.pad(rows[:, left:right], MARGIN)
+        return CleanInk(image, self.to_given @ _shift(left - MARGIN, top - MARGIN))
 
-def clean(picture: np.ndarray, name: str = "picture") -> list[CleanInk]:
-    """Find the ink of a picture, uint8 (H, W). Raises DataError, which begins with `name`, where there is none.
 
-    Size and skew of writing can only be guessed: the likeliest guess comes first, then others. Whoever reads can tell
-    which one reads best. A picture that was drawn for training needs no guess, and has one.
+def clean(image: np.ndarray, name: str = "image") -> list[CleanInk]:
+    """Find the ink of an image, uint8 (H, W): as clean_photograph does, unless it was drawn as training images are."""
+    return [CleanInk.of_drawn(image, name)] if is_drawn(image) else clean_photograph(image, name)
+
+
+def clean_photograph(image: np.ndarray, name: str = "image") -> list[CleanInk]:
+    """Find the ink of an image, uint8 (H, W). Raises DataError, which begins with `name`, where there is none.
+
+    Size and skew of writing can only be guessed: the likeliest guess comes first, then others. The network's own score
+    can tell which one is read best.
     """
-    if is_drawn(picture):
-        return [CleanInk.of_drawn(picture, name)]
+    picture, top, left = remove_frames(image)
     picture, to_given = cut_out_sheet(picture)
+    to_given = _shift(left, top) @ to_given
     page = Page.of(picture, to_given, name)
     if page.shrink > 1 and page.height < SYMBOL_HEIGHT:  # small writing on a large picture: there is more to see
         left, top, right, bottom = page.surroundings()
@@ -123,6 +138,7 @@ def is_drawn(picture: np.ndarray) -> bool:
     levels = np.flatnonzero(np.bincount(picture.ravel(), minlength=256))
     if len(levels) != 2:
         return False
+    picture, _, _ = remove_frames(picture)
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     if np.ptp(border):
         return False
@@ -132,39 +148,6 @@ def is_drawn(picture: np.ndarray) -> bool:
         return False
     height = symbol_height(pieces_of(ink))
     return DRAWN_HEIGHTS[0] <= height <= DRAWN_HEIGHTS[1]
-
-
-class Pieces(NamedTuple):
-    """Connected pieces of ink.   labels: (H, W), 0 on paper.   The rest: (n,), or (n, 2) x and y, of piece i + 1."""
-
-    labels: np.ndarray
-    corners: np.ndarray
-    sizes: np.ndarray
-    areas: np.ndarray
-    centres: np.ndarray
-
-
-def pieces_of(ink: np.ndarray) -> Pieces:
-    """ink: uint8 (H, W), not 0 where there is ink."""
-    _, labels, stats, centres = cv2.connectedComponentsWithStats(ink, connectivity=8)
-    return Pieces(labels, stats[1:, :2], stats[1:, 2:4], stats[1:, 4], centres[1:])
-
-
-def stroke_width(ink: np.ndarray) -> float:
-    """Mean width of strokes, uint8 (H, W) of 0 and 1: their area over half their outline."""
-    area = int(np.count_nonzero(ink))
-    padded = np.pad(ink, 1)
-    outline = area - int(np.count_nonzero(cv2.erode(padded, np.ones((3, 3), np.uint8))))
-    return 2 * area / max(outline, 1)
-
-
-def symbol_height(pieces: Pieces) -> float:
-    """The mean height of symbols; flat pieces (bars, dots) do not count, but the widest one limits it (see inkml)."""
-    heights = pieces.sizes[:, 1].astype(float)
-    if not len(heights):
-        return 0.0
-    tall = heights >= 0.25 * np.percentile(heights, 90)
-    return max(float(heights[tall].mean()), float(pieces.sizes.max()) / 40)
 
 
 # ---- a page ----------------------------------------------------------------------------------------------------------
@@ -179,6 +162,13 @@ class Page:
         noise = noise_of(contrast)
         self.contrast, self.line_angles = remove_lines(contrast, noise)
         self.ink, self.level = find_strokes(self.contrast, noise)
+        ring = find_ring(self.ink)
+        if ring is not None:
+            ring = cv2.dilate(ring, np.ones((5, 5), np.uint8))
+            self.contrast, self.ink = (
+                np.where(ring, np.float32(0), self.contrast),
+                np.where(ring, np.uint8(0), self.ink),
+            )
         if not self.ink.any():
             raise DataError(f"{name}: has no ink, all of it looks like paper")
         self.pieces = pieces_of(self.ink)

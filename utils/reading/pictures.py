@@ -1,4 +1,4 @@
-"""Pictures as the network sees them: grey, ink 255 on paper 0, with a narrow margin, whatever came in."""
+"""Images as the network sees them: grey, ink 255 on paper 0, with a narrow margin, whatever came in."""
 
 import io
 import warnings
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import DataError
+from utils.reading.frames import remove_frames
 
 # The most that Pillow itself takes for a picture, and not for a decompression bomb.
 MAX_PIXELS = 89_478_485
@@ -21,7 +22,10 @@ MARGIN = 4
 CLEAN_SPREAD = 8
 # Grey levels between paper and ink, below which a picture of many levels is a blank sheet and its noise.
 LEAST_CONTRAST = 16
-# Normalised pixels that the picture is cropped to. Grain may look like faint ink where paper was photographed.
+# Ink that differs from the paper in colour more than in brightness, by this factor, is told from it by its colour.
+COLOR_CONTRAST, COLOR_SIDE = 2.0, 500
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow has it
+# Normalized pixels that the picture is cropped to. Grain may look like faint ink where paper was photographed.
 LEAST_INK, LEAST_INK_IN_PHOTOGRAPHS = 64, 96
 # The window, in pixels, in which a photograph's paper is looked for: wider than a stroke, narrower than a shadow.
 LEAST_WINDOW, LARGEST_WINDOW = 31, 101
@@ -92,15 +96,44 @@ def _grey(image: Image.Image) -> np.ndarray:
         image = image.convert("RGBA")
 
         def lay_on(paper: str) -> np.ndarray:
-            return np.array(Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("L"))
+            return _grey(Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("RGB"))
 
         on_white = lay_on("white")
         if np.ptp(on_white) < LEAST_CONTRAST <= np.ptp(on_black := lay_on("black")):  # white ink on nothing
             return on_black
         return on_white
+    if image.mode in ("1", "L"):
+        return np.array(image.convert("L"))
+    colors = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    channel = _color_channel(colors)
+    if channel is not None:
+        return channel
     with suppress(ValueError):
         return np.array(image.convert("L"))
     return np.array(image.convert("RGB").convert("L"))  # from Lab there is no other way
+
+
+def _color_channel(colors: np.ndarray) -> np.ndarray | None:
+    """The mixture of red, green and blue in which ink differs most from paper, as uint8 (H, W).
+
+    colors: uint8 (H, W, 3).   None where brightness tells ink from paper about as well: then brightness is better,
+    because light and shadow change it alone.
+    """
+    shrink = max(1.0, max(colors.shape) / COLOR_SIDE)
+    small = cv2.resize(colors, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA).astype(np.float32)
+    if small.ndim != 3 or not small.size:
+        return None
+    side = int(np.clip(min(small.shape[:2]) // 4, LEAST_WINDOW, LARGEST_WINDOW)) | 1
+    changes = (small - cv2.blur(small, (side, side))).reshape(-1, 3)  # strokes are narrower than the window
+    strength = np.abs(changes).max(axis=1)
+    strokes = changes[strength >= np.percentile(strength, 98)]
+    axis = np.linalg.svd(strokes, full_matrices=False)[2][0]
+    axis /= np.abs(axis).sum()  # its values stay as wide apart as grey levels are
+    by_color, by_luma = (float(np.percentile(np.abs(changes @ weights), 99)) for weights in (axis, LUMA))
+    if by_color < max(COLOR_CONTRAST * by_luma, LEAST_CONTRAST / 2):
+        return None
+    offset = -255 * axis[axis < 0].sum()
+    return cv2.transform(colors, np.append(axis, offset).astype(np.float32)[None])
 
 
 def _eight_bits(values: Any) -> np.ndarray:
@@ -113,23 +146,25 @@ def _eight_bits(values: Any) -> np.ndarray:
     return (values * (255 / depth)).round().clip(0, 255).astype(np.uint8)
 
 
-def normalise(picture: np.ndarray, name: str = "picture") -> np.ndarray:
-    """Bring a picture of any polarity to ink 255 on paper 0, cropped to its ink with MARGIN pixels of paper around.
+def normalize_image(picture: np.ndarray, name: str = "picture") -> np.ndarray:
+    """Bring an image of any polarity to ink 255 on paper 0, cropped to its ink with MARGIN pixels of paper around.
 
     picture: uint8 (H, W). Returns uint8 (H', W'). Raises DataError, which begins with `name`, when there is no ink.
 
-    A picture with a clean border (scan, screen, rendering) has paper of one grey, the border's, and ink is what differs
-    from it. In any other picture (photograph) light changes from place to place: ink is what differs from the paper
-    around it, and it is dark or light, whichever has the sharper strokes. Contrast is then stretched until a typical
-    ink pixel is 255. Two-valued pictures stay two-valued, and a normalised picture stays as it is.
+    Frames along or near the edges are taken away first. A picture with a clean border (scan, screen, rendering) has
+    paper of one grey, the border's, and ink is what differs from it. In any other picture (photograph) light changes
+    from place to place: ink is what differs from the paper around it, and it is dark or light, whichever has the
+    sharper strokes. Contrast is then stretched until a typical ink pixel is 255. Two-valued pictures stay two-valued,
+    and a normalized picture stays as it is.
     """
     return find_ink(picture, name)[0]
 
 
 def find_ink(picture: np.ndarray, name: str = "picture") -> tuple[np.ndarray, int, int]:
-    """What normalise() returns, with the row and the column of the given picture that its upper left pixel shows."""
+    """What normalize_image() returns, and the row and column of the given picture that its upper left pixel shows."""
     if picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size:
         raise DataError(f"{name}: expected a grey picture, uint8 (height, width), got {picture.dtype} {picture.shape}")
+    picture, top, left = remove_frames(picture)
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     low, paper, high = np.percentile(border, (5, 50, 95), method="nearest")
     is_clean = high - low <= CLEAN_SPREAD
@@ -146,7 +181,7 @@ def find_ink(picture: np.ndarray, name: str = "picture") -> tuple[np.ndarray, in
     is_ink = ink >= (LEAST_INK if is_clean else LEAST_INK_IN_PHOTOGRAPHS)
     rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.pad(ink, MARGIN), int(rows[0]) - MARGIN, int(columns[0]) - MARGIN
+    return np.pad(ink, MARGIN), top + int(rows[0]) - MARGIN, left + int(columns[0]) - MARGIN
 
 
 def _window(picture: np.ndarray) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,17 +9,10 @@ from torch import nn
 
 from utils.config.schema import Config
 from utils.plots import draw_curves, draw_sheet
+from utils.tables import table
 from utils.training.clock import stage_seconds
 from utils.training.inference import predict, score
 from utils.training.run_folder import Run
-
-
-def table(rows: Sequence[Sequence[Any]]) -> str:
-    """Rows as aligned text; the first row is the heading."""
-    texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in texts]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def score_table(splits: dict[str, dict[str, float]]) -> str:

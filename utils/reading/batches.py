@@ -1,0 +1,104 @@
+"""Images of any sizes -> batches of like size for a network, and results in the order of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.training.inference import each_batch
+
+T = TypeVar("T")
+
+# Images in a batch: their number, and padded pixels. A CPU gains less from large batches than it loses to padding.
+MAX_IMAGES, MAX_PIXELS = 32, {"cpu": 120_000, "cuda": 2_000_000}
+WIDTH_STEP = 64  # pixels: images whose widths fall into the same step are ordered by their heights
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Some images, padded to the largest of them.
+
+    indices: their places among all.   images: (B, 1, H, W) float, ink 1 on paper 0.   padding: (B, H, W) bool, True
+    outside the image.
+    """
+
+    indices: tuple[int, ...]
+    images: Tensor
+    padding: Tensor
+
+    @classmethod
+    def of(cls, indices: Sequence[int], images: Sequence[np.ndarray]) -> ImageBatch:
+        """images: uint8 (H, W), ink 255 on paper 0."""
+        height, width = (max(image.shape[side] for image in images) for side in (0, 1))
+        padded = torch.zeros(len(images), 1, height, width)
+        padding = torch.ones(len(images), height, width, dtype=torch.bool)
+        for row, is_padding, image in zip(padded, padding, images, strict=True):
+            rows, columns = map(slice, image.shape)
+            row[0, rows, columns] = torch.from_numpy(image) / 255
+            is_padding[rows, columns] = False
+        return cls(tuple(indices), padded, padding)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to(self, device: torch.device) -> ImageBatch:
+        return ImageBatch(self.indices, self.images.to(device), self.padding.to(device))
+
+    def split(self) -> tuple[ImageBatch, ImageBatch]:
+        """Two halves, each padded to its own largest image."""
+        middle = len(self) // 2
+        return self._part(slice(0, middle)), self._part(slice(middle, None))
+
+    def _part(self, rows: slice) -> ImageBatch:
+        is_image = ~self.padding[rows]
+        height, width = int(is_image.any(2).sum(1).max()), int(is_image.any(1).sum(1).max())
+        return ImageBatch(self.indices[rows], self.images[rows, :, :height, :width], ~is_image[:, :height, :width])
+
+
+def in_batches(
+    images: Sequence[np.ndarray],
+    work: Callable[[ImageBatch], Sequence[T]],
+    device: torch.device,
+    max_images: int | None = None,
+    on_failure: Callable[[int, Exception], None] | None = None,
+) -> list[T | None]:
+    """What work(batch) gives for each image, in the order of the images; those of like size are worked on together.
+
+    images: uint8 (H, W).   on_failure(index, error): called for an image at which work failed, whose result is None;
+    where it is not given, the error is raised.
+    """
+    batches = _Batches(images, max_images or MAX_IMAGES, MAX_PIXELS.get(device.type, MAX_PIXELS["cuda"]))
+    fail = None if on_failure is None else lambda batch, error: on_failure(batch.indices[0], error)
+    results: list[Any] = [None] * len(images)
+    for batch, found in each_batch(batches, work, device, on_failure=fail):
+        for index, result in zip(batch.indices, found, strict=True):
+            results[index] = result
+    return results
+
+
+class _Batches:
+    """Made one at a time, when they are asked for."""
+
+    def __init__(self, images: Sequence[np.ndarray], max_images: int, max_pixels: int):
+        self.images, self.groups = images, []
+        height = width = 0
+        sizes = [image.shape for image in images]
+        for index in sorted(range(len(sizes)), key=lambda index: (sizes[index][1] // WIDTH_STEP, sizes[index])):
+            height, width = max(height, sizes[index][0]), max(width, sizes[index][1])
+            count = len(self.groups[-1]) + 1 if self.groups else 0
+            if not count or count > max_images or count * height * width > max_pixels:
+                self.groups.append([])
+                height, width = sizes[index]
+            self.groups[-1].append(index)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for group in self.groups:
+            yield ImageBatch.of(group, [self.images[index] for index in group])

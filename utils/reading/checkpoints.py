@@ -1,0 +1,43 @@
+"""Which weights to read with: the published ones, those of one's own newest run, or a named file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from utils.errors import CheckpointError
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
+PUBLISHED = "crohme.safetensors"
+
+
+def find_checkpoint(name: str | None, folder: Path | None = None) -> Path:
+    """The checkpoint that a person means: a path, "newest" for their own newest run, or None for the published weights.
+
+    folder: with runs and the published weights; by default checkpoints/ of this project, wherever one works.
+    Raises CheckpointError where there is none. A path is returned as it is; whether it can be read is seen later.
+    """
+    folder = CHECKPOINTS if folder is None else folder
+    if name == "newest":
+        return newest_checkpoint(folder)
+    if name is not None:
+        return Path(name)
+    if not (folder / PUBLISHED).is_file():
+        raise CheckpointError(f"{folder / PUBLISHED}: the published weights are not there; name others: --checkpoint")
+    return folder / PUBLISHED
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The best weights of the newest run that finished an epoch of its last stage. Raises CheckpointError."""
+    found = []
+    for config in folder.glob("*/config.yaml"):
+        try:
+            stage = yaml.safe_load(config.read_text(encoding="utf-8"))["stages"][-1]["name"]
+            best = config.with_name(f"{stage}-best.safetensors")
+            found.append((best.stat().st_mtime, best))
+        except (OSError, yaml.YAMLError, LookupError, TypeError):  # still training, or no run
+            continue
+    if not found:
+        raise CheckpointError(f"{folder}: no run that finished an epoch of its last stage; train one, or name a path")
+    return max(found)[1]

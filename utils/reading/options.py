@@ -1,0 +1,34 @@
+"""The options that evaluate.py and recognize.py share, so that both read alike."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from utils.reading.reader import CLEANING, Reader, Search
+
+DIRECTIONS = {"left-to-right": 1, "both": 2}
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--beam", type=partial(at_least, 1), default=1, metavar="N",
+                        help="width of the search; default: 1, greedy")  # fmt: skip
+    parser.add_argument("--direction", choices=DIRECTIONS,
+                        help="default: left to right if greedy, else all that the network knows")  # fmt: skip
+    parser.add_argument("--clean", choices=CLEANING, default="auto",
+                        help="clean photographs before they are read; default: auto, what was not drawn")  # fmt: skip
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 …; default: %(default)s")
+
+
+def search_of(options: argparse.Namespace, reader: Reader) -> Search:
+    """The search that was asked for. Raises ConfigError for one that the network cannot do."""
+    search = Search(options.beam, DIRECTIONS.get(options.direction))
+    reader.check(search)
+    return search
+
+
+def at_least(least: int, text: str) -> int:
+    """The type of an option that is a whole number."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least {least}, got {text}")
+    return int(text)

@@ -1,0 +1,385 @@
+"""The library: a trained network that reads images, files of ink, and strokes.
+
+    from recognize import Reader
+
+    reader = Reader.load("checkpoints/CROHME/handwritten-best.safetensors")
+    print(reader.read("formula.jpg").latex)
+
+The network, the vocabulary, and what draws ink are given to it, because utils imports neither models nor dataset.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from utils.errors import CheckpointError, ConfigError, DataError
+from utils.reading.batches import in_batches
+from utils.reading.photographs import CleanInk, clean_photograph, is_drawn
+from utils.reading.pictures import read_picture, resize
+from utils.reading.strokes import as_strokes
+from utils.reading.text_lines import find_text_lines
+from utils.reading.warnings import warnings_about
+from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights
+
+Image = Any  # a path, the bytes of a file, a PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4)
+CLEANING = ("auto", "always", "never")
+PICTURE_SETTINGS = ("picture_scale", "max_height", "max_width")
+INK_SUFFIXES = (".inkml", ".json")
+# The share of a token's attention that its box leaves out on each side.
+BOX_TAIL = 0.1
+
+
+class Vocabulary(Protocol):
+    """Tokens and their ids, the special ones included in its length."""
+
+    def __len__(self) -> int: ...
+    def encode(self, tokens: Sequence[str]) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> list[str]: ...
+
+
+class Language(NamedTuple):
+    """What a Reader is given to know about ink and LaTeX.
+
+    make_vocabulary(tokens): raises a UserError for tokens that cannot be one.   read_ink(path): strokes (n, 2) of an
+    InkML file.   draw_ink(strokes): uint8 (H, W), ink 255 on paper 0, as training images are drawn.
+    is_well_formed(tokens): whether LaTeX could read them.
+    """
+
+    make_vocabulary: Callable[[Sequence[str]], Vocabulary]
+    read_ink: Callable[[Path], list[np.ndarray]]
+    draw_ink: Callable[[Sequence[np.ndarray]], np.ndarray]
+    is_well_formed: Callable[[Sequence[str]], bool]
+
+
+class Search(NamedTuple):
+    """How to decode.   beam: 1 is greedy, from left to right.   directions: 1, 2, or None: all that the decoder has."""
+
+    beam: int = 1
+    directions: int | None = None
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another hypothesis for the same image.   score: mean log-probability of its tokens and its end."""
+
+    latex: str
+    tokens: tuple[str, ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read in an image.
+
+    latex: the tokens, joined by spaces.   score: mean log-probability of the tokens and the end; where both directions
+    were searched, the mean of the two.   confidences: the probability of each token after those before it.
+    confidence: their product, the probability of all tokens together, so longer formulas have less.
+    alternatives: the other hypotheses of the beam, best first; none where decoding was greedy.
+    boxes: where each token was seen: left, top, right, bottom in pixels of the given image, turned as EXIF says.
+    is_truncated: it had not ended at the largest length that decoding allows for such an image.
+    warnings: reasons to doubt it, in words; none where there are none.   is_cleaned: the image was cleaned first.
+    image: the network's input, uint8 (H, W), ink 255 on paper 0.
+    """
+
+    latex: str
+    tokens: tuple[str, ...]
+    score: float
+    confidence: float
+    confidences: tuple[float, ...]
+    alternatives: tuple[Alternative, ...]
+    boxes: tuple[tuple[int, int, int, int], ...]
+    is_truncated: bool
+    warnings: tuple[str, ...]
+    is_cleaned: bool
+    image: np.ndarray
+
+
+class Prepared(NamedTuple):
+    """An image that is ready for the network.
+
+    views: the likeliest size and skew first, then others; one where it was not cleaned.   given_size: height and width
+    of the given image.   lines: each line of writing by itself, where there are several.
+    """
+
+    views: tuple[CleanInk, ...]
+    given_size: tuple[int, int]
+    is_cleaned: bool
+    lines: tuple[Prepared, ...] = ()
+
+    def each_line(self) -> tuple[Prepared, ...]:
+        """What has one line of writing each, from top to bottom."""
+        return self.lines or (self,)
+
+
+class Decoded(NamedTuple):
+    """A hypothesis of the network for a prepared image.   view: the index of the view that it belongs to.
+
+    explanation: `confidences` (L,) and `attention` (L, h, w) of its tokens, where they were asked for.
+    """
+
+    hypothesis: Any
+    view: int
+    explanation: Any = None
+
+
+class Reader:
+    """A network with all that it takes to read images with it: Reader.load(path).read(image).latex."""
+
+    def __init__(self, model: nn.Module, vocabulary: Vocabulary, data: dict[str, Any], language: Language,
+                 device: Any = "cpu"):  # fmt: skip
+        """model: a Recognizer with an encoder of handwriting.   data: `picture_scale`, `max_height` and `max_width` of
+        its training images, and optionally `clean`, whether photographs among them were cleaned (see prepare)."""
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.vocabulary, self.data, self.language = vocabulary, data, language
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, build: Callable[[dict], nn.Module], language: Language,
+                        device: Any = "cpu") -> Reader:  # fmt: skip
+        """Read a checkpoint.   build(architecture): the network that a checkpoint describes.
+
+        Raises CheckpointError for one that is missing, broken or foreign.
+        """
+        checkpoint = load_checkpoint(path)
+        about = checkpoint.about
+        try:
+            model = build({**about["architecture"], "domains": ("handwritten",)})
+            data = dict(about["data"])
+            _ = [data[name] for name in PICTURE_SETTINGS]  # a KeyError where one is missing
+            vocabulary = language.make_vocabulary([str(token) for token in about["vocabulary"]])
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{path}: describes a network that this version does not know ({reason})") from error
+        # Only handwriting is read here: the encoder of standard images is not loaded.
+        weights = {name: x for name, x in checkpoint.weights.items() if not name.startswith("standard_encoder.")}
+        load_weights(model, Checkpoint(checkpoint.path, weights, about))
+        if len(vocabulary) != about["architecture"]["vocabulary_size"]:
+            raise CheckpointError(f"{path}: its vocabulary has another size than its network")
+        return cls(model, vocabulary, data, language, device)
+
+    # ---- for users ---------------------------------------------------------------------------------------------------
+
+    def read(self, image: Image, beam: int = 1, directions: int | None = None) -> Reading:
+        """Read one formula: a path of an image, of an .inkml file or of strokes as .json; the bytes of an image file; a
+        PIL image; or an array uint8 (H, W), (H, W, 3) or (H, W, 4).
+
+        beam: 1 decodes greedily from left to right; more keeps so many hypotheses, in all directions that the network
+        knows, or in as many as `directions` says.   Raises DataError for what is no image, or has no ink.
+        """
+        return self.read_many([image], beam, directions)[0]
+
+    def read_many(
+        self, images: Sequence[Image | Prepared], beam: int = 1, directions: int | None = None
+    ) -> list[Reading]:
+        """Read images, those of like size together; the readings come in the order of the images."""
+        prepared = [one if isinstance(one, Prepared) else self.prepare(one) for one in images]
+        decoded = self.decode(prepared, Search(beam, directions), explain=True)
+        return [self._reading(one, found) for one, found in zip(prepared, decoded, strict=True)]
+
+    def read_lines(self, image: Image, beam: int = 1, directions: int | None = None) -> list[Reading]:
+        """Read every line of writing in an image by itself, from top to bottom."""
+        return self.read_many(self.prepare(image).each_line(), beam, directions)
+
+    def read_strokes(self, strokes: Any, beam: int = 1, directions: int | None = None) -> Reading:
+        """Read pen strokes: a sequence of strokes, each a sequence of points (x, y, …), y down; lists or arrays.
+
+        Raises DataError for what is no list of strokes.
+        """
+        return self.read_many([self.prepare_strokes(strokes)], beam, directions)[0]
+
+    # ---- in steps ----------------------------------------------------------------------------------------------------
+
+    def prepare(self, image: Image, name: str | None = None, clean_when: str = "auto") -> Prepared:
+        """Bring an image to what the network was trained on: find the ink, level it, scale it.
+
+        name: stands for the image in messages.   clean_when: "always", "never", or "auto": unless the image was drawn
+        as training images are, with two grey levels and a pen of the usual width.   Raises DataError.
+        """
+        name = name or (str(image) if isinstance(image, (str, Path)) else "image")
+        if isinstance(image, (str, Path)) and str(image).lower().endswith(INK_SUFFIXES):
+            return self.prepare_strokes(self._read_strokes(Path(image), name), name)
+        given = read_picture(image, name)
+        when = self.data.get("clean", "auto") if clean_when == "auto" else clean_when
+        is_cleaned = when == "always" or (when == "auto" and not is_drawn(given))
+        views = clean_photograph(given, name) if is_cleaned else [CleanInk.of_drawn(given, name)]
+        return self._prepared(views, given.shape, is_cleaned)
+
+    def prepare_strokes(self, strokes: Any, name: str = "strokes") -> Prepared:
+        """Draw strokes as training images are drawn. Raises DataError."""
+        try:
+            drawn = self.language.draw_ink(as_strokes(strokes))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        return self._prepared([CleanInk.of_drawn(drawn, name)], drawn.shape, is_cleaned=False)
+
+    def decode(
+        self,
+        prepared: Sequence[Prepared],
+        search: Search = Search(),  # noqa: B008 (it cannot change)
+        explain: bool = False,
+        max_images: int | None = None,
+        on_failure: Callable[[int, Exception], None] | None = None,
+    ) -> list[Decoded | None]:
+        """Decode images, those of like size together, at most `max_images` at a time.
+
+        on_failure(index, error): called for an image whose decoding failed, for which there is None then; where it is
+        not given, the error is raised.   Raises ConfigError for a search that the network cannot do.
+        """
+        self.check(search)
+        chosen = self._choose_views(prepared, max_images, on_failure)
+        indices = [index for index, view in enumerate(chosen) if view is not None]
+        images = [prepared[index].views[chosen[index]].image for index in indices]
+
+        def work(batch: Any) -> list[tuple[Any, Any]]:
+            encoded = self.model.encode(batch.images, batch.padding, "handwritten")
+            hypotheses = self.model.read_encoded(encoded, *search)
+            tokens = [hypothesis.tokens for hypothesis in hypotheses]
+            explained = self.model.explain_encoded(encoded, tokens) if explain else [None] * len(tokens)
+            return list(zip(hypotheses, explained, strict=True))
+
+        fail = None if on_failure is None else lambda place, error: on_failure(indices[place], error)
+        found = dict(zip(indices, in_batches(images, work, self.device, max_images, fail), strict=True))
+        return [
+            None if found.get(index) is None else Decoded(found[index][0], chosen[index], found[index][1])
+            for index in range(len(prepared))
+        ]
+
+    def explain(
+        self, images: Sequence[np.ndarray], tokens: Sequence[Sequence[str]], max_images: int | None = None
+    ) -> list[Any]:
+        """How sure the network is of each token of given labels, and where it looks: `confidences` and `attention`.
+
+        images: uint8 (H, W), as prepared.   tokens: a label for each of them.
+        """
+        ids = [self.vocabulary.encode(label) for label in tokens]
+
+        def work(batch: Any) -> list[Any]:
+            return self.model.explain(batch.images, batch.padding, [ids[index] for index in batch.indices])
+
+        return in_batches(images, work, self.device, max_images)
+
+    def check(self, search: Search) -> None:
+        """Raises ConfigError for a search that the network cannot do."""
+        known = self.model.decoder.directions
+        if search.beam < 1:
+            raise ConfigError(f"expected a beam of at least 1, got {search.beam}")
+        if (search.directions or 1) > known:
+            raise ConfigError("both directions (--direction both): this network decodes from left to right only")
+
+    def describe(self, search: Search) -> dict[str, int]:
+        """What a search comes to with this network: beam, and directions, 1 or 2."""
+        is_greedy = search.beam == 1 and search.directions in (None, 1)
+        return {
+            "beam": search.beam,
+            "directions": 1 if is_greedy else search.directions or self.model.decoder.directions,
+        }
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _read_strokes(self, path: Path, name: str) -> Any:
+        if path.suffix.lower() == ".inkml":
+            return self.language.read_ink(path)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{name}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise DataError(f"{name}: not JSON ({error})") from None
+
+    def _prepared(self, views: Sequence[CleanInk], given_size: tuple[int, int], is_cleaned: bool) -> Prepared:
+        lines = [find_text_lines(view.image) for view in views]
+        parts = []
+        for number in range(len(lines[0]) if len(lines[0]) > 1 else 0):
+            # In a view that is turned otherwise, lines may run into each other: it is no view of theirs then.
+            own = [
+                view.crop(*rows[number]) for view, rows in zip(views, lines, strict=True) if len(rows) == len(lines[0])
+            ]
+            parts.append(Prepared(tuple(map(self._resized, own)), given_size, is_cleaned))
+        return Prepared(tuple(map(self._resized, views)), given_size, is_cleaned, tuple(parts))
+
+    def _resized(self, ink: CleanInk) -> CleanInk:
+        height, width = ink.image.shape
+        limits = (self.data["max_height"] / height, self.data["max_width"] / width)
+        resized = resize(ink.image, min(self.data["picture_scale"], *limits))
+        to_clean = np.diag([width / resized.shape[1], height / resized.shape[0], 1.0])
+        return ink._replace(image=resized, to_given=ink.to_given @ to_clean)
+
+    def _choose_views(
+        self,
+        prepared: Sequence[Prepared],
+        max_images: int | None,
+        on_failure: Callable[[int, Exception], None] | None,
+    ) -> list[int | None]:
+        """Of each image's views, the one that greedy decoding gives the best score; None where all of them failed."""
+        guesses = [(index, view) for index, one in enumerate(prepared) if len(one.views) > 1
+                   for view in range(len(one.views))]  # fmt: skip
+
+        def work(batch: Any) -> list[float]:
+            hypotheses = self.model.read(batch.images, batch.padding)
+            return [hypothesis.score - 1e4 * hypothesis.is_truncated for hypothesis in hypotheses]
+
+        errors: dict[int, Exception] = {}
+        fail = None if on_failure is None else lambda place, error: errors.update({guesses[place][0]: error})
+        images = [prepared[index].views[view].image for index, view in guesses]
+        best: dict[int, tuple[float, int]] = {}
+        for (index, view), score in zip(guesses, in_batches(images, work, self.device, max_images, fail), strict=True):
+            if score is not None and (index not in best or score > best[index][0]):
+                best[index] = score, view
+        for index in errors.keys() - best.keys():
+            on_failure(index, errors[index])
+        first = [None if index in errors else 0 for index in range(len(prepared))]
+        return [best[index][1] if index in best else first[index] for index in range(len(prepared))]
+
+    def _reading(self, prepared: Prepared, decoded: Decoded) -> Reading:
+        hypothesis, explanation, view = decoded.hypothesis, decoded.explanation, prepared.views[decoded.view]
+        tokens = tuple(self.vocabulary.decode(hypothesis.tokens))
+        others = [(tuple(self.vocabulary.decode(other.tokens)), other.score) for other in hypothesis.alternatives]
+        stride = self.model.handwritten_encoder.stride
+        confidence = float(explanation.confidences.double().prod())
+        warnings = warnings_about(tokens, confidence, hypothesis.is_truncated, self.language.is_well_formed(tokens))
+        if prepared.lines:
+            warnings = (f"{len(prepared.lines)} lines of writing, read as one formula", *warnings)
+        return Reading(
+            latex=" ".join(tokens),
+            tokens=tokens,
+            score=hypothesis.score,
+            confidence=confidence,
+            confidences=tuple(explanation.confidences.tolist()),
+            alternatives=tuple(Alternative(" ".join(label), label, score) for label, score in others),
+            boxes=tuple(
+                _box(weights, stride, view, prepared.given_size) for weights in explanation.attention.cpu().numpy()
+            ),
+            is_truncated=hypothesis.is_truncated,
+            warnings=warnings,
+            is_cleaned=prepared.is_cleaned,
+            image=view.image,
+        )
+
+
+def _box(attention: np.ndarray, stride: int, view: CleanInk, given_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where the decoder looked, without the outermost tenths of its attention (h, w), in the given image."""
+    (left, right), (top, bottom) = (_middle(attention.sum(axis)) for axis in (0, 1))
+    corners = np.array([[[x, y] for x in (left, right) for y in (top, bottom)]], np.float64) * stride
+    # Features cover the image up to whole strides: beyond its edge there is nothing to show.
+    corners = np.minimum(corners, view.image.shape[::-1])
+    corners = cv2.perspectiveTransform(corners, view.to_given)[0]
+    height, width = given_size
+    low = np.floor(corners.min(axis=0)).clip(0, (width - 1, height - 1))
+    high = np.ceil(corners.max(axis=0)).clip(low + 1, (width, height))
+    return tuple(map(int, (*low, *high)))
+
+
+def _middle(mass: np.ndarray) -> tuple[float, float]:
+    """Where the middle of a mass (n,), spread evenly over feature positions, begins and ends, in positions."""
+    sums = np.concatenate([[0.0], np.cumsum(mass, dtype=np.float64)])
+    begin, end = np.interp([BOX_TAIL, 1 - BOX_TAIL], sums / sums[-1], np.arange(len(sums)))
+    return begin, end
