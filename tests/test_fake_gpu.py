@@ -5,11 +5,11 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from models.reader import Reader
 
 import models.positions
 from dataset.loading.batch import blank_batch
 from models.losses import LOSSES, Objective
-from models.reader import Reader
 from models.recognizer import Recognizer
 from models.search import beam_search, greedy
 from tests.fake_gpu import GPU, StepwiseGRU, fake_gpu, move
