@@ -45,5 +45,6 @@ def true_counts(labels: Tensor, vocabulary_size: int, uncounted: Sequence[int] =
     """How often each id occurs in labels (B, L): (B, V) float.   Padding, and the ids in `uncounted`, count zero."""
     counts = torch.zeros(len(labels), vocabulary_size, device=labels.device)
     counts.scatter_add_(1, labels, torch.ones_like(labels, dtype=counts.dtype))
-    counts[:, [PAD, *uncounted]] = 0
+    for token in (PAD, *uncounted):  # one by one: a list of indices would make the CPU wait for a GPU
+        counts[:, token] = 0
     return counts

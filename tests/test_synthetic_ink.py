@@ -139,6 +139,16 @@ def test_tokens_that_nobody_has_written_are_drawn_and_listed(data, tmp_path):
         assert ink.picture(index, 0, 0).max() == 255, label
 
 
+@pytest.mark.parametrize("begin, end", [(r"\begin{pmatrix}", r"\end{pmatrix}"),
+                                        (r"\begin { p m a t r i x }", r"\end { p m a t r i x }")])  # fmt: skip
+def test_an_environment_has_its_delimiters_and_not_the_letters_of_its_name(data, tmp_path, begin, end):
+    label = [*begin.split(), "a", r"\\", "x", *end.split(), "+", "a"]
+    vocabulary = Vocabulary(sorted({*data.vocabulary.tokens, *label, "(", ")"}))
+    standard = StandardImages([label], vocabulary, tmp_path, progress=False)
+    planner = SyntheticInk(standard, vocabulary, data.symbol_sources())._planner
+    assert vocabulary.decode(planner.tokens) == ["(", "a", "x", ")", "+", "a"]
+
+
 def test_without_any_strokes_a_simulated_hand_draws_everything(data, tmp_path):
     standard = data.standard("train", STANDARD)
     ink = SyntheticInk(standard, data.vocabulary, [], scale=0.5)

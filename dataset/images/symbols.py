@@ -318,13 +318,14 @@ def _rises(y: np.ndarray, baselines: np.ndarray, is_known: np.ndarray) -> np.nda
 
 # The classes of mathnote whose names are not their tokens; a letter with _cap is the capital, a Greek name has one \.
 MATHNOTE = {
+    "subset": r"\subseteq",  # all of them have the line below
     "frac_bar": r"\frac", "dot": ".", "colon": ":", "slash": "/", "lbrace": r"\{", "rbrace": r"\}", "infty": r"\infty",
     "Gamma_cap": r"\Gamma", "Delta_cap": r"\Delta", "Omega_up": r"\Omega", "Phi_up": r"\Phi", "Pi_up": r"\Pi",
     "Psi_up": r"\Psi", "Sigma_up": r"\Sigma",
 }  # fmt: skip
 WORDS = frozenset(
     r"""alpha beta gamma delta epsilon theta lambda mu pi sigma phi psi omega partial nabla exists forall in int sum
-    prod sqrt cdot ldots div times pm cap cup subset leq geq neq prime rightarrow leftarrow""".split()
+    prod sqrt cdot ldots div times pm cap cup leq geq neq prime rightarrow leftarrow""".split()
 )
 # Tokens that data sets write differently, and people alike.
 SAME_LOOK = {r"\le": r"\leq", r"\ge": r"\geq", r"\ne": r"\neq", r"\to": r"\rightarrow", r"\dots": r"\ldots",

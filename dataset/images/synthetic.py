@@ -13,7 +13,7 @@ What a picture looks like is a pure function of (seed, epoch, index), and its si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -30,11 +30,39 @@ from dataset.images.simulated_symbols import SimulatedLibrary, seen_in
 from dataset.images.standard import StandardImages
 from dataset.images.strokes import Strokes, boxes_of, draw, vary
 from dataset.images.symbol_pool import Source, gather
-from dataset.images.token_boxes import as_written, token_boxes
+from dataset.images.token_boxes import TokenBoxes, as_written, token_boxes
 from dataset.vocabulary import SPECIALS, Vocabulary
 from utils.reading.pictures import resize
 
 CHUNK = 4096  # labels planned together
+# What stands around an environment, by the first letter of its name: matrices, cases, and arrays with lines in them.
+DELIMITERS = {
+    "p": ("(", ")"),
+    "b": ("[", "]"),
+    "B": (r"\{", r"\}"),
+    "v": ("|", "|"),
+    "V": (r"\|", r"\|"),
+    "c": (r"\{", r"\}"),
+    "a": ("|", "|"),
+}
+
+
+def _delimiters(labels: Sequence[Sequence[str]], boxes: TokenBoxes) -> Iterator[tuple[int, str]]:
+    r"""The boxes of environments' delimiters, and the tokens that look like what is drawn there.
+
+    The typesetter gives them to `\begin{pmatrix}`, or to the first letter where names are spelled: `\begin { p m a …`.
+    """
+    starts = boxes.ends - np.diff(boxes.ends, prepend=0)
+    for tokens, start, end in zip(labels, starts.tolist(), boxes.ends.tolist(), strict=True):
+        if not any(token.startswith(r"\begin") for token in tokens):
+            continue
+        for box in range(start, end):
+            place = int(boxes.tokens[box])
+            is_spelled = place > 1 and tokens[place - 1] == "{"
+            text = "".join(tokens[place - 2 : place + 1]) if is_spelled else tokens[place]
+            command, _, name = text.partition("{")
+            if command in (r"\begin", r"\end") and name[:1] in DELIMITERS:
+                yield box, DELIMITERS[name[0]][command == r"\end"]
 
 
 class SyntheticInk:
@@ -63,10 +91,14 @@ class SyntheticInk:
         self.augmentation, self.stroke_augmentation = augmentation, stroke_augmentation
         self.lengths, self.failures = standard.lengths, list(standard.failures)
         layouts, rows = standard.layouts()
-        boxes = as_written(token_boxes(layouts, rows), [standard.name(index).split() for index in range(len(standard))])
+        labels = [standard.name(index).split() for index in range(len(standard))]
+        boxes = as_written(token_boxes(layouts, rows), labels)
         ids, id_ends = standard.ids()
         owners = np.repeat(np.arange(len(rows)), np.diff(boxes.ends, prepend=0))
         tokens = ids[(id_ends - standard.lengths)[owners] + boxes.tokens].astype(np.int64)
+        for box, token in _delimiters(labels, boxes):
+            if token in vocabulary:
+                tokens[box] = vocabulary.encode([token])[0]
         written = gather(sources, vocabulary).tokens if sources else np.empty(0, np.int64)
         missing = np.setdiff1d(tokens, written)
         self.simulated = [vocabulary.decode([token])[0] for token in missing]

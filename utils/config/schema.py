@@ -150,6 +150,7 @@ class TrainingConfig:
     """What all stages share."""
 
     optimizer: Literal["adamw", "muon", "sgd", "adadelta"]
+    muon_factor: PositiveNumber = 5.0
     weight_decay: NonNegativeNumber
     momentum: Share
     warmup_epochs: NonNegativeNumber

@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
         self,
         groups: Iterable[dict],
         lr: float,
-        hidden_factor: float = 20.0,
+        hidden_factor: float = 5.0,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,

@@ -54,7 +54,7 @@ def make_optimizer(model: nn.Module, stage: StageConfig, training: TrainingConfi
         ]
     groups = [group for group in groups if group["params"]]
     if training.optimizer == "muon":
-        return Muon(groups, lr=stage.learning_rate)
+        return Muon(groups, lr=stage.learning_rate, hidden_factor=training.muon_factor)
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=stage.learning_rate, momentum=training.momentum, fused=True)
     if training.optimizer == "adadelta":
