@@ -5,7 +5,6 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from models.reader import Reader
 
 import models.positions
 from dataset.loading.batch import blank_batch
@@ -15,6 +14,7 @@ from models.search import beam_search, greedy
 from tests.fake_gpu import GPU, StepwiseGRU, fake_gpu, move
 from tests.made_up_ink import ROOT
 from utils.config.loading import load_config
+from utils.reading.reader import Reader
 from utils.training.averaging import EMA
 from utils.training.devices import autocast
 from utils.training.optimization import make_optimizer, train_only
@@ -91,7 +91,7 @@ def test_search_and_reader_stay_on_the_gpu(gpu, decoder, monkeypatch):
     model = full_model(decoder)
     monkeypatch.setattr(torch, "inference_mode", lambda mode=True: nullcontext())  # which fake tensors do not know
     monkeypatch.setattr(model, "to", lambda device: model)
-    reader = Reader(model, ["x"], {"picture_scale": 1.0, "max_height": 64, "max_width": 96}, GPU)
+    reader = Reader(model, None, {"picture_scale": 1.0, "max_height": 64, "max_width": 96}, None, GPU)
     with torch.no_grad(), autocast(GPU):
         encoded = reader._encode([np.zeros(size, np.uint8) for size in 5 * [(40, 60), (64, 90)]])
         assert len(greedy(model.decoder, *encoded)) == 10
