@@ -14,7 +14,7 @@ from models.search import beam_search, greedy
 from tests.fake_gpu import GPU, StepwiseGRU, fake_gpu, move
 from tests.made_up_ink import ROOT
 from utils.config.loading import load_config
-from utils.reading.reader import Reader
+from utils.reading.reader import Reader, in_batches
 from utils.training.averaging import EMA
 from utils.training.devices import autocast
 from utils.training.optimization import make_optimizer, train_only
@@ -92,11 +92,16 @@ def test_search_and_reader_stay_on_the_gpu(gpu, decoder, monkeypatch):
     monkeypatch.setattr(torch, "inference_mode", lambda mode=True: nullcontext())  # which fake tensors do not know
     monkeypatch.setattr(model, "to", lambda device: model)
     reader = Reader(model, None, {"picture_scale": 1.0, "max_height": 64, "max_width": 96}, None, GPU)
-    with torch.no_grad(), autocast(GPU):
-        encoded = reader._encode([np.zeros(size, np.uint8) for size in 5 * [(40, 60), (64, 90)]])
+    explanations = []
+
+    def decode(batch):
+        encoded = reader.model.encode(batch.images, batch.padding, "handwritten")
         assert len(greedy(model.decoder, *encoded)) == 10
         assert len(beam_search(model.decoder, *encoded, beam=3)) == 10
-        explanations = model.explain_encoded(encoded, 5 * [[3, 4], []])
+        explanations.extend(model.explain_encoded(encoded, 5 * [[3, 4], []]))
+        return explanations
+
+    in_batches([np.zeros(size, np.uint8) for size in 5 * [(40, 60), (64, 90)]], decode, reader.device)
     assert {explanation.attention.device for explanation in explanations} == {GPU}
 
 
