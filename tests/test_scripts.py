@@ -80,7 +80,7 @@ def test_training_leaves_everything_a_run_should(trained):
 
 def test_evaluate_agrees_with_the_training_script(home, trained):
     checkpoint = str(trained / "handwritten-best.safetensors")
-    arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--json", "--out", "scored"]
+    arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--root", "datasets", "--json", "--out", "scored"]
     scores = json.loads(run("evaluate.py", *arguments, folder=home).stdout)
     exact = with_exprate({"items": scores["items"], **scores["exact"]})
     del exact["interval"]

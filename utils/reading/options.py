@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from typing import TYPE_CHECKING
 
-from utils.reading.reader import CLEANING, Reader, Search
+if TYPE_CHECKING:
+    from utils.reading.reader import Reader, Search
 
+CLEANING = ("auto", "always", "never")
 DIRECTIONS = {"left-to-right": 1, "both": 2}
 
 
@@ -22,6 +25,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 def search_of(options: argparse.Namespace, reader: Reader) -> Search:
     """The search that was asked for. Raises ConfigError for one that the network cannot do."""
+    from utils.reading.reader import Search  # heavy: --help should not wait for it
+
     search = Search(options.beam, DIRECTIONS.get(options.direction))
     reader.check(search)
     return search

@@ -31,7 +31,6 @@ from utils.reading.warnings import warnings_about
 from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights
 
 Image = Any  # a path, the bytes of a file, a PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4)
-CLEANING = ("auto", "always", "never")
 PICTURE_SETTINGS = ("picture_scale", "max_height", "max_width")
 INK_SUFFIXES = (".inkml", ".json")
 # The share of a token's attention that its box leaves out on each side.
