@@ -25,6 +25,8 @@ class BatchSampler:
     A state is a plain dict of numbers. It resumes with exactly the batches that were left.
     """
 
+    max_pixels: int | None = None  # the budget of a batch, where there is one
+
     def __init__(self, sizes, limit, seed, shuffle, rank, world_size, chosen=None):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}")
@@ -237,7 +239,7 @@ class AdaptiveBatchSampler(BatchSampler):
         lengths: (N,) tokens per label. A batch's pixels then weigh (1 + token_cost x longest label), because attention
             keeps something for every token and cell. `utils.training.memory.fit_memory` measures token_cost.
         partner_sizes: like sizes, of a second picture that comes with each (alignment). Its padded area is added,
-            times partner_cost: less than 1 where no gradient is kept for it.
+            times partner_cost: less than 1 where no gradient is kept for it. The function may return None: no partners.
         overhead: what a step costs beyond its pixels, as a share of max_pixels. The plan makes the sum of both
             least; larger means fewer, fuller batches with more padding.
         mixing: share of the pictures that are filed one stride larger than they are. Without it, pictures of static
@@ -301,9 +303,10 @@ class AdaptiveBatchSampler(BatchSampler):
         columns = [*self._rounded.T]
         if self.lengths is not None:
             columns.append(self.lengths)
-        if self.partner_sizes is not None:
-            partners = self.partner_sizes
-            partners = partners(self.seed, self.epoch) if callable(partners) else partners
+        partners = self.partner_sizes
+        partners = partners(self.seed, self.epoch) if callable(partners) else partners
+        self._has_partners = partners is not None
+        if self._has_partners:
             columns.extend(_round_up(_checked_sizes(partners), self.stride).T)
         if any(len(column) != len(self._rounded) for column in columns):
             raise ValueError(f"lengths and partner_sizes: expected one entry for each of {len(self._rounded)} sizes")
@@ -314,7 +317,7 @@ class AdaptiveBatchSampler(BatchSampler):
         cost = tops[0] * tops[1] * count
         if self.lengths is not None:
             cost = cost * (1 + self.token_cost * tops[2])
-        if self.partner_sizes is not None:
+        if self._has_partners:
             cost = cost + tops[-2] * tops[-1] * (count * self.partner_cost)
         return cost
 

@@ -71,7 +71,7 @@ def test_labels_that_cannot_be_drawn_are_listed_and_left_out_of_standard_images_
     assert "x ^ {" in capsys.readouterr().err
     assert len(data.ink("train")) - len(pairs) == 3
     for i in range(len(pairs)):
-        assert pairs.ink.label(i).tolist() == pairs.standard.label(int(pairs.mates[i])).tolist()
+        assert pairs.ink.label(i).tolist() == pairs.standard.label(int(pairs.partners[i])).tolist()
 
 
 def test_larger_pictures_are_scaled_to_the_limits_and_none_is_lost(folder):
@@ -218,7 +218,7 @@ def test_strokes_are_distorted_where_a_stage_is_augmented_and_never_in_validatio
         loaders[0].set_epoch(0)
         for loader, expected in zip(loaders, (is_distorted, False), strict=True):
             batch = next(iter(loader))
-            pictures = loader.items.pictures
+            pictures = loader.items.source
             ink = getattr(pictures, "ink", pictures)
             height, width = ink.store.sizes[ink.indices[batch.indices[0]]]
             shown = batch.ink[0, 0, :height, :width].numpy()

@@ -176,7 +176,7 @@ def test_the_mix_has_the_share_that_the_config_says_and_all_have_boxes(inked, ba
     more = "stages.handwritten.synthetic={first: 0.6, last: 0.2}", "stages.handwritten.epochs=3"
     config, stage = supervised("handwritten", *more, "stages.handwritten.expressions.synthetic=20")
     train, _ = make_loaders(data, stage, config, batching, stride=8)
-    assert isinstance(train.items.pictures, Mixture)
+    assert isinstance(train.items.source, Mixture)
     count = len(data.ink("train"))
 
     def shown():

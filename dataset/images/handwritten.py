@@ -8,12 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation, augment, boxes_after, sizes_after
+from dataset.images.source import ImageSource
 from dataset.images.store import ImageStore
 from dataset.images.strokes import Strokes, StrokeStore, boxes_of, draw, vary
 from utils.reading.pictures import resize
 
 
-class HandwrittenImages:
+class HandwrittenImages(ImageSource):
     """Some pictures of a store. Deterministic in (seed, epoch, index), for any number of workers."""
 
     def __init__(

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.images.augmentation import Augmentation, augment, boxes_after, sizes_after, uniform
+from dataset.images.source import ImageSource
 from dataset.renderer import Layout, RenderError, Style, draw_ink, layout, picture_size
 from dataset.vocabulary import Vocabulary
 from utils.files import hash64, locked
@@ -230,7 +231,7 @@ def _lay_out(job: tuple[str, list[str]]) -> tuple[np.ndarray, bytes]:
 # ---- the pictures ----------------------------------------------------------------------------------------------------
 
 
-class StandardImages:
+class StandardImages(ImageSource):
     """The standard images of different labels. Deterministic in (seed, epoch, index), for any number of workers.
 
     failures: [(tokens, reason)], labels that cannot be drawn; they have no picture here.

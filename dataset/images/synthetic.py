@@ -27,6 +27,7 @@ from dataset.images.augmentation import (
 )
 from dataset.images.placement import Plan, Planner
 from dataset.images.simulated_symbols import SimulatedLibrary, seen_in
+from dataset.images.source import ImageSource
 from dataset.images.standard import StandardImages
 from dataset.images.strokes import Strokes, boxes_of, draw, vary
 from dataset.images.symbol_pool import Source, gather
@@ -65,7 +66,7 @@ def _delimiters(labels: Sequence[Sequence[str]], boxes: TokenBoxes) -> Iterator[
                 yield box, DELIMITERS[name[0]][command == r"\end"]
 
 
-class SyntheticInk:
+class SyntheticInk(ImageSource):
     """Pictures of labels in the ink of others. Deterministic in (seed, epoch, index), for any number of workers.
 
     lengths: (N,) int32, tokens a label.   simulated: tokens that nobody has written; a simulated hand draws them.
