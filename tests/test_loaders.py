@@ -12,7 +12,7 @@ from made_up_ink import LABELS, settings, supervised, write_ink
 from dataset.images.augmentation import Augmentation, StrokeAugmentation
 from dataset.images.standard import STANDARD, VARIED
 from dataset.loading.loaders import Data, Items, Loader, check_stages, make_loaders, open_data, open_split_loader
-from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
+from dataset.sampler import AdaptiveBatchSampler, EpochPlan, FixedBatchSampler
 from utils.config.loading import load_config
 from utils.errors import ConfigError, DataError
 
@@ -94,7 +94,7 @@ def test_batches_are_the_same_for_any_number_of_workers(data, inked, kind):
             "pairs": lambda: Data(inked, settings(inked), 3).pairs("train", VARIED, augmentation, strokes),
         }[kind]()
         items = Items(pictures, kind, 5, with_boxes=kind != "ink")
-        loader = Loader(items, FixedBatchSampler(pictures.sizes, 4, 5), workers)
+        loader = Loader(items, FixedBatchSampler(pictures.sizes, 4, plan=EpochPlan(seed=5)), workers)
         loader.set_epoch(2)
         return list(loader)
 
@@ -125,7 +125,7 @@ def test_another_epoch_shows_other_pictures(data):
 def test_a_loader_goes_on_in_the_middle_of_an_epoch(data):
     def loader() -> Loader:
         ink = data.ink("train", Augmentation(scale=(0.7, 1.4)))
-        return Loader(Items(ink, "ink", 0), AdaptiveBatchSampler(ink.sizes, 1500, seed=1, stride=8))
+        return Loader(Items(ink, "ink", 0), AdaptiveBatchSampler(ink.sizes, 1500, plan=EpochPlan(seed=1, stride=8)))
 
     whole = loader()
     whole.set_epoch(3)

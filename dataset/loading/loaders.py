@@ -14,6 +14,7 @@ from dataset.formats.preparation import prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
 from dataset.images.handwritten import HandwrittenImages
 from dataset.images.mixture import Mixture, between
+from dataset.images.scaling import Scaling
 from dataset.images.source import ImageSource
 from dataset.images.standard import STANDARD, VARIED, StandardImages, Styles
 from dataset.images.store import ImageStore, open_split, split_validation
@@ -22,7 +23,7 @@ from dataset.images.symbols import SymbolLibrary, open_library
 from dataset.images.synthetic import SyntheticInk
 from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
-from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
+from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler
 from dataset.vocabulary import Vocabulary
 from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
 from utils.errors import ConfigError, DataError
@@ -101,7 +102,7 @@ class Data:
         return HandwrittenImages(
             store,
             indices,
-            **_picture_settings(self.about()),
+            _scaling(self.about()),
             augmentation=augmentation,
             strokes=None if strokes is None else open_strokes(store.folder.parent),
             stroke_augmentation=strokes or AS_WRITTEN,
@@ -120,7 +121,7 @@ class Data:
         if synthetic:
             labels += open_expressions(self.folder / "standard", labels, synthetic, SYNTHETIC_SEED, self._held_out())
         folder = self.folder / "standard"
-        images = StandardImages(labels, self.vocabulary, folder, styles, **_picture_settings(self.about()))
+        images = StandardImages(labels, self.vocabulary, folder, styles, _scaling(self.about()))
         for label, reason in images.failures:
             print(f"left out, cannot be drawn: {' '.join(label)} ({reason})", file=sys.stderr)
         if images.failures:
@@ -143,7 +144,7 @@ class Data:
             labels,
             self.vocabulary,
             self.symbol_sources(),
-            **_picture_settings(self.about()),
+            _scaling(self.about()),
             augmentation=augmentation,
             stroke_augmentation=strokes or AS_WRITTEN,
         )
@@ -353,8 +354,8 @@ PICTURE_SETTINGS = ("picture_scale", "max_height", "max_width")
 READING_PIXELS, READING_PICTURES = 1_000_000, 64  # a batch's budget where nothing is trained
 
 
-def _picture_settings(about: dict) -> dict:
-    return {"scale": about["picture_scale"], "max_height": about["max_height"], "max_width": about["max_width"]}
+def _scaling(about: dict) -> Scaling:
+    return Scaling(about["picture_scale"], about["max_height"], about["max_width"])
 
 
 def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -461,32 +462,19 @@ def make_loaders(
     else:
         kind, validation = "ink", data.ink("validation", limit=limit)
     share = {"rank": context.rank, "world_size": context.world_size}
+    plan = EpochPlan(seed=config.seed, stride=stride, chosen=train.chosen, **share)
     if batching == "fixed":
-        sampler = FixedBatchSampler(
-            train.sizes,
-            config.batch.batch_size,
-            config.seed,
-            stride=stride,
-            pool=config.batch.pool,
-            chosen=train.chosen,
-            **share,
-        )
+        sampler = FixedBatchSampler(train.sizes, config.batch.batch_size, config.batch.pool, plan)
     else:
         max_pixels = config.batch.max_pixels
         if max_pixels == "auto":
             max_pixels = memory.max_pixels if memory else config.batch.cpu_max_pixels
-        sampler = AdaptiveBatchSampler(
-            train.sizes,
-            max_pixels,
-            config.batch.max_samples,
-            config.seed,
-            stride=stride,
+        cost = BatchCost(
             lengths=train.lengths if memory else None,
             token_cost=memory.token_cost if memory else 0.0,
             partner_sizes=train.partner_sizes,
-            chosen=train.chosen,
-            **share,
         )
+        sampler = AdaptiveBatchSampler(train.sizes, max_pixels, config.batch.max_samples, cost, plan=plan)
     items = Items(train, stage.pictures, config.seed, with_boxes=bool(_needs_boxes(stage)))
     pin_memory = torch.cuda.is_available()  # what lies there is copied to a GPU while it computes
     return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, kind, **share)
@@ -497,7 +485,11 @@ def reading_loader(
 ) -> Loader:
     """Every picture once, the same way each time, in batches of like size.   share: rank and world_size."""
     sampler = AdaptiveBatchSampler(
-        pictures.sizes(0, 0), READING_PIXELS, most_pictures, shuffle=False, stride=stride, mixing=0, **share
+        pictures.sizes(0, 0),
+        READING_PIXELS,
+        most_pictures,
+        mixing=0,
+        plan=EpochPlan(shuffle=False, stride=stride, **share),
     )
     return Loader(Items(pictures, kind, 0), sampler)
 
@@ -521,5 +513,5 @@ def open_split_loader(
     vocabulary = Vocabulary(about["vocabulary"])
     if store is None:
         store = open_split(folder, split, vocabulary)
-    pictures = HandwrittenImages(store, np.arange(len(store)), **_picture_settings(about["data"]))
+    pictures = HandwrittenImages(store, np.arange(len(store)), _scaling(about["data"]))
     return vocabulary, reading_loader(pictures, stride, most_pictures=most_pictures)
