@@ -13,10 +13,12 @@ train: $(VENV)/.installed
 # The full model on CROHME in three stages, and ink alone for about as many pictures; the scores of both, and weights to
 # hand on. Stopped, it goes on where it was. A smaller budget: make crohme ARGS='--preset small --set …' INK_EPOCHS=20
 INK_EPOCHS ?= 200
+# The last stage of the run: with --preset small, STAGE=clean.
+STAGE ?= handwritten
 INK = stages=[{name: handwritten, pictures: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, \
 	epochs: $(INK_EPOCHS), learning_rate: 5e-4, augment: true}]
 resume = $(if $(wildcard checkpoints/$(1)/config.yaml),--resume)
-evaluate = $(BIN)/python evaluate.py --checkpoint checkpoints/$(1)/handwritten-best.safetensors --dataset CROHME \
+evaluate = $(BIN)/python evaluate.py --checkpoint checkpoints/$(1)/$(if $(filter crohme-stages,$(1)),$(STAGE),handwritten)-best.safetensors --dataset CROHME \
 	--split $(2) --out checkpoints/$(1)/$(2)-$(3) --beam $(3)
 
 crohme: $(VENV)/.installed
@@ -26,7 +28,7 @@ crohme: $(VENV)/.installed
 	$(call evaluate,crohme-ink,2014,1)
 	$(call evaluate,crohme-ink,2014,10)
 	$(call evaluate,crohme-stages,2014,10) --against checkpoints/crohme-ink/2014-10/predictions.jsonl
-	$(BIN)/python -m utils.training.publish checkpoints/crohme-stages/handwritten-best.safetensors
+	$(BIN)/python -m utils.training.publish checkpoints/crohme-stages/$(STAGE)-best.safetensors
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

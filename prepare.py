@@ -46,7 +46,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help="a folder or a zip; recognised on sight")
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="a folder or a zip; recognized on sight")
     parser.add_argument(
         "--dataset", required=True, metavar="NAME", help="the name to train with: a folder in datasets/"
     )
@@ -56,7 +56,7 @@ def _options() -> argparse.Namespace:
     existing.add_argument("--replace", action="store_true", help="replace a split that is there from something else")
     parser.add_argument("--normalize", action="store_true", help=r"write \dfrac, \left ( … in one spelling: \frac, (")
     parser.add_argument("--in-order", action="store_true", help="line n is the label of the n-th image, by name")
-    parser.add_argument("--encoding", metavar="NAME", help="of label files, where it is not recognised: gbk, utf-16 …")
+    parser.add_argument("--encoding", metavar="NAME", help="of label files, where it is not recognized: gbk, utf-16 …")
     parser.add_argument("--skip-bad", action="store_true", help="exit with 0 although items had to be left out")
     parser.add_argument("--sheet", metavar="FILE", help="draw a sheet of examples of every distortion, a PNG file")
     parser.add_argument("--root", default="datasets", metavar="FOLDER", help="default: %(default)s")

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from models.reader import Reader
 
 import models.positions
 from dataset.loading.batch import blank_batch
@@ -15,6 +14,7 @@ from models.search import beam_search, greedy
 from tests.fake_gpu import GPU, StepwiseGRU, fake_gpu, move
 from tests.made_up_ink import ROOT
 from utils.config.loading import load_config
+from utils.reading.reader import Reader, in_batches
 from utils.training.averaging import EMA
 from utils.training.devices import autocast
 from utils.training.optimization import make_optimizer, train_only
@@ -91,12 +91,17 @@ def test_search_and_reader_stay_on_the_gpu(gpu, decoder, monkeypatch):
     model = full_model(decoder)
     monkeypatch.setattr(torch, "inference_mode", lambda mode=True: nullcontext())  # which fake tensors do not know
     monkeypatch.setattr(model, "to", lambda device: model)
-    reader = Reader(model, ["x"], {"picture_scale": 1.0, "max_height": 64, "max_width": 96}, GPU)
-    with torch.no_grad(), autocast(GPU):
-        encoded = reader._encode([np.zeros(size, np.uint8) for size in 5 * [(40, 60), (64, 90)]])
+    reader = Reader(model, None, {"picture_scale": 1.0, "max_height": 64, "max_width": 96}, None, GPU)
+    explanations = []
+
+    def decode(batch):
+        encoded = reader.model.encode(batch.images, batch.padding, "handwritten")
         assert len(greedy(model.decoder, *encoded)) == 10
         assert len(beam_search(model.decoder, *encoded, beam=3)) == 10
-        explanations = model.explain_encoded(encoded, 5 * [[3, 4], []])
+        explanations.extend(model.explain_encoded(encoded, 5 * [[3, 4], []]))
+        return explanations
+
+    in_batches([np.zeros(size, np.uint8) for size in 5 * [(40, 60), (64, 90)]], decode, reader.device)
     assert {explanation.attention.device for explanation in explanations} == {GPU}
 
 
