@@ -5,12 +5,62 @@ lists of indices, know their exact length, and can be stopped and resumed at any
 makes the same plan from the same seed and takes its own share of it, so nothing is ever sent between ranks.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 LANE = 2048  # pictures per lane of cheapest_cuts: enough batches that one forced cut at its end costs little
 LANES_AT_ONCE = 32  # solved side by side; lanes of one group should have batches of similar counts
+
+
+Sizes = np.ndarray | Callable[[int, int], np.ndarray]  # (N, 2) height and width, or made from (seed, epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """How the epochs of a sampler come about, whatever fills its batches. Raises ValueError for an impossible rank.
+
+    shuffle: whether epochs differ.   stride: pixels per feature cell of the encoder; sides are rounded up to it.
+    rank, world_size: this process among those that train together; each takes its own share of the batches.
+    chosen: a function (seed, epoch) -> the indices that an epoch shows, where it does not show all.
+    """
+
+    seed: int = 0
+    shuffle: bool = True
+    stride: int = 16
+    rank: int = 0
+    world_size: int = 1
+    chosen: Callable[[int, int], np.ndarray] | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank: expected 0 <= rank < world_size, got rank {self.rank} of {self.world_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchCost:
+    """What a batch costs beside its padded pixels, which are count x tallest x widest.
+
+    lengths: (N,) tokens per label. The pixels then weigh (1 + token_cost x longest label), because attention keeps
+        something for every token and cell. `utils.training.memory.fit_memory` measures token_cost.
+    partner_sizes: like sizes, of a second picture that comes with each (alignment). Its padded area is added, times
+        partner_cost: less than 1 where no gradient is kept for it. A function may return None: there are none.
+    overhead: what a step costs beyond all that, as a share of max_pixels. The plan makes the sum of both least;
+        larger means fewer, fuller batches with more padding.
+    """
+
+    lengths: np.ndarray | None = None
+    token_cost: float = 0.001
+    partner_sizes: np.ndarray | Callable[[int, int], np.ndarray | None] | None = None
+    partner_cost: float = 1.0
+    overhead: float = 0.1
+
+
+EVERY_EPOCH, PIXELS_ALONE = EpochPlan(), BatchCost()
 
 
 class BatchSampler:
@@ -25,13 +75,12 @@ class BatchSampler:
     A state is a plain dict of numbers. It resumes with exactly the batches that were left.
     """
 
-    def __init__(self, sizes, limit, seed, shuffle, rank, world_size, chosen=None):
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}")
+    max_pixels: int | None = None  # the budget of a batch, where there is one
+
+    def __init__(self, sizes: Sizes, limit: int, plan: EpochPlan):
         self.sizes = sizes if callable(sizes) else _checked_sizes(sizes)
-        self.chosen = chosen
-        self.seed, self.shuffle = seed, shuffle
-        self.rank, self.world_size = rank, world_size
+        self.seed, self.shuffle, self.stride, self.chosen = plan.seed, plan.shuffle, plan.stride, plan.chosen
+        self.rank, self.world_size = plan.rank, plan.world_size
         self.epoch = 0
         self.position = 0  # batches of this epoch that were handed out
         self._limits = [(0, limit)]  # (position, limit): from this position on, batches are cut by this limit
@@ -170,16 +219,15 @@ class BatchSampler:
 class FixedBatchSampler(BatchSampler):
     """Batches of `batch_size` pictures: at random, as everyone does it, or of like size, with less padding."""
 
-    def __init__(self, sizes, batch_size, seed=0, shuffle=True, rank=0, world_size=1, stride=16, pool=1, chosen=None):
-        """sizes, chosen: as for AdaptiveBatchSampler. stride: pixels per feature cell.
+    def __init__(self, sizes: Sizes, batch_size: int, pool: int = 1, plan: EpochPlan = EVERY_EPOCH):
+        """sizes: as for AdaptiveBatchSampler.
 
         pool: so many batches are drawn at random together, and dealt among themselves by size. 1: at random alone.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size}")
         self.pool = pool
-        self.stride = stride
-        super().__init__(sizes, batch_size, seed, shuffle, rank, world_size, chosen)
+        super().__init__(sizes, batch_size, plan)
 
     def _cut(self, members, limit, random):
         order = random.permutation(members) if self.shuffle else members
@@ -209,54 +257,35 @@ class AdaptiveBatchSampler(BatchSampler):
 
     def __init__(
         self,
-        sizes,
-        max_pixels,
-        max_samples=None,
-        seed=0,
-        shuffle=True,
-        rank=0,
-        world_size=1,
-        stride=16,
-        lengths=None,
-        token_cost=0.001,
-        partner_sizes=None,
-        partner_cost=1.0,
-        overhead=0.1,
-        mixing=None,
-        chosen=None,
+        sizes: Sizes,
+        max_pixels: int,
+        max_samples: int | None = None,
+        cost: BatchCost = PIXELS_ALONE,
+        mixing: float | None = None,
+        plan: EpochPlan = EVERY_EPOCH,
     ):
-        """Many arguments, because a batch's cost has many parts; all but two have defaults.
+        """All but two arguments have defaults.
 
         sizes: (N, 2) integers, height and width in pixels, or a function (seed, epoch) -> (N, 2) where augmentation
             makes sizes that differ from epoch to epoch.
         max_pixels: what a batch may cost at most. A batch costs count x tallest x widest, with both sides rounded up
-            to `stride`. A single picture that costs more gets a batch of its own, and is counted in `oversize`.
+            to the plan's stride. A single picture that costs more has a batch of its own, and is counted in `oversize`.
         max_samples: pictures in a batch at most.
-        shuffle: False plans every epoch alike and puts the costliest batches first: trouble shows at once.
-        stride: pixels per feature cell of the encoder.
-        lengths: (N,) tokens per label. A batch's pixels then weigh (1 + token_cost x longest label), because attention
-            keeps something for every token and cell. `utils.training.memory.fit_memory` measures token_cost.
-        partner_sizes: like sizes, of a second picture that comes with each (alignment). Its padded area is added,
-            times partner_cost: less than 1 where no gradient is kept for it.
-        overhead: what a step costs beyond its pixels, as a share of max_pixels. The plan makes the sum of both
-            least; larger means fewer, fuller batches with more padding.
+        cost: what counts beside pixels.
         mixing: share of the pictures that are filed one stride larger than they are. Without it, pictures of static
             sizes keep half or more of their neighbours in a batch. Default: 0.3, or 0 where the sizes of two epochs
             differ anyhow.
-        chosen: a function (seed, epoch) -> the indices that an epoch shows, where it does not show all.
+        plan: without `shuffle`, every epoch is alike and the costliest batches come first: trouble shows at once.
         """
         if max_pixels < 1:
             raise ValueError(f"max_pixels: expected a positive number, got {max_pixels}")
         if max_samples is not None and max_samples < 1:
             raise ValueError(f"max_samples: expected a positive integer or None, got {max_samples}")
-        self.max_samples, self.stride = max_samples, stride
-        self.lengths = None if lengths is None else np.asarray(lengths)
-        self.token_cost = token_cost
-        self.partner_sizes = partner_sizes
-        self.partner_cost = partner_cost
-        self.overhead = overhead
-        self.mixing = mixing
-        super().__init__(sizes, max_pixels, seed, shuffle, rank, world_size, chosen)
+        self.max_samples, self.mixing = max_samples, mixing
+        self.lengths = None if cost.lengths is None else np.asarray(cost.lengths)
+        self.token_cost, self.overhead = cost.token_cost, cost.overhead
+        self.partner_sizes, self.partner_cost = cost.partner_sizes, cost.partner_cost
+        super().__init__(sizes, max_pixels, plan)
 
     @property
     def max_pixels(self):
@@ -301,9 +330,10 @@ class AdaptiveBatchSampler(BatchSampler):
         columns = [*self._rounded.T]
         if self.lengths is not None:
             columns.append(self.lengths)
-        if self.partner_sizes is not None:
-            partners = self.partner_sizes
-            partners = partners(self.seed, self.epoch) if callable(partners) else partners
+        partners = self.partner_sizes
+        partners = partners(self.seed, self.epoch) if callable(partners) else partners
+        self._has_partners = partners is not None
+        if self._has_partners:
             columns.extend(_round_up(_checked_sizes(partners), self.stride).T)
         if any(len(column) != len(self._rounded) for column in columns):
             raise ValueError(f"lengths and partner_sizes: expected one entry for each of {len(self._rounded)} sizes")
@@ -314,7 +344,7 @@ class AdaptiveBatchSampler(BatchSampler):
         cost = tops[0] * tops[1] * count
         if self.lengths is not None:
             cost = cost * (1 + self.token_cost * tops[2])
-        if self.partner_sizes is not None:
+        if self._has_partners:
             cost = cost + tops[-2] * tops[-1] * (count * self.partner_cost)
         return cost
 

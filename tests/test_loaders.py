@@ -12,7 +12,7 @@ from made_up_ink import LABELS, settings, supervised, write_ink
 from dataset.images.augmentation import Augmentation, StrokeAugmentation
 from dataset.images.standard import STANDARD, VARIED
 from dataset.loading.loaders import Data, Items, Loader, check_stages, make_loaders, open_data, open_split_loader
-from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
+from dataset.sampler import AdaptiveBatchSampler, EpochPlan, FixedBatchSampler
 from utils.config.loading import load_config
 from utils.errors import ConfigError, DataError
 
@@ -71,7 +71,7 @@ def test_labels_that_cannot_be_drawn_are_listed_and_left_out_of_standard_images_
     assert "x ^ {" in capsys.readouterr().err
     assert len(data.ink("train")) - len(pairs) == 3
     for i in range(len(pairs)):
-        assert pairs.ink.label(i).tolist() == pairs.standard.label(int(pairs.mates[i])).tolist()
+        assert pairs.ink.label(i).tolist() == pairs.standard.label(int(pairs.partners[i])).tolist()
 
 
 def test_larger_pictures_are_scaled_to_the_limits_and_none_is_lost(folder):
@@ -94,7 +94,7 @@ def test_batches_are_the_same_for_any_number_of_workers(data, inked, kind):
             "pairs": lambda: Data(inked, settings(inked), 3).pairs("train", VARIED, augmentation, strokes),
         }[kind]()
         items = Items(pictures, kind, 5, with_boxes=kind != "ink")
-        loader = Loader(items, FixedBatchSampler(pictures.sizes, 4, 5), workers)
+        loader = Loader(items, FixedBatchSampler(pictures.sizes, 4, plan=EpochPlan(seed=5)), workers)
         loader.set_epoch(2)
         return list(loader)
 
@@ -125,7 +125,7 @@ def test_another_epoch_shows_other_pictures(data):
 def test_a_loader_goes_on_in_the_middle_of_an_epoch(data):
     def loader() -> Loader:
         ink = data.ink("train", Augmentation(scale=(0.7, 1.4)))
-        return Loader(Items(ink, "ink", 0), AdaptiveBatchSampler(ink.sizes, 1500, seed=1, stride=8))
+        return Loader(Items(ink, "ink", 0), AdaptiveBatchSampler(ink.sizes, 1500, plan=EpochPlan(seed=1, stride=8)))
 
     whole = loader()
     whole.set_epoch(3)
@@ -218,7 +218,7 @@ def test_strokes_are_distorted_where_a_stage_is_augmented_and_never_in_validatio
         loaders[0].set_epoch(0)
         for loader, expected in zip(loaders, (is_distorted, False), strict=True):
             batch = next(iter(loader))
-            pictures = loader.items.pictures
+            pictures = loader.items.source
             ink = getattr(pictures, "ink", pictures)
             height, width = ink.store.sizes[ink.indices[batch.indices[0]]]
             shown = batch.ink[0, 0, :height, :width].numpy()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dataset.images.mixture import Mixture, between
-from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
+from dataset.sampler import AdaptiveBatchSampler, EpochPlan, FixedBatchSampler
 
 
 class Pictures:
@@ -55,9 +55,9 @@ def test_each_epoch_draws_other_standard_images_and_the_same_ones_again(replay):
 def test_an_epoch_deals_what_was_chosen_once_and_nothing_else(replay, sampler):
     options = {"seed": 3, "stride": 8, "chosen": replay.chosen}
     if sampler == "fixed":
-        batches = FixedBatchSampler(replay.sizes, 8, pool=4, **options)
+        batches = FixedBatchSampler(replay.sizes, 8, pool=4, plan=EpochPlan(**options))
     else:
-        batches = AdaptiveBatchSampler(replay.sizes, 8000, **options)
+        batches = AdaptiveBatchSampler(replay.sizes, 8000, plan=EpochPlan(**options))
     for epoch in (0, 3):
         batches.set_epoch(epoch)
         dealt = [index for batch in batches for index in batch]

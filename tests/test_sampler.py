@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.sampler import LANE, AdaptiveBatchSampler, FixedBatchSampler, cheapest_cuts
+from dataset.sampler import LANE, AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler, cheapest_cuts
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -64,7 +64,7 @@ def share_of_new_pairs(before, after):
 @quick
 @given(sizes(), st.integers(1, 60_000), st.none() | st.integers(1, 9), st.sampled_from([1, 16]), st.booleans())
 def test_every_index_comes_once_within_the_budget_and_the_length_is_exact(sizes, budget, most, stride, shuffle):
-    sampler = AdaptiveBatchSampler(sizes, budget, most, shuffle=shuffle, stride=stride)
+    sampler = AdaptiveBatchSampler(sizes, budget, most, plan=EpochPlan(shuffle=shuffle, stride=stride))
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
         length, batches = len(sampler), list(sampler)
@@ -79,7 +79,7 @@ def test_every_index_comes_once_within_the_budget_and_the_length_is_exact(sizes,
 @quick
 @given(sizes(), st.integers(1, 9), st.booleans(), st.sampled_from([1, 3]))
 def test_fixed_batches_hold_every_index_once_and_are_full(sizes, batch_size, shuffle, pool):
-    sampler = FixedBatchSampler(sizes, batch_size, shuffle=shuffle, pool=pool)
+    sampler = FixedBatchSampler(sizes, batch_size, pool=pool, plan=EpochPlan(shuffle=shuffle))
     batches = list(sampler)
     assert sorted(index for batch in batches for index in batch) == list(range(len(sizes)))
     assert len(batches) == len(sampler) == -(-len(sizes) // batch_size)
@@ -96,7 +96,7 @@ def test_fixed_batches_of_a_pool_hold_pictures_of_like_size():
 @given(sizes(), st.integers(1, 60_000), st.integers(0, 5))
 def test_the_same_seed_and_epoch_give_the_same_plan(sizes, budget, epoch):
     def plan():
-        sampler = AdaptiveBatchSampler(sizes, budget, seed=3)
+        sampler = AdaptiveBatchSampler(sizes, budget, plan=EpochPlan(seed=3))
         sampler.set_epoch(epoch)
         return list(sampler)
 
@@ -108,7 +108,7 @@ def test_the_same_seed_and_epoch_give_the_same_plan(sizes, budget, epoch):
 def test_another_epoch_brings_other_mates_although_sizes_stay(kind, stride):
     """At least half of the pairs are new, from each epoch to the next."""
     sizes = like_crohme(5000)
-    sampler = kind(sizes, 1_350_000 if kind is AdaptiveBatchSampler else 30, stride=stride)
+    sampler = kind(sizes, 1_350_000 if kind is AdaptiveBatchSampler else 30, plan=EpochPlan(stride=stride))
     labels = []
     for epoch in range(5):
         sampler.set_epoch(epoch)
@@ -129,7 +129,7 @@ def test_another_seed_or_epoch_brings_other_batches(kind):
 
 def test_without_shuffling_every_epoch_is_alike_and_the_costliest_batch_comes_first():
     sizes = like_crohme(300)
-    sampler = AdaptiveBatchSampler(sizes, 10**6, shuffle=False)
+    sampler = AdaptiveBatchSampler(sizes, 10**6, plan=EpochPlan(shuffle=False))
     first = list(sampler)
     sampler.set_epoch(1)
     assert list(sampler) == first
@@ -144,7 +144,7 @@ def test_sizes_that_change_every_epoch_are_planned_exactly():
         random = np.random.default_rng([seed, epoch])
         return (like_crohme(500) * random.uniform(0.7, 1.4, (500, 1))).astype(np.int32)
 
-    sampler = AdaptiveBatchSampler(augmented, 500_000, seed=5)
+    sampler = AdaptiveBatchSampler(augmented, 500_000, plan=EpochPlan(seed=5))
     for epoch in (0, 1, 2):
         sampler.set_epoch(epoch)
         now = augmented(5, epoch)
@@ -163,7 +163,9 @@ def test_long_labels_and_second_pictures_count(sizes, budget, seed):
     random = np.random.default_rng(seed)
     lengths, partners = random.integers(1, 90, len(sizes)), random.integers(1, 200, (len(sizes), 2))
     sampler = AdaptiveBatchSampler(
-        sizes, budget, lengths=lengths, token_cost=0.01, partner_sizes=lambda seed, epoch: partners, partner_cost=0.5
+        sizes,
+        budget,
+        cost=BatchCost(lengths=lengths, token_cost=0.01, partner_sizes=lambda seed, epoch: partners, partner_cost=0.5),
     )
     batches, costs = list(sampler), [0]
     assert sorted(index for batch in batches for index in batch) == list(range(len(sizes)))
@@ -202,8 +204,8 @@ def test_the_cuts_of_a_row_are_the_cheapest_there_are(sizes, budget, overhead):
 
 def make(kind, sizes, **options):
     if kind == "fixed":
-        return FixedBatchSampler(sizes, 7, **options)
-    return AdaptiveBatchSampler(sizes, 200_000, **options)
+        return FixedBatchSampler(sizes, 7, plan=EpochPlan(**options))
+    return AdaptiveBatchSampler(sizes, 200_000, plan=EpochPlan(**options))
 
 
 @quick
@@ -280,7 +282,7 @@ def test_a_state_of_other_pictures_is_refused():
         with pytest.raises(ValueError, match="sampler state: (pictures|area) was"):
             AdaptiveBatchSampler(other, 10**6).load_state_dict(state)
     with pytest.raises(ValueError, match="world_size was 1"):
-        AdaptiveBatchSampler(like_crohme(50), 10**6, world_size=2).load_state_dict(state)
+        AdaptiveBatchSampler(like_crohme(50), 10**6, plan=EpochPlan(world_size=2)).load_state_dict(state)
 
 
 # ---- several ranks ---------------------------------------------------------------------------------------------------
@@ -303,7 +305,7 @@ def test_ranks_share_every_index_once_and_have_equally_many_batches(kind, sizes,
 def test_ranks_finish_together():
     """Step by step: a step lasts as long as its costliest batch."""
     sizes = like_crohme(3000)
-    plans = [list(AdaptiveBatchSampler(sizes, 10**6, rank=rank, world_size=4)) for rank in range(4)]
+    plans = [list(AdaptiveBatchSampler(sizes, 10**6, plan=EpochPlan(rank=rank, world_size=4))) for rank in range(4)]
     areas = np.array([[padded_area(sizes, batch, 16) for batch in plan] for plan in plans])
     assert areas.mean(axis=0).sum() / areas.max(axis=0).sum() > 0.98
     totals = areas.sum(axis=1)
@@ -311,13 +313,15 @@ def test_ranks_finish_together():
 
 
 def test_fewer_pictures_than_ranks_leave_some_ranks_an_empty_batch():
-    plans = [list(AdaptiveBatchSampler(like_crohme(3), 10**6, rank=rank, world_size=5)) for rank in range(5)]
+    plans = [
+        list(AdaptiveBatchSampler(like_crohme(3), 10**6, plan=EpochPlan(rank=rank, world_size=5))) for rank in range(5)
+    ]
     assert sorted(len(batch) for plan in plans for batch in plan) == [0, 0, 1, 1, 1]
 
 
 def test_ranks_that_change_their_budget_at_the_same_batch_stay_together():
     sizes = like_crohme(800)
-    ranks = [AdaptiveBatchSampler(sizes, 10**6, rank=rank, world_size=3) for rank in range(3)]
+    ranks = [AdaptiveBatchSampler(sizes, 10**6, plan=EpochPlan(rank=rank, world_size=3)) for rank in range(3)]
     seen = []
     iterators = [iter(rank) for rank in ranks]
     for step in range(1000):
@@ -347,7 +351,7 @@ def test_padding_of_crohme_is_within_the_promise_and_mates_change(shared_data):
     sizes = crohme_sizes(shared_data)
     for max_pixels, most in ((1_350_000, 0.13), (2_700_000, 0.18)):
         for stride in (1, 16):
-            sampler, labels = AdaptiveBatchSampler(sizes, max_pixels, stride=stride), []
+            sampler, labels = AdaptiveBatchSampler(sizes, max_pixels, plan=EpochPlan(stride=stride)), []
             for epoch in range(4):
                 sampler.set_epoch(epoch)
                 assert sampler.summary()["padding"] <= most
@@ -386,11 +390,12 @@ def test_wrong_arguments_are_told_in_words():
         (dict(sizes=good * 0, max_pixels=9), "1 px or more"),
         (dict(sizes=good, max_pixels=0), "max_pixels: expected"),
         (dict(sizes=good, max_pixels=9, max_samples=0), "max_samples: expected"),
-        (dict(sizes=good, max_pixels=9, rank=2, world_size=2), "rank: expected"),
     ):
         with pytest.raises(ValueError, match=words):
             AdaptiveBatchSampler(**wrong)
+    with pytest.raises(ValueError, match="rank: expected"):
+        EpochPlan(rank=2, world_size=2)
     with pytest.raises(ValueError, match="batch_size: expected"):
         FixedBatchSampler(good, 0)
     with pytest.raises(ValueError, match="one entry for each"):
-        len(AdaptiveBatchSampler(good, 9, lengths=[1, 2]))
+        len(AdaptiveBatchSampler(good, 9, cost=BatchCost(lengths=[1, 2])))

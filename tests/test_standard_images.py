@@ -10,6 +10,7 @@ import pytest
 from dataset.images import standard as standard_images
 from dataset.images.augmentation import augment
 from dataset.images.sample import make_labels
+from dataset.images.scaling import Scaling
 from dataset.images.standard import STANDARD, VARIED, LayoutCache, StandardImages, key_of
 from dataset.images.store import ImageStore, StoreWriter
 from dataset.renderer import Style, draw_ink, layout
@@ -36,7 +37,7 @@ def folder(tmp_path_factory):
 
 
 def images(labels, vocabulary, folder, styles=STANDARD, **settings):
-    return StandardImages(labels, vocabulary, folder, styles, progress=False, **settings)
+    return StandardImages(labels, vocabulary, folder, styles, Scaling(**settings), progress=False)
 
 
 def test_the_standard_style_draws_what_the_renderer_draws(labels, vocabulary, folder):

@@ -13,6 +13,7 @@ from dataset.formats.inkml import PEN, Symbol, draw_traces, pixel_traces, read_i
 from dataset.formats.preparation import Options, prepare
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation, augment
 from dataset.images.handwritten import HandwrittenImages
+from dataset.images.scaling import Scaling
 from dataset.images.store import ImageStore, open_split
 from dataset.images.strokes import Strokes, StrokeStore, StrokeWriter, boxes_of, draw, open_strokes, strokes_of, vary
 from dataset.vocabulary import Vocabulary
@@ -69,8 +70,7 @@ def folder(tmp_path_factory) -> Path:
 def images(folder, augmentation=None, strokes=STROKES, **settings) -> HandwrittenImages:
     store = open_split(folder, "train", Vocabulary.from_file(folder / "vocabulary.txt"))
     known = open_strokes(folder / "train")
-    return HandwrittenImages(store, np.arange(len(store)), **settings, augmentation=augmentation, strokes=known,
-                             stroke_augmentation=strokes)  # fmt: skip
+    return HandwrittenImages(store, np.arange(len(store)), Scaling(**settings), augmentation, known, strokes)
 
 
 def extent(picture, level=100):
@@ -309,7 +309,7 @@ def test_a_box_is_where_its_symbol_alone_puts_ink(folder, augmentation, scale):
             strokes, traces, pen = pictures._varied(index, 5, epoch)
             for members, place in zip(strokes.symbols, strokes.places, strict=True):
                 symbol = draw([traces[i] for i in members], strokes.size, pen)
-                alone = HandwrittenImages(OnePicture(symbol), np.arange(6), scale, augmentation=augmentation)
+                alone = HandwrittenImages(OnePicture(symbol), np.arange(6), Scaling(scale), augmentation=augmentation)
                 picture = alone.picture(index, 5, epoch)
                 assert picture.shape == whole.shape
                 beyond = (boxes[place] - extent(picture, 30)) * [-1, -1, 1, 1]  # the box's edges beyond the ink's

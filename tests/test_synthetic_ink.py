@@ -13,12 +13,13 @@ from made_up_ink import settings, supervised, write_ink
 from dataset.images.augmentation import Augmentation, StrokeAugmentation
 from dataset.images.mixture import Mixture
 from dataset.images.placement import GROWTH_JITTER, TALL
+from dataset.images.scaling import Scaling
 from dataset.images.standard import STANDARD, StandardImages
 from dataset.images.symbols import SymbolLibrary, hash_of, import_mathnote, mathnote_token, writers_of
 from dataset.images.synthetic import SyntheticInk
 from dataset.images.token_boxes import FLAT, HIGH, HIGH_RULES, LOW_RULES, SCRIPTS, as_written, forms_of, token_boxes
 from dataset.loading.loaders import Data, Items, Loader, make_loaders
-from dataset.sampler import AdaptiveBatchSampler
+from dataset.sampler import AdaptiveBatchSampler, EpochPlan
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
 
@@ -77,7 +78,7 @@ def test_one_picture_is_planned_as_in_the_company_of_all_others(ink):
 def test_batches_are_the_same_for_any_number_of_workers(ink):
     batches = []
     for workers in (0, 2):
-        sampler = AdaptiveBatchSampler(ink.sizes, 20_000, seed=0)
+        sampler = AdaptiveBatchSampler(ink.sizes, 20_000, plan=EpochPlan(seed=0))
         loader = Loader(Items(ink, "synthetic", 0, with_boxes=True), sampler, workers)
         loader.set_epoch(1)
         batches.append(list(loader))
@@ -151,7 +152,7 @@ def test_an_environment_has_its_delimiters_and_not_the_letters_of_its_name(data,
 
 def test_without_any_strokes_a_simulated_hand_draws_everything(data, tmp_path):
     standard = data.standard("train", STANDARD)
-    ink = SyntheticInk(standard, data.vocabulary, [], scale=0.5)
+    ink = SyntheticInk(standard, data.vocabulary, [], Scaling(0.5))
     assert {"x", "a", r"\sqrt"} <= set(ink.simulated)
     assert ink.picture(0, 0, 0).shape == tuple(ink.sizes(0, 0)[0])
     assert (ink.picture(0, 0, 0).shape != ink.picture(0, 0, 1).shape) or (
@@ -176,7 +177,7 @@ def test_the_mix_has_the_share_that_the_config_says_and_all_have_boxes(inked, ba
     more = "stages.handwritten.synthetic={first: 0.6, last: 0.2}", "stages.handwritten.epochs=3"
     config, stage = supervised("handwritten", *more, "stages.handwritten.expressions.synthetic=20")
     train, _ = make_loaders(data, stage, config, batching, stride=8)
-    assert isinstance(train.items.pictures, Mixture)
+    assert isinstance(train.items.source, Mixture)
     count = len(data.ink("train"))
 
     def shown():

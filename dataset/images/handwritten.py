@@ -8,43 +8,37 @@ from __future__ import annotations
 import numpy as np
 
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation, augment, boxes_after, sizes_after
+from dataset.images.scaling import FULL_SIZE, Scaling
+from dataset.images.source import ImageSource
 from dataset.images.store import ImageStore
 from dataset.images.strokes import Strokes, StrokeStore, boxes_of, draw, vary
 from utils.reading.pictures import resize
 
 
-class HandwrittenImages:
+class HandwrittenImages(ImageSource):
     """Some pictures of a store. Deterministic in (seed, epoch, index), for any number of workers."""
 
     def __init__(
         self,
         store: ImageStore,
         indices: np.ndarray,
-        scale: float = 1.0,
-        max_height: int = 1 << 30,
-        max_width: int = 1 << 30,
+        scaling: Scaling = FULL_SIZE,
         augmentation: Augmentation | None = None,
         strokes: StrokeStore | None = None,
         stroke_augmentation: StrokeAugmentation = AS_WRITTEN,
     ):
-        """scale: of every picture; a picture that is then still larger than the limits is scaled down to them.
-
-        indices: (N,) indices in the store. No picture is left out, however large.   strokes: of the same split.
-        """
+        """indices: (N,) indices in the store. No picture is left out, however large.   strokes: of the same split."""
         self.store, self.indices, self.augmentation = store, np.asarray(indices), augmentation
         self.strokes, self.stroke_augmentation = strokes, stroke_augmentation
-        self.limits = (scale, max_height, max_width)
-        sizes = store.sizes[self.indices].astype(np.float64)
-        limits = np.array([[max_height, max_width]])
-        self.scales = np.minimum(scale, (limits / np.maximum(sizes, 1)).min(axis=1))  # (N,)
-        self._sizes = np.maximum(np.rint(sizes * self.scales[:, None]), 1).astype(np.int32)
+        self.scaling = scaling
+        self.scales, self._sizes = scaling.scaled(store.sizes[self.indices])  # (N,), (N, 2)
         self.lengths = store.lengths[self.indices]
         self._last: tuple = (None, None)  # whose strokes were asked for last, and what they are
 
     def part(self, chosen: np.ndarray) -> HandwrittenImages:
         """Some of these pictures.   chosen: (N,) bool."""
         ways = self.augmentation, self.strokes, self.stroke_augmentation
-        return HandwrittenImages(self.store, self.indices[chosen], *self.limits, *ways)
+        return HandwrittenImages(self.store, self.indices[chosen], self.scaling, *ways)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -6,11 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dataset.images.handwritten import HandwrittenImages
-from dataset.images.standard import StandardImages
-from dataset.images.synthetic import SyntheticInk
-
-Source = HandwrittenImages | StandardImages | SyntheticInk
+from dataset.images.source import ImageSource
 
 
 def between(first: float, last: float, passed: float) -> float:
@@ -18,14 +14,14 @@ def between(first: float, last: float, passed: float) -> float:
     return first + (last - first) * min(max(passed, 0.0), 1.0)
 
 
-class Mixture:
-    """Pictures of several sources, shown as if they were of one kind. Follows the protocol of each of them.
+class Mixture(ImageSource):
+    """Pictures of several sources, shown as if they were of one kind.
 
     Indices count through the sources in their order; `chosen` says which of them an epoch shows. Deterministic in
     (seed, epoch, index), and in the progress where that is told.
     """
 
-    def __init__(self, sources: Sequence[Source], counts: Callable[[float], Sequence[int]], epochs: int):
+    def __init__(self, sources: Sequence[ImageSource], counts: Callable[[float], Sequence[int]], epochs: int):
         """counts: from the fraction of the stage that has passed, 0 to 1, to the pictures of each source to show.
 
         epochs: of the stage: without `set_progress`, its first epoch begins at 0 and its last one at 1.
@@ -73,7 +69,7 @@ class Mixture:
         source, place = self._find(index)
         return source.name(place)
 
-    def _find(self, index: int) -> tuple[Source, int]:
+    def _find(self, index: int) -> tuple[ImageSource, int]:
         index = range(len(self))[index]  # an IndexError where there is no such picture, and -1 is the last
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         return self.sources[number], index - int(self._first[number])

@@ -1,6 +1,6 @@
 """Standard images: the typeset pictures of labels, drawn anew in every epoch from layouts that are kept on disk.
 
-    pictures = StandardImages(labels, vocabulary, "datasets/CROHME/standard", VARIED, scale=0.5)
+    pictures = StandardImages(labels, vocabulary, "datasets/CROHME/standard", VARIED, Scaling(0.5))
     pictures.sizes(seed, epoch), pictures.picture(index, seed, epoch), pictures.boxes(index, seed, epoch)
 
 Laying a label out takes as long as drawing it several times, and a layout is some 250 bytes: so layouts are cached, one
@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.images.augmentation import Augmentation, augment, boxes_after, sizes_after, uniform
+from dataset.images.scaling import FULL_SIZE, Scaling
+from dataset.images.source import ImageSource
 from dataset.renderer import Layout, RenderError, Style, draw_ink, layout, picture_size
 from dataset.vocabulary import Vocabulary
 from utils.files import hash64, locked
@@ -230,7 +232,7 @@ def _lay_out(job: tuple[str, list[str]]) -> tuple[np.ndarray, bytes]:
 # ---- the pictures ----------------------------------------------------------------------------------------------------
 
 
-class StandardImages:
+class StandardImages(ImageSource):
     """The standard images of different labels. Deterministic in (seed, epoch, index), for any number of workers.
 
     failures: [(tokens, reason)], labels that cannot be drawn; they have no picture here.
@@ -244,20 +246,18 @@ class StandardImages:
         vocabulary: Vocabulary,
         folder: str | Path,
         styles: Styles = STANDARD,
-        scale: float = 1.0,
-        max_height: int = 1 << 20,
-        max_width: int = 1 << 20,
+        scaling: Scaling = FULL_SIZE,
         workers: int | None = None,
         progress: bool = True,
     ):
         """labels: token lists, different from one another.   folder: where layouts are cached, shared by all styles.
 
-        scale: of every picture.   max_height, max_width: pixels; a label that would be larger is drawn smaller.
+        scaling: a label that would be larger than its limits is drawn smaller.
         Raises DataError where a label has a token that the vocabulary lacks.
         """
-        self.styles = replace(styles, em=tuple(pixels * scale for pixels in styles.em))
+        self.styles = replace(styles, em=tuple(pixels * scaling.scale for pixels in styles.em))
         self._vocabulary = vocabulary
-        self._limits = np.array([max_height, max_width])
+        self._limits = scaling.limits
         self._font_weight = np.array([FONT_WEIGHT.get(font, 0.0) for font in styles.fonts])
         keys = np.fromiter((key_of(tokens) for tokens in labels), np.uint64, len(labels))
         self._caches = [LayoutCache(folder, font) for font in styles.fonts]

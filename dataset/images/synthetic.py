@@ -1,6 +1,6 @@
 """Synthetic ink: the strokes of real symbols, put where the typesetter puts the tokens of any label.
 
-    pictures = SyntheticInk(standard, vocabulary, [(library, is_allowed)], scale=0.5)
+    pictures = SyntheticInk(standard, vocabulary, [(library, is_allowed)], Scaling(0.5))
     pictures.sizes(seed, epoch), pictures.picture(index, seed, epoch), pictures.boxes(index, seed, epoch)
 
 Every picture follows the hand of one real picture: how far its writer spreads symbols, and the writer's own symbols
@@ -26,7 +26,9 @@ from dataset.images.augmentation import (
     sizes_after,
 )
 from dataset.images.placement import Plan, Planner
+from dataset.images.scaling import FULL_SIZE, Scaling
 from dataset.images.simulated_symbols import SimulatedLibrary, seen_in
+from dataset.images.source import ImageSource
 from dataset.images.standard import StandardImages
 from dataset.images.strokes import Strokes, boxes_of, draw, vary
 from dataset.images.symbol_pool import Source, gather
@@ -65,7 +67,7 @@ def _delimiters(labels: Sequence[Sequence[str]], boxes: TokenBoxes) -> Iterator[
                 yield box, DELIMITERS[name[0]][command == r"\end"]
 
 
-class SyntheticInk:
+class SyntheticInk(ImageSource):
     """Pictures of labels in the ink of others. Deterministic in (seed, epoch, index), for any number of workers.
 
     lengths: (N,) int32, tokens a label.   simulated: tokens that nobody has written; a simulated hand draws them.
@@ -77,17 +79,15 @@ class SyntheticInk:
         standard: StandardImages,
         vocabulary: Vocabulary,
         sources: Sequence[Source],
-        scale: float = 1.0,
-        max_height: int = 1 << 30,
-        max_width: int = 1 << 30,
+        scaling: Scaling = FULL_SIZE,
         augmentation: Augmentation | None = None,
         stroke_augmentation: StrokeAugmentation = AS_WRITTEN,
     ):
         """standard: the labels, laid out.   sources: see `gather`; none at all: a simulated hand draws everything.
 
-        scale, max_height, max_width, augmentation, stroke_augmentation: as of HandwrittenImages.
+        scaling, augmentation, stroke_augmentation: as of HandwrittenImages.
         """
-        self._standard, self._scale, self._limits = standard, scale, np.array([[max_height, max_width]])
+        self._standard, self._scaling = standard, scaling
         self.augmentation, self.stroke_augmentation = augmentation, stroke_augmentation
         self.lengths, self.failures = standard.lengths, list(standard.failures)
         layouts, rows = standard.layouts()
@@ -130,14 +130,14 @@ class SyntheticInk:
         sizes = np.empty((len(self), 2), np.int32)
         for number in range(-(-len(self) // CHUNK)):
             sizes[number * CHUNK : (number + 1) * CHUNK] = self._plan(number, seed, epoch).sizes
-        sizes = self._scaled(sizes)[1]
+        sizes = self._scaling.scaled(sizes)[1]
         return sizes if self.augmentation is None else sizes_after(sizes, seed, epoch, self.augmentation)
 
     def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0."""
         strokes, traces, pen = self._written(index, seed, epoch)
         picture = draw(traces, strokes.size, pen)
-        scale = float(self._scaled(np.array([strokes.size]))[0][0])
+        scale = float(self._scaling.scaled(np.array([strokes.size]))[0][0])
         if scale != 1:
             picture = resize(picture, scale)
         return picture if self.augmentation is None else augment(picture, index, seed, epoch, self.augmentation)
@@ -146,7 +146,7 @@ class SyntheticInk:
         """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `picture`; NaN without ink."""
         strokes, traces, pen = self._written(index, seed, epoch)
         boxes = boxes_of(strokes, traces, pen, int(self.lengths[index]))
-        size = self._scaled(np.array([strokes.size]))[1][0]
+        size = self._scaling.scaled(np.array([strokes.size]))[1][0]
         boxes *= np.tile(size / strokes.size, 2)[::-1].astype(np.float32)
         return boxes if self.augmentation is None else boxes_after(boxes, size, index, seed, epoch, self.augmentation)
 
@@ -162,11 +162,6 @@ class SyntheticInk:
             indices = np.arange(number * CHUNK, min((number + 1) * CHUNK, len(self)))
             self._plans[number] = self._planner.plan(indices, seed, epoch)
         return self._plans[number]
-
-    def _scaled(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scale (n,) and scaled sizes (n, 2) of pictures of these full sizes."""
-        scales = np.minimum(self._scale, (self._limits / np.maximum(sizes, 1)).min(axis=1))
-        return scales, np.maximum(np.rint(sizes * scales[:, None]), 1).astype(np.int32)
 
     def _written(self, index: int, seed: int, epoch: int) -> tuple[Strokes, list[np.ndarray], int]:
         """A picture's strokes, its traces as this epoch has them, and the pen. Kept until the next is asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from dataset.formats.preparation import prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
 from dataset.images.handwritten import HandwrittenImages
 from dataset.images.mixture import Mixture, between
+from dataset.images.scaling import Scaling
+from dataset.images.source import ImageSource
 from dataset.images.standard import STANDARD, VARIED, StandardImages, Styles
 from dataset.images.store import ImageStore, open_split, split_validation
 from dataset.images.strokes import open_strokes
@@ -21,13 +23,18 @@ from dataset.images.symbols import SymbolLibrary, open_library
 from dataset.images.synthetic import SyntheticInk
 from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
-from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
+from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler
 from dataset.vocabulary import Vocabulary
-from utils.config.schema import BOX_LOSSES
+from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
 from utils.errors import ConfigError, DataError
+from utils.training.distributed import SINGLE_PROCESS, DistributedContext
+from utils.training.memory import MemoryModel
+
+Kind = Literal["standard", "ink", "synthetic", "pairs"]
+Batching = Literal["fixed", "adaptive"]
 
 
-def open_data(settings: Any, dataset: str, seed: int) -> Data:
+def open_data(settings: DataConfig, dataset: str, seed: int) -> Data:
     """Open datasets/NAME; make SAMPLE, or prepare an untouched download, where that is still to be done.
 
     settings: the `data` table of the config. Raises DataError that says what was looked for, and where.
@@ -44,7 +51,7 @@ def open_data(settings: Any, dataset: str, seed: int) -> Data:
 class Data:
     """An opened data set: its vocabulary, its splits, and the validation part of its training split."""
 
-    def __init__(self, folder: Path, settings: Any, seed: int):
+    def __init__(self, folder: Path, settings: DataConfig, seed: int):
         """settings: the `data` table of the config."""
         self.folder, self.settings = folder, settings
         self.vocabulary = Vocabulary.from_file(folder / "vocabulary.txt")
@@ -95,7 +102,7 @@ class Data:
         return HandwrittenImages(
             store,
             indices,
-            **_picture_settings(self.about()),
+            _scaling(self.about()),
             augmentation=augmentation,
             strokes=None if strokes is None else open_strokes(store.folder.parent),
             stroke_augmentation=strokes or AS_WRITTEN,
@@ -114,7 +121,7 @@ class Data:
         if synthetic:
             labels += open_expressions(self.folder / "standard", labels, synthetic, SYNTHETIC_SEED, self._held_out())
         folder = self.folder / "standard"
-        images = StandardImages(labels, self.vocabulary, folder, styles, **_picture_settings(self.about()))
+        images = StandardImages(labels, self.vocabulary, folder, styles, _scaling(self.about()))
         for label, reason in images.failures:
             print(f"left out, cannot be drawn: {' '.join(label)} ({reason})", file=sys.stderr)
         if images.failures:
@@ -137,7 +144,7 @@ class Data:
             labels,
             self.vocabulary,
             self.symbol_sources(),
-            **_picture_settings(self.about()),
+            _scaling(self.about()),
             augmentation=augmentation,
             stroke_augmentation=strokes or AS_WRITTEN,
         )
@@ -186,10 +193,10 @@ class Data:
         """
         standard = self.standard(split, styles)
         ink = self.ink(split, augmentation, strokes=strokes)
-        mates = _find(standard.label_hash(), ink.label_hash())
-        if (mates < 0).any():
-            print(f"{(mates < 0).sum()} pictures of {split} have no standard image to learn from", file=sys.stderr)
-        return Pairs(ink.part(mates >= 0), standard, mates[mates >= 0])
+        partners = _find(standard.label_hash(), ink.label_hash())
+        if (partners < 0).any():
+            print(f"{(partners < 0).sum()} pictures of {split} have no standard image to learn from", file=sys.stderr)
+        return Pairs(ink.part(partners >= 0), standard, partners[partners >= 0])
 
     def _part(self, split: str) -> tuple[ImageStore, np.ndarray]:
         if split not in self.stores:
@@ -206,12 +213,12 @@ class Data:
         }
 
 
-class Pairs:
-    """Ink with the standard image of the same label, for alignment. Follows the same protocol as its two sides."""
+class Pairs(ImageSource):
+    """Ink with the standard image of the same label, its partner, for alignment."""
 
-    def __init__(self, ink: HandwrittenImages, standard: StandardImages, mates: np.ndarray):
-        """mates: (N,) for each picture of ink, the index of its label in `standard`."""
-        self.ink, self.standard, self.mates = ink, standard, mates
+    def __init__(self, ink: HandwrittenImages, standard: StandardImages, partners: np.ndarray):
+        """partners: (N,) for each picture of ink, the index of its label in `standard`."""
+        self.ink, self.standard, self.partners = ink, standard, partners
         self.lengths = ink.lengths
 
     def __len__(self) -> int:
@@ -221,33 +228,40 @@ class Pairs:
         """(N, 2) height and width of the ink."""
         return self.ink.sizes(seed, epoch)
 
+    def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        return self.ink.picture(index, seed, epoch)
+
+    def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        return self.ink.boxes(index, seed, epoch)
+
+    def label(self, index: int) -> np.ndarray:
+        return self.ink.label(index)
+
+    def name(self, index: int) -> str:
+        return self.ink.name(index)
+
+    def partner(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        return self.standard.picture(int(self.partners[index]), seed, epoch)
+
     def partner_sizes(self, seed: int, epoch: int) -> np.ndarray:
-        """(N, 2) height and width of the standard images that come with it."""
-        return self.standard.sizes(seed, epoch)[self.mates]
+        return self.standard.sizes(seed, epoch)[self.partners]
 
 
 class Items:
     """A map-style data set over (epoch, index) keys, so that workers need no word about the epoch."""
 
-    def __init__(self, pictures: Any, kind: str, seed: int, with_boxes: bool = False):
-        """kind: "standard", "ink", "synthetic" or "pairs".   with_boxes: whether a loss asks where tokens lie."""
-        self.pictures, self.kind, self.seed, self.with_boxes = pictures, kind, seed, with_boxes
+    def __init__(self, source: ImageSource, kind: Kind, seed: int, with_boxes: bool = False):
+        """kind: what the images are, as a stage says it.   with_boxes: whether a loss asks where tokens lie."""
+        self.source, self.kind, self.seed, self.with_boxes = source, kind, seed, with_boxes
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
-        ink = standard = None
-        source = self.pictures
-        if self.kind == "pairs":
-            source = self.pictures.ink
-            mate = int(self.pictures.mates[index])
-            standard = self.pictures.standard.picture(mate, self.seed, epoch)
-        if self.kind == "standard":
-            standard = source.picture(index, self.seed, epoch)
-        else:
-            ink = source.picture(index, self.seed, epoch)
+        source = self.source
+        image, partner = source.picture(index, self.seed, epoch), source.partner(index, self.seed, epoch)
+        ink, standard = (None, image) if self.kind == "standard" else (image, partner)
         boxes = source.boxes(index, self.seed, epoch) if self.with_boxes else None
         return Item(index, source.name(index), source.label(index), ink, standard, boxes)
 
@@ -255,7 +269,13 @@ class Items:
 class Loader:
     """Batches of one stage. `set_epoch(epoch, first_batch)` first; then iterate; `len()` is the whole epoch's."""
 
-    def __init__(self, items: Items, sampler: Any, workers: int = 0, pin_memory: bool = False):
+    def __init__(
+        self,
+        items: Items,
+        sampler: FixedBatchSampler | AdaptiveBatchSampler,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ):
         self.items, self.sampler, self.workers, self.epoch, self.progress = items, sampler, workers, 0, 0.0
         # Batches are few and workers stay: the sampler's keys carry the epoch to them.
         self._loader = torch.utils.data.DataLoader(
@@ -275,8 +295,7 @@ class Loader:
         progress: of the stage, 0 to 1; a source whose mix changes in the course of a stage is told it.
         """
         self.epoch, self.progress = epoch, state["progress"] if state else progress
-        if isinstance(self.items.pictures, Mixture):
-            self.items.pictures.set_progress(self.progress)
+        self.items.source.set_progress(self.progress)
         if state:
             self.sampler.load_state_dict(state)
         else:
@@ -285,7 +304,7 @@ class Loader:
     @property
     def max_pixels(self) -> int | None:
         """The budget of a batch; None where batches have a fixed count."""
-        return getattr(self.sampler, "max_pixels", None)
+        return self.sampler.max_pixels
 
     @property
     def oversize(self) -> int:
@@ -307,7 +326,7 @@ class Loader:
     def counts(self, step: int) -> np.ndarray:
         """(world_size, 2) int: tokens (ends included) and pictures of each process's batch in a step of this epoch."""
         batches = self.sampler.batches_of(step)
-        return np.array([[self.items.pictures.lengths[batch].sum() + len(batch), len(batch)] for batch in batches])
+        return np.array([[self.items.source.lengths[batch].sum() + len(batch), len(batch)] for batch in batches])
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -335,8 +354,8 @@ PICTURE_SETTINGS = ("picture_scale", "max_height", "max_width")
 READING_PIXELS, READING_PICTURES = 1_000_000, 64  # a batch's budget where nothing is trained
 
 
-def _picture_settings(about: dict) -> dict:
-    return {"scale": about["picture_scale"], "max_height": about["max_height"], "max_width": about["max_width"]}
+def _scaling(about: dict) -> Scaling:
+    return Scaling(about["picture_scale"], about["max_height"], about["max_width"])
 
 
 def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -346,7 +365,7 @@ def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(keys[places] == wanted, places, -1)
 
 
-def check_stages(data: Data, config: Any) -> None:
+def check_stages(data: Data, config: Config) -> None:
     """Raises, before anything takes time, the DataError or ConfigError that a later stage would stop at."""
     _augmentations(config.augment)
     for stage in config.stages:
@@ -361,7 +380,7 @@ def check_stages(data: Data, config: Any) -> None:
             )
 
 
-def _augmentations(settings: Any) -> tuple[Augmentation, StrokeAugmentation]:
+def _augmentations(settings: AugmentConfig) -> tuple[Augmentation, StrokeAugmentation]:
     """What the section `augment` of a config says about pictures and about strokes. Raises ConfigError."""
     pictures = dict(vars(settings))
     strokes = vars(pictures.pop("strokes"))
@@ -374,12 +393,12 @@ def _augmentations(settings: Any) -> tuple[Augmentation, StrokeAugmentation]:
     return made[0], made[1]
 
 
-def _needs_boxes(stage: Any) -> list[str]:
+def _needs_boxes(stage: StageConfig) -> list[str]:
     """The losses of a stage that ask where each token's ink lies."""
     return [name for name in BOX_LOSSES if stage.losses.get(name, 0) > 0]
 
 
-def _require_boxes(data: Data, stage: Any) -> None:
+def _require_boxes(data: Data, stage: StageConfig) -> None:
     """Raises DataError where a loss needs boxes, and no image of the stage has any."""
     is_mixed = min(stage.synthetic.first, stage.synthetic.last) > 0
     has_boxes = is_mixed or stage.pictures in ("standard", "synthetic")
@@ -392,9 +411,7 @@ def _require_boxes(data: Data, stage: Any) -> None:
         )
 
 
-def _training_pictures(
-    data: Data, stage: Any, config: Any
-) -> StandardImages | SyntheticInk | Pairs | HandwrittenImages | Mixture:
+def _training_pictures(data: Data, stage: StageConfig, config: Config) -> ImageSource:
     """What a stage shows, as its config says."""
     styles = VARIED if stage.styles == "varied" else STANDARD
     augmentation, strokes = _augmentations(config.augment) if stage.augment else (None, AS_WRITTEN)
@@ -409,7 +426,7 @@ def _training_pictures(
     has_synthetic, has_replay = synthetic.first + synthetic.last > 0, replay.first + replay.last > 0
     if not (has_synthetic or has_replay):
         return ink
-    sources: list = [ink]
+    sources: list[ImageSource] = [ink]
     if has_synthetic:
         sources.append(data.synthetic_ink(stage.expressions.synthetic, augmentation, strokes))
     if has_replay:
@@ -425,60 +442,54 @@ def _training_pictures(
 
 
 def make_loaders(
-    data: Data, stage: Any, config: Any, batching: str, stride: int, memory: Any = None, ranks: Any = None
+    data: Data,
+    stage: StageConfig,
+    config: Config,
+    batching: Batching,
+    stride: int,
+    memory: MemoryModel | None = None,
+    context: DistributedContext = SINGLE_PROCESS,
 ) -> tuple[Loader, Loader]:
     """The loaders of a stage: what it trains on, and what it is validated on.
 
-    batching: "fixed" or "adaptive".   stride: of the encoder, in pixels.   memory: what a step needs, where it was
-    measured.   ranks: this process among those that train together.
+    stride: of the encoder, in pixels.   memory: what a step needs, where it was measured.
     """
     _require_boxes(data, stage)
     limit = config.training.validation_pictures
     train = _training_pictures(data, stage, config)
     if stage.pictures == "standard":
-        validation = data.standard("validation", STANDARD, limit=limit)
+        kind, validation = "standard", data.standard("validation", STANDARD, limit=limit)
     else:
-        validation = data.ink("validation", limit=limit)
-    share = {"rank": ranks.rank, "world_size": ranks.world_size} if ranks else {}
-    chosen = getattr(train, "chosen", None)
+        kind, validation = "ink", data.ink("validation", limit=limit)
+    share = {"rank": context.rank, "world_size": context.world_size}
+    plan = EpochPlan(seed=config.seed, stride=stride, chosen=train.chosen, **share)
     if batching == "fixed":
-        sampler = FixedBatchSampler(
-            train.sizes,
-            config.batch.batch_size,
-            config.seed,
-            stride=stride,
-            pool=config.batch.pool,
-            chosen=chosen,
-            **share,
-        )
+        sampler = FixedBatchSampler(train.sizes, config.batch.batch_size, config.batch.pool, plan)
     else:
         max_pixels = config.batch.max_pixels
         if max_pixels == "auto":
             max_pixels = memory.max_pixels if memory else config.batch.cpu_max_pixels
-        sampler = AdaptiveBatchSampler(
-            train.sizes,
-            max_pixels,
-            config.batch.max_samples,
-            config.seed,
-            stride=stride,
+        cost = BatchCost(
             lengths=train.lengths if memory else None,
             token_cost=memory.token_cost if memory else 0.0,
-            partner_sizes=getattr(train, "partner_sizes", None),
-            chosen=chosen,
-            **share,
+            partner_sizes=train.partner_sizes,
         )
+        sampler = AdaptiveBatchSampler(train.sizes, max_pixels, config.batch.max_samples, cost, plan=plan)
     items = Items(train, stage.pictures, config.seed, with_boxes=bool(_needs_boxes(stage)))
     pin_memory = torch.cuda.is_available()  # what lies there is copied to a GPU while it computes
-    return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, **share)
+    return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, kind, **share)
 
 
 def reading_loader(
-    pictures: HandwrittenImages | StandardImages, stride: int, most_pictures: int = READING_PICTURES, **share: int
+    pictures: ImageSource, stride: int, kind: Kind = "ink", most_pictures: int = READING_PICTURES, **share: int
 ) -> Loader:
     """Every picture once, the same way each time, in batches of like size.   share: rank and world_size."""
-    kind = "standard" if isinstance(pictures, StandardImages) else "ink"
     sampler = AdaptiveBatchSampler(
-        pictures.sizes(0, 0), READING_PIXELS, most_pictures, shuffle=False, stride=stride, mixing=0, **share
+        pictures.sizes(0, 0),
+        READING_PIXELS,
+        most_pictures,
+        mixing=0,
+        plan=EpochPlan(shuffle=False, stride=stride, **share),
     )
     return Loader(Items(pictures, kind, 0), sampler)
 
@@ -502,5 +513,5 @@ def open_split_loader(
     vocabulary = Vocabulary(about["vocabulary"])
     if store is None:
         store = open_split(folder, split, vocabulary)
-    pictures = HandwrittenImages(store, np.arange(len(store)), **_picture_settings(about["data"]))
-    return vocabulary, reading_loader(pictures, stride, most_pictures)
+    pictures = HandwrittenImages(store, np.arange(len(store)), _scaling(about["data"]))
+    return vocabulary, reading_loader(pictures, stride, most_pictures=most_pictures)

@@ -30,7 +30,7 @@ def main() -> None:
     import torch
 
     from dataset.loading.loaders import Items, Loader, open_data
-    from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler
+    from dataset.sampler import AdaptiveBatchSampler, EpochPlan, FixedBatchSampler
     from models.losses import Objective
     from models.recognizer import Recognizer
     from utils.config.loading import load_config
@@ -52,9 +52,9 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     max_pixels = int(options.max_pixels * config.data.picture_scale**2)
     samplers = {
-        "8 by chance": FixedBatchSampler(ink.sizes, 8, stride=stride),
-        "8 of like size": FixedBatchSampler(ink.sizes, 8, stride=stride, pool=64),
-        f"adaptive, {max_pixels:,} px": AdaptiveBatchSampler(ink.sizes, max_pixels, stride=stride),
+        "8 by chance": FixedBatchSampler(ink.sizes, 8, plan=EpochPlan(stride=stride)),
+        "8 of like size": FixedBatchSampler(ink.sizes, 8, pool=64, plan=EpochPlan(stride=stride)),
+        f"adaptive, {max_pixels:,} px": AdaptiveBatchSampler(ink.sizes, max_pixels, plan=EpochPlan(stride=stride)),
     }
 
     def epoch(sampler, number: int) -> float:

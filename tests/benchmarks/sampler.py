@@ -21,7 +21,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from dataset.sampler import AdaptiveBatchSampler, FixedBatchSampler  # noqa: E402
+from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler  # noqa: E402
 
 EPOCHS = 6
 
@@ -76,9 +76,11 @@ def epochs_of(name: str, sizes: np.ndarray, max_pixels: int, stride: int) -> lis
     """The batches of EPOCHS epochs, made in the named way."""
     epochs, area = [], sizes.prod(axis=1)
     samplers = {
-        "fixed 8, random order": FixedBatchSampler(sizes, 8, stride=stride),
-        "adaptive": AdaptiveBatchSampler(sizes, max_pixels, stride=stride),
-        "adaptive, fuller (overhead 0.4)": AdaptiveBatchSampler(sizes, max_pixels, stride=stride, overhead=0.4),
+        "fixed 8, random order": FixedBatchSampler(sizes, 8, plan=EpochPlan(stride=stride)),
+        "adaptive": AdaptiveBatchSampler(sizes, max_pixels, plan=EpochPlan(stride=stride)),
+        "adaptive, fuller (overhead 0.4)": AdaptiveBatchSampler(
+            sizes, max_pixels, cost=BatchCost(overhead=0.4), plan=EpochPlan(stride=stride)
+        ),
     }
     for epoch in range(EPOCHS):
         if name in samplers:

@@ -183,8 +183,8 @@ LOSSES = (
     "feature_map",
 )
 FORMER_LOSSES = ("glimpse_cosine", "glimpse_contrast")  # names of context_cosine and context_contrast in older files
-BOX_LOSSES = LOSSES[2:4]
-PAIR_LOSSES = LOSSES[4:] + FORMER_LOSSES
+BOX_LOSSES = ("attention", "symbols")  # ask where the ink of each token lies
+PAIR_LOSSES = ("context_cosine", "context_contrast", "distribution", "feature_map", *FORMER_LOSSES)
 
 
 @config_table

@@ -80,7 +80,7 @@ def report(model: nn.Module, data: Any, loaders: dict[str, Any], config: Config,
     items = []
     for index in indices:
         _, reference, hypothesis = predictions[index]
-        image = loader.items.pictures.picture(index, 0, 0)
+        image = loader.items.source.picture(index, 0, 0)
         items.append((image, data.text(reference), data.text(hypothesis.tokens)))
     exprate = splits[split]["exprate"]
     run.save_picture("sheet.png", lambda path: draw_sheet(items, path, f"{title}: {split}, ExpRate {exprate:.1f} %"))
