@@ -88,7 +88,7 @@ def test_evaluate_agrees_with_the_training_script(home, trained):
     assert (home / "scored" / "report.html").stat().st_size > 10_000
     predictions = [json.loads(line) for line in (home / "scored" / "predictions.jsonl").read_text().splitlines()]
     labels = (home / "datasets" / "TINY" / "test" / "labels.txt").read_text().splitlines()
-    assert [f"{line['id']}\t{line['truth']}" for line in predictions] == labels
+    assert [f"{line['id']}\t{line['reference']}" for line in predictions] == labels
 
 
 def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_same_weights(home, trained):
