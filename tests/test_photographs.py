@@ -249,7 +249,7 @@ def test_an_empty_page_is_an_error_that_names_it(page):
         clean(page, "a.jpg")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.integers(1, 260), st.integers(1, 260), st.sampled_from(["noise", "steps", "two values", "dots"]), st.integers()
 )

@@ -27,6 +27,7 @@ THICKEST, THICKEST_SHARE = 7, 0.025
 # Fewer lines than this, and not fainter than this share of the ink: they may be bars of a picture cut out narrowly.
 MANY, FAINT = 3, 0.7
 MOST_LINES = 200
+MAX_MISSES = 150  # in a row; candidates come with most pixels first, and noise has thousands of them
 
 
 class Line(NamedTuple):
@@ -82,6 +83,7 @@ def _take_lines(
     """Take lines out of `contrast` and add them to `lines`.   angles: between which they are looked for, in degrees."""
     width = contrast.shape[1]
     near = _stray(contrast) / 3
+    misses = 0
     tried = np.full((1, 2), np.inf)  # rows where lines begin and end
     for slope, start in _candidates(contrast > max(2 * noise, 0.04), angles, crosses):
         ends = (start, start + slope * width)
@@ -89,6 +91,9 @@ def _take_lines(
             continue
         tried = np.concatenate([tried, [ends]])
         line = _follow(contrast, slope, start, noise, crosses)
+        misses = misses + 1 if line is None else 0
+        if misses == MAX_MISSES:
+            break
         if line is not None:
             _take_out(contrast, line)
             # What is left of a line at its edges may be found once more.
