@@ -40,7 +40,7 @@ WHEELS = pydantic filelock jinja2 rapidfuzz hypothesis pytest tqdm safetensors
 platforms = $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
 
 gpu:
-	@if $(PYTHON) -c 'import torch'; then exec $(PYTHON) tests/benchmarks/gpu.py --minutes $(MINUTES) $(ARGS); else \
+	@if $(PYTHON) -c 'from importlib.util import find_spec; exit(find_spec("torch") is None)'; then exec $(PYTHON) tests/benchmarks/gpu.py --minutes $(MINUTES) $(ARGS); else \
 	$(MAKE) $(VENV)/.installed-dev && exec $(BIN)/python tests/benchmarks/gpu.py --minutes $(MINUTES) $(ARGS); fi
 
 gpu-wheels:

@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ MODULES = {"pydantic": "pydantic", "filelock": "filelock", "jinja2": "jinja2", "
 PARTS = ("data", "tests", "speed", "stages", "ink")
 # Seconds at most, and as a share of all the time.
 LIMITS = {"data": (90, 0.35), "tests": (60, 0.25), "speed": (60, 0.25)}
-STARTING, SCORING = 30, 40  # seconds that a run takes before its first step, and to read validation and test
-VALIDATING = 1.25  # times the minutes of training
+# Of the time that is left, a run needs seconds (at most this share) to start, and to read validation and test; and its
+# minutes of training come with validations between them.
+STARTING, SCORING, SHARE, VALIDATING = 30, 40, 0.4, 1.25
 COLLECT_EVERY = 15  # seconds
 
 
@@ -124,8 +126,9 @@ class Program:
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg"}
         command = [sys.executable, *arguments]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            process_group=0,
+        )  # fmt: skip
         Program.running.append(self)
 
     def wait(self, report: Report, meanwhile: Any = None) -> str:
@@ -153,6 +156,8 @@ class Program:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        with suppress(ProcessLookupError):  # what it had started, and left behind
+            os.killpg(self.process.pid, signal.SIGKILL)
         Program.running.remove(self)
         return "stopped at its limit" if was_running else "done" if not self.process.returncode else self.failure()
 
@@ -325,7 +330,7 @@ def train_all(report: Report, options: argparse.Namespace, chosen: list[str]) ->
             arguments = ["--resume"] + (["--minutes", str(minutes)] if minutes else [])
             train(report, options, name, old, arguments)
             continue
-        left = (report.left - STARTING - SCORING) / VALIDATING / 60
+        left = max(report.left - STARTING - SCORING, (1 - SHARE) * report.left) / VALIDATING / 60
         if left < min(0.25, minutes or 1) or (name == "ink" and left < minutes):
             report.add(name, time.monotonic(), report.left, "no time left")
             continue
