@@ -44,7 +44,7 @@ MODULES = {"pydantic": "pydantic", "filelock": "filelock", "jinja2": "jinja2", "
            "hypothesis": "hypothesis", "pytest": "pytest", "safetensors": "safetensors", "tqdm": "tqdm"}  # fmt: skip
 PARTS = ("data", "tests", "speed", "stages", "ink")
 # Seconds at most, and as a share of all the time.
-LIMITS = {"data": (90, 0.35), "tests": (60, 0.25), "speed": (60, 0.25)}
+LIMITS = {"data": (150, 0.6), "tests": (60, 0.25), "speed": (60, 0.25)}
 # Of the time that is left, a run needs seconds (at most this share) to start, and to read validation and test; and its
 # minutes of training come with validations between them.
 STARTING, SCORING, SHARE, VALIDATING = 30, 40, 0.4, 1.25
