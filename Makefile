@@ -16,7 +16,7 @@ train: $(VENV)/.installed
 INK_EPOCHS ?= 200
 # The last stage of the run: with --preset small, STAGE=clean.
 STAGE ?= handwritten
-INK = stages=[{name: handwritten, pictures: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, \
+INK = stages=[{name: handwritten, images: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, \
 	epochs: $(INK_EPOCHS), learning_rate: 5e-4, augment: true}]
 resume = $(if $(wildcard checkpoints/$(1)/config.yaml),--resume)
 evaluate = $(BIN)/python evaluate.py --checkpoint checkpoints/$(1)/$(if $(filter crohme-stages,$(1)),$(STAGE),handwritten)-best.safetensors --dataset CROHME \

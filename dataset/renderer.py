@@ -1,11 +1,11 @@
 r"""Draw labels: LaTeX in, the standard image out, and where each token of the label stands in it.
 
-    picture = render(r"\frac{1}{2}")                   # uint8 (H, W), dark on light, as printed
+    image = render(r"\frac{1}{2}")                   # uint8 (H, W), dark on light, as printed
     placed = layout(r"\frac { 1 } { 2 }")              # glyphs and rules, each with its token's index: cheap to keep
-    picture = draw(placed, Style(em=32, slant=0.2))    # drawn again, in any style of the same font
-    placed.boxes(Style(em=32, slant=0.2))              # where each token lies in that picture
+    image = draw(placed, Style(em=32, slant=0.2))    # drawn again, in any style of the same font
+    placed.boxes(Style(em=32, slant=0.2))              # where each token lies in that image
 
-Layouts are measured in em, pictures in pixels. Who trains on standard images keeps layouts, and draws in every epoch.
+Layouts are measured in em, images in pixels. Who trains on standard images keeps layouts, and draws in every epoch.
 `python -m tests.benchmarks.sheet_of_labels '\frac{1}{2}' labels.txt --out sheet.png --tokens` draws labels for people.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from dataset.latex.parser import LatexError, parse, tokenize
 from dataset.typesetter import drawing, fonts, symbols
-from dataset.typesetter.drawing import picture_size as picture_size  # for those who must know sizes without drawing
+from dataset.typesetter.drawing import image_size as image_size  # for those who must know sizes without drawing
 from dataset.typesetter.typeset import Typesetter
 from utils.errors import DataError
 
@@ -43,7 +43,7 @@ class Style:
     """How a label is drawn. The defaults give the standard image; its jitter ranges are all zero.
 
     The first five count when a label is laid out, the others when it is drawn: one layout serves all their values.
-    The same style, seed included, gives the same picture.
+    The same style, seed included, gives the same image.
     """
 
     font: str = "cm"  # cm, stix, dejavusans, dejavuserif
@@ -58,7 +58,7 @@ class Style:
     # jitter ranges, between type and a near-casual hand
     spacing: float = 0.0  # share by which distances along the line grow; signs keep their width
     script_shift: float = 0.0  # share by which distances from the baseline grow
-    wander: float = 0.0  # em by which the baseline moves up and down
+    baseline_jitter: float = 0.0  # em by which the baseline moves up and down
     scale_jitter: float = 0.0  # share by which signs differ in size (standard deviation)
     rotation_jitter: float = 0.0  # radians by which they are turned (standard deviation)
     seed: int = 0  # chooses among what the last three allow
@@ -66,7 +66,14 @@ class Style:
     @property
     def is_plain(self) -> bool:
         """True where every sign stands exactly where the layout has it."""
-        moves = (self.slant, self.spacing, self.script_shift, self.wander, self.scale_jitter, self.rotation_jitter)
+        moves = (
+            self.slant,
+            self.spacing,
+            self.script_shift,
+            self.baseline_jitter,
+            self.scale_jitter,
+            self.rotation_jitter,
+        )
         return not any(moves) and self.weight <= 0
 
 
@@ -136,7 +143,7 @@ class Layout:
         return {*self.glyph_ids[:, 2].tolist(), *self.rule_tokens.tolist()}
 
     def boxes(self, style: Style = Style()) -> list[tuple[int, float, float, float, float]]:  # noqa: B008
-        """(token, left, top, right, bottom) in pixels of the picture, for every token that leaves ink, by token."""
+        """(token, left, top, right, bottom) in pixels of the image, for every token that leaves ink, by token."""
         return drawing.boxes(drawing.place(self, style))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -196,15 +203,15 @@ def _pack(marks: list, rules: list, chinese_font: str) -> Layout:
 
 
 def draw_ink(layout: Layout, style: Style = Style()) -> np.ndarray:  # noqa: B008
-    """The picture of a layout as a network sees it: uint8 (H, W) as `picture_size` says, ink 255 on paper 0."""
+    """The image of a layout as a network sees it: uint8 (H, W) as `image_size` says, ink 255 on paper 0."""
     return drawing.fill(drawing.place(layout, style), style.weight * style.em)
 
 
 def draw(layout: Layout, style: Style = Style()) -> np.ndarray:  # noqa: B008
-    """The picture of a layout as it is printed: uint8 (H, W), dark ink on light paper."""
+    """The image of a layout as it is printed: uint8 (H, W), dark ink on light paper."""
     return 255 - draw_ink(layout, style)
 
 
 def render(latex: str | Sequence[str], style: Style = Style()) -> np.ndarray:  # noqa: B008
-    """The picture of a label: uint8 (H, W), dark ink on light paper. Raises RenderError where it cannot be drawn."""
+    """The image of a label: uint8 (H, W), dark ink on light paper. Raises RenderError where it cannot be drawn."""
     return draw(layout(latex, style), style)

@@ -1,6 +1,6 @@
-"""Batches of pictures of many sizes: filled up to a memory budget, or of a fixed count.
+"""Batches of images of many sizes: filled up to a memory budget, or of a fixed count.
 
-Both samplers see sizes, never pictures, and speak the protocol of a `batch_sampler` for torch's DataLoader: they yield
+Both samplers see sizes, never images, and speak the protocol of a `batch_sampler` for torch's DataLoader: they yield
 lists of indices, know their exact length, and can be stopped and resumed at any batch. Every rank of a distributed run
 makes the same plan from the same seed and takes its own share of it, so nothing is ever sent between ranks.
 """
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LANE = 2048  # pictures per lane of cheapest_cuts: enough batches that one forced cut at its end costs little
+FORMER_KEYS = {"images": "pictures"}  # keys of a sampler's state by their names in older files
+LANE = 2048  # images per lane of cheapest_cuts: enough batches that one forced cut at its end costs little
 LANES_AT_ONCE = 32  # solved side by side; lanes of one group should have batches of similar counts
 
 
@@ -24,7 +25,7 @@ Sizes = np.ndarray | Callable[[int, int], np.ndarray]  # (N, 2) height and width
 class EpochPlan:
     """How the epochs of a sampler come about, whatever fills its batches. Raises ValueError for an impossible rank.
 
-    shuffle: whether epochs differ.   stride: pixels per feature cell of the encoder; sides are rounded up to it.
+    shuffle: whether epochs differ.   stride: pixels per feature position of the encoder; sides are rounded up to it.
     rank, world_size: this process among those that train together; each takes its own share of the batches.
     chosen: a function (seed, epoch) -> the indices that an epoch shows, where it does not show all.
     """
@@ -46,8 +47,8 @@ class BatchCost:
     """What a batch costs beside its padded pixels, which are count x tallest x widest.
 
     lengths: (N,) tokens per label. The pixels then weigh (1 + token_cost x longest label), because attention keeps
-        something for every token and cell. `utils.training.memory.fit_memory` measures token_cost.
-    partner_sizes: like sizes, of a second picture that comes with each (alignment). Its padded area is added, times
+        something for every token and feature position. `utils.training.memory.fit_memory` measures token_cost.
+    partner_sizes: like sizes, of a second image that comes with each (alignment). Its padded area is added, times
         partner_cost: less than 1 where no gradient is kept for it. A function may return None: there are none.
     overhead: what a step costs beyond all that, as a share of max_pixels. The plan makes the sum of both least;
         larger means fewer, fuller batches with more padding.
@@ -68,8 +69,8 @@ class BatchSampler:
 
     The plan of an epoch is a row of *steps*; a step holds one batch for every rank, of nearly equal cost. All ranks
     have the same number of steps, and together they see every index exactly once. When the batches do not divide by
-    the number of ranks, the largest are halved until they do. Only when there is nothing left to halve (fewer pictures
-    than ranks, or single pictures alone) do some ranks get an **empty list** in one step: such a rank has no picture
+    the number of ranks, the largest are halved until they do. Only when there is nothing left to halve (fewer images
+    than ranks, or single images alone) do some ranks get an **empty list** in one step: such a rank has no image
     to add, but must still take part in that step's exchange of gradients.
 
     A state is a plain dict of numbers. It resumes with exactly the batches that were left.
@@ -142,28 +143,29 @@ class BatchSampler:
         self.position = state["position"]
         self._is_resumed = True
         for key, here in self._identity().items():
-            if state[key] != here:
-                raise ValueError(f"sampler state: {key} was {state[key]} when it was saved and is {here} now")
+            saved = state[key if key in state else FORMER_KEYS[key]]
+            if saved != here:
+                raise ValueError(f"sampler state: {key} was {saved} when it was saved and is {here} now")
 
     def _identity(self):
         self._plan()
         area = int(self._sizes_now.prod(axis=1, dtype=np.int64).sum())
-        return {"seed": self.seed, "world_size": self.world_size, "pictures": len(self._sizes_now), "area": area}
+        return {"seed": self.seed, "world_size": self.world_size, "images": len(self._sizes_now), "area": area}
 
     def summary(self):
         """Facts about this epoch's plan, of all ranks together, for the log.
 
-        padding: share of the computed pixels that lie outside the pictures. Computed pixels are count x tallest x
+        padding: share of the computed pixels that lie outside the images. Computed pixels are count x tallest x
         widest of each batch, both rounded up to the stride.
         """
         order, starts, counts = self._filled_batches()
         if len(counts) == 0:
-            return {"batches": 0, "pictures": 0, "padding": 0.0, "mean_batch": 0.0, "largest_batch": 0, "pixels": 0}
+            return {"batches": 0, "images": 0, "padding": 0.0, "mean_batch": 0.0, "largest_batch": 0, "pixels": 0}
         tallest, widest = np.maximum.reduceat(self._rounded[order], starts).T.astype(np.int64)
         computed = int((counts * tallest * widest).sum())
         return {
             "batches": len(counts),
-            "pictures": int(counts.sum()),
+            "images": int(counts.sum()),
             "padding": 1 - int(self._sizes_now[order].prod(axis=1, dtype=np.int64).sum()) / computed,
             "mean_batch": float(counts.mean()),
             "largest_batch": int(counts.max()),
@@ -217,7 +219,7 @@ class BatchSampler:
 
 
 class FixedBatchSampler(BatchSampler):
-    """Batches of `batch_size` pictures: at random, as everyone does it, or of like size, with less padding."""
+    """Batches of `batch_size` images: at random, as everyone does it, or of like size, with less padding."""
 
     def __init__(self, sizes: Sizes, batch_size: int, pool: int = 1, plan: EpochPlan = EVERY_EPOCH):
         """sizes: as for AdaptiveBatchSampler.
@@ -245,14 +247,14 @@ class FixedBatchSampler(BatchSampler):
 
 
 class AdaptiveBatchSampler(BatchSampler):
-    """The Adaptive Batch Sampler: every batch is filled up to a budget of padded pixels, with pictures of like size.
+    """The Adaptive Batch Sampler: every batch is filled up to a budget of padded pixels, with images of like size.
 
-    The plan of an epoch is made in two moves. First the pictures are laid out in one long row, a snake through the
+    The plan of an epoch is made in two moves. First the images are laid out in one long row, a snake through the
     plane of sizes: strips of equal work by one side, and within a strip by the other side, up and down in turn. Then
     the row is cut at the positions that make the epoch cheapest (`cheapest_cuts`).
 
     Epochs differ: strips go by height and by width in turn and begin at random positions, equal sizes are shuffled, and
-    `mixing` lends some pictures to the neighbours. Batches come in random order.
+    `mixing` lends some images to the neighbors. Batches come in random order.
     """
 
     def __init__(
@@ -269,11 +271,11 @@ class AdaptiveBatchSampler(BatchSampler):
         sizes: (N, 2) integers, height and width in pixels, or a function (seed, epoch) -> (N, 2) where augmentation
             makes sizes that differ from epoch to epoch.
         max_pixels: what a batch may cost at most. A batch costs count x tallest x widest, with both sides rounded up
-            to the plan's stride. A single picture that costs more has a batch of its own, and is counted in `oversize`.
-        max_samples: pictures in a batch at most.
+            to the plan's stride. A single image that costs more has a batch of its own, and is counted in `oversize`.
+        max_samples: images in a batch at most.
         cost: what counts beside pixels.
-        mixing: share of the pictures that are filed one stride larger than they are. Without it, pictures of static
-            sizes keep half or more of their neighbours in a batch. Default: 0.3, or 0 where the sizes of two epochs
+        mixing: share of the images that are filed one stride larger than they are. Without it, images of static
+            sizes keep half or more of their neighbors in a batch. Default: 0.3, or 0 where the sizes of two epochs
             differ anyhow.
         plan: without `shuffle`, every epoch is alike and the costliest batches come first: trouble shows at once.
         """
@@ -308,7 +310,7 @@ class AdaptiveBatchSampler(BatchSampler):
 
     @property
     def oversize(self):
-        """How many pictures cost more than max_pixels alone."""
+        """How many images cost more than max_pixels alone."""
         self._plan()
         return int((self._cost(self._columns, 1) > self.max_pixels).sum())
 
@@ -340,7 +342,7 @@ class AdaptiveBatchSampler(BatchSampler):
         self._columns = [column.astype(np.float64) for column in columns]
 
     def _cost(self, tops, count):
-        """What `count` pictures cost whose largest measures are `tops`, in the order of self._columns."""
+        """What `count` images cost whose largest measures are `tops`, in the order of self._columns."""
         cost = tops[0] * tops[1] * count
         if self.lengths is not None:
             cost = cost * (1 + self.token_cost * tops[2])
@@ -356,7 +358,7 @@ class AdaptiveBatchSampler(BatchSampler):
         return members[row], ends, costs
 
     def _row(self, columns, limit, random):
-        """Lay n pictures in a row so that neighbours are alike. Returns the order, (n,) indices."""
+        """Lay n images in a row so that neighbors are alike. Returns the order, (n,) indices."""
         work = self._cost(columns, 1)
         if len(work) < 2:
             return np.arange(len(work))
@@ -384,16 +386,16 @@ class AdaptiveBatchSampler(BatchSampler):
 
 
 def cheapest_cuts(columns, cost_of, max_cost, overhead, max_samples=None):
-    """Cut a row of pictures into batches at the least total cost.
+    """Cut a row of images into batches at the least total cost.
 
-    columns: list of (n,) arrays, the measures of each picture (height, width …).
-    cost_of(tops, count): cost of `count` pictures whose largest measures are `tops`; must not fall when these grow.
-    max_cost: no batch costs more, but for single pictures. overhead: added to the cost of each batch.
+    columns: list of (n,) arrays, the measures of each image (height, width …).
+    cost_of(tops, count): cost of `count` images whose largest measures are `tops`; must not fall when these grow.
+    max_cost: no batch costs more, but for single images. overhead: added to the cost of each batch.
     Returns ends (batches,), the index after each batch's last image, and costs (batches,), overhead not counted.
 
     Dynamic programming over the position of the last cut, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
     The row is cut beforehand into lanes that are solved side by side, because numpy is quick only over many numbers.
-    Time grows with n x pictures in a batch: set max_samples where pictures are so small that thousands fit into one.
+    Time grows with n x images in a batch: set max_samples where images are so small that thousands fit into one.
     """
     n = len(columns[0])
     if n == 0:
@@ -403,7 +405,7 @@ def cheapest_cuts(columns, cost_of, max_cost, overhead, max_samples=None):
     missing = lanes * length - n  # filled up in front of the first lane, where no cut of the others depends on it
     tops = [np.concatenate([np.full(missing, np.inf), column]).reshape(lanes, length) for column in columns]
 
-    # A batch that begins at a position ends no later than its first picture alone, or any later batch, allows.
+    # A batch that begins at a position ends no later than its first image alone, or any later batch, allows.
     positions = np.arange(length)
     alone = cost_of(tops, 1)
     reach = np.clip(max_cost // alone, 1, max_samples or n).astype(np.int64)

@@ -175,7 +175,7 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """DenseNet-B. Each block after the first halves the grid: two blocks end at stride 8, three at stride 16.
 
-    Normalised after each convolution, as the recognisers of this field do (DWAP, CAN, CoMER), not before it, as in the
+    Normalized after each convolution, as the recognizers of this field do (DWAP, CAN, CoMER), not before it, as in the
     paper, which would normalize and keep the growing concatenation once more in every layer: half of all activations.
 
     layers: of each block.   growth: channels a layer adds.   compression: share of channels that a transition keeps.

@@ -206,7 +206,7 @@ LOSSES = {
     "label": Loss(lambda given: label_loss(given.student, given.label_smoothing)),
     "counting": Loss(
         lambda given: counting_loss(given.student.counts, given.labels, given.uncounted),
-        unit="pictures",
+        unit="images",
         needs=("counting",),
     ),
     "attention": Loss(
@@ -242,7 +242,7 @@ FORMER_NAMES = {"glimpse_cosine": "context_cosine", "glimpse_contrast": "context
 # How many of each unit a batch has. Tensors are left on their device, so that the CPU need not wait for a GPU.
 UNITS: dict[str, Callable[[Recognizer, TrainingBatch], int | Tensor]] = {
     "tokens": lambda model, batch: batch.tokens,
-    "pictures": lambda model, batch: len(batch),
+    "images": lambda model, batch: len(batch),
     "feature_positions": lambda model, batch: (~_feature_padding(model, batch, "standard")).sum(),
     # At least one, to be divided by: without a positive target the loss is zero.
     "symbol_positions": lambda model, batch: _targets_of_batch(model, batch).sum().clamp(min=1),
@@ -306,7 +306,7 @@ class Objective(nn.Module):
 
         The loss of each piece, times its units, divided by those of the whole batch: these add up to the whole's loss.
         """
-        units = ("tokens", "pictures", *self.units.values())
+        units = ("tokens", "images", *self.units.values())
         return {unit: UNITS[unit](self.model, batch) if batch else 0 for unit in dict.fromkeys(units)}
 
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Distortions: what they promise about size, ink, order and range, for pictures and for pen strokes."""
+"""Distortions: what they promise about size, ink, order and range, for images and for pen strokes."""
 
 import cv2
 import numpy as np
@@ -28,14 +28,14 @@ MARGIN = 4
 
 def frame(height=60, width=140):
     """A closed frame along the margin, 3 px wide: cut anywhere, it is open."""
-    picture = np.zeros((height, width), np.uint8)
-    cv2.rectangle(picture, (MARGIN + 1, MARGIN + 1), (width - MARGIN - 2, height - MARGIN - 2), 255, 1)
-    return cv2.dilate(picture, np.ones((3, 3), np.uint8))
+    image = np.zeros((height, width), np.uint8)
+    cv2.rectangle(image, (MARGIN + 1, MARGIN + 1), (width - MARGIN - 2, height - MARGIN - 2), 255, 1)
+    return cv2.dilate(image, np.ones((3, 3), np.uint8))
 
 
-def centroid(picture):
-    y, x = np.nonzero(picture)
-    weight = picture[y, x].astype(float)
+def centroid(image):
+    y, x = np.nonzero(image)
+    weight = image[y, x].astype(float)
     return np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
 
 
@@ -62,8 +62,8 @@ def test_the_size_is_known_without_drawing(
         scale=scale, stretch=scale, rotation=rotation, shear=shear, perspective=perspective, distortion=distortion
     )
     sizes = np.full((index + 1, 2), (height, width))
-    picture = augment(np.zeros((height, width), np.uint8), index, seed, epoch, chosen)
-    assert picture.shape == tuple(sizes_after(sizes, seed, epoch, chosen)[index])
+    image = augment(np.zeros((height, width), np.uint8), index, seed, epoch, chosen)
+    assert image.shape == tuple(sizes_after(sizes, seed, epoch, chosen)[index])
 
 
 def test_a_size_does_not_depend_on_how_many_are_asked_for():
@@ -72,16 +72,16 @@ def test_a_size_does_not_depend_on_how_many_are_asked_for():
 
 
 def test_neutral_settings_change_nothing():
-    picture = frame()
-    assert (augment(picture, 3, 0, 0, Augmentation()) == picture).all()
+    image = frame()
+    assert (augment(image, 3, 0, 0, Augmentation()) == image).all()
     assert sizes_after(np.array([[60, 140]]), 0, 0, Augmentation()).tolist() == [[60, 140]]
 
 
-def test_a_move_by_nothing_shows_the_same_picture():
-    picture = frame()
-    after = augment(picture, 0, 0, 0, Augmentation(rotation=1e-6))
-    assert after.shape == picture.shape
-    assert np.abs(after.astype(int) - picture).max() <= 1
+def test_a_move_by_nothing_shows_the_same_image():
+    image = frame()
+    after = augment(image, 0, 0, 0, Augmentation(rotation=1e-6))
+    assert after.shape == image.shape
+    assert np.abs(after.astype(int) - image).max() <= 1
 
 
 def test_scales_stay_in_their_bounds_and_favour_neither_side():
@@ -101,9 +101,9 @@ def test_boxes_go_where_what_lies_in_them_goes():
     for index in range(40):
         boxes = boxes_after(places.astype(np.float32), (60, 140), index, 0, 0, moves)
         for (left, top, right, bottom), box in zip(places, boxes, strict=True):
-            picture = np.zeros((60, 140), np.uint8)
-            picture[top:bottom, left:right] = 255
-            rows, columns = np.nonzero(augment(picture, index, 0, 0, moves) > 64)
+            image = np.zeros((60, 140), np.uint8)
+            image[top:bottom, left:right] = 255
+            rows, columns = np.nonzero(augment(image, index, 0, 0, moves) > 64)
             extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert np.abs(box - extent).max() < 3.5
 
@@ -120,11 +120,11 @@ def test_a_place_that_is_not_known_stays_unknown_and_nothing_moves_without_a_mov
 # ------------------------------------------------------------------------------------------------------------ the same
 
 
-def test_a_picture_depends_on_seed_epoch_and_index_alone():
+def test_a_image_depends_on_seed_epoch_and_index_alone():
     """Whoever draws it, and whatever was drawn before: so the number of workers cannot matter."""
-    picture = frame()
-    one = [augment(picture, index, 7, 3, EVERYTHING) for index in range(12)]
-    other = {index: augment(picture, index, 7, 3, EVERYTHING) for index in reversed(range(12))}
+    image = frame()
+    one = [augment(image, index, 7, 3, EVERYTHING) for index in range(12)]
+    other = {index: augment(image, index, 7, 3, EVERYTHING) for index in reversed(range(12))}
     assert all((one[index] == other[index]).all() for index in range(12))
 
 
@@ -151,18 +151,18 @@ def test_draws_are_uniform_and_unrelated():
 
 @pytest.mark.parametrize("index", range(40))
 def test_no_ink_is_cut_off(index):
-    picture = augment(frame(), index, 0, 0, MOVES)
-    edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    image = augment(frame(), index, 0, 0, MOVES)
+    edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     assert edge.max() == 0
-    is_paper = (picture < 64).astype(np.uint8)
+    is_paper = (image < 64).astype(np.uint8)
     assert cv2.connectedComponents(is_paper, connectivity=4)[0] - 1 == 2  # inside and outside: the frame is closed
 
 
 def test_nothing_is_flipped():
-    picture = np.zeros((60, 140), np.uint8)
-    picture[5:12, 5:12] = 255
+    image = np.zeros((60, 140), np.uint8)
+    image[5:12, 5:12] = 255
     for index in range(40):
-        after = augment(picture, index, 0, 0, MOVES)
+        after = augment(image, index, 0, 0, MOVES)
         x, y = centroid(after) / after.shape[::-1]
         assert x < 0.5 and y < 0.5
 
@@ -195,9 +195,9 @@ def test_control_points_carry_straight_lines_exactly():
 
 
 def test_strokes_become_thicker_or_thinner_and_never_vanish():
-    picture = frame()
-    ink = [augment(picture, index, 0, 0, Augmentation(thickness=1)) for index in range(60)]
-    sums = np.array([each.astype(int).sum() for each in ink]) / picture.astype(int).sum()
+    image = frame()
+    ink = [augment(image, index, 0, 0, Augmentation(thickness=1)) for index in range(60)]
+    sums = np.array([each.astype(int).sum() for each in ink]) / image.astype(int).sum()
     assert sums.min() < 0.82 and sums.max() > 1.25
     assert 0.3 < np.mean(sums < 1) < 0.7
     thin = np.zeros((20, 20), np.uint8)
@@ -205,9 +205,9 @@ def test_strokes_become_thicker_or_thinner_and_never_vanish():
     assert all(augment(thin, index, 0, 0, Augmentation(thickness=1)).max() > 64 for index in range(60))
 
 
-def test_thickness_is_a_share_of_the_pictures():
-    picture = frame()
-    changed = [(augment(picture, i, 0, 0, Augmentation(thickness=0.3)) != picture).any() for i in range(400)]
+def test_thickness_is_a_share_of_the_images():
+    image = frame()
+    changed = [(augment(image, i, 0, 0, Augmentation(thickness=0.3)) != image).any() for i in range(400)]
     assert np.mean(changed) == pytest.approx(0.3, abs=0.06)
 
 
@@ -217,10 +217,10 @@ def test_contrast_takes_no_more_than_its_share_of_the_ink():
 
 
 def test_blur_keeps_the_amount_of_ink():
-    pictures = [augment(frame(), index, 0, 0, Augmentation(blur=1.5)) for index in range(20)]
-    sums = [picture.astype(int).sum() for picture in pictures]
+    images = [augment(frame(), index, 0, 0, Augmentation(blur=1.5)) for index in range(20)]
+    sums = [image.astype(int).sum() for image in images]
     assert np.ptp(sums) / np.mean(sums) < 0.02
-    assert len({picture[30].max() for picture in pictures}) > 5  # the peak of a stroke
+    assert len({image[30].max() for image in images}) > 5  # the peak of a stroke
 
 
 def test_cut_outs_are_few_and_small():
@@ -229,11 +229,11 @@ def test_cut_outs_are_few_and_small():
     assert min(paper) == 0 and 64 < max(paper) <= 3 * 64
 
 
-def test_the_given_picture_stays_as_it_is():
-    picture = frame()
-    picture.setflags(write=False)  # as a store gives them
+def test_the_given_image_stays_as_it_is():
+    image = frame()
+    image.setflags(write=False)  # as a store gives them
     for index in range(10):
-        augment(picture, index, 0, 0, EVERYTHING)
+        augment(image, index, 0, 0, EVERYTHING)
 
 
 @pytest.mark.parametrize(
@@ -385,15 +385,15 @@ def test_a_sheet_is_dark_on_light(plain_dataset, tmp_path):
 
 def test_where_strokes_are_known_the_sheet_shows_their_distortions_too(plain_dataset, tmp_path):
     known = strokes_of([trace * 2.0 for trace in ink()[0]], [])
-    picture, split = draw(known.traces, known.size), plain_dataset / "MINE" / "train"
+    image, split = draw(known.traces, known.size), plain_dataset / "MINE" / "train"
     with StrokeWriter(split / "strokes") as writer:
         for name in "abc":
-            cv2.imwrite(str(split / "images" / f"{name}.png"), picture)
+            cv2.imwrite(str(split / "images" / f"{name}.png"), image)
             writer.add(name, known)
     out = tmp_path / "sheet.png"
     write_sheet(plain_dataset / "MINE", "train", out)
     rows = len(EXAMPLES) + len(STROKE_EXAMPLES) + 7
-    assert cv2.imread(str(out), cv2.IMREAD_GRAYSCALE).shape[0] > picture.shape[0] * rows
+    assert cv2.imread(str(out), cv2.IMREAD_GRAYSCALE).shape[0] > image.shape[0] * rows
 
 
 def test_a_sheet_of_a_data_set_that_is_not_there_says_so(tmp_path):

@@ -13,7 +13,7 @@ def item(index: int, height: int, width: int, length: int, is_pair: bool = False
     ink = np.full((height, width), index + 1, np.uint8)
     standard = np.full((width, height), index + 1, np.uint8) if is_pair else None
     boxes = np.full((length, 4), index, np.float32) if is_pair else None
-    return Item(index, f"picture {index}", np.arange(3, 3 + length, dtype=np.int32), ink, standard, boxes)
+    return Item(index, f"image {index}", np.arange(3, 3 + length, dtype=np.int32), ink, standard, boxes)
 
 
 sizes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=6)
@@ -26,14 +26,14 @@ def test_every_pixel_is_in_its_place_and_the_rest_is_padding(sizes):
         assert (batch.ink[i, 0, :height, :width] == i + 1).all()
         assert batch.ink[i].sum(dtype=torch.int64) == (i + 1) * height * width
         assert (~batch.ink_padding[i]).sum() == height * width
-        assert batch.truths()[i] == list(range(3, 3 + length))
+        assert batch.references()[i] == list(range(3, 3 + length))
     assert batch.pixels == sum(height * width for height, width, _ in sizes)
     assert batch.padded_pixels == batch.ink.numel()
     assert batch.standard is None
 
 
 @given(sizes.filter(lambda sizes: len(sizes) > 1), st.booleans())
-def test_a_split_batch_holds_the_same_pictures(sizes, is_pair):
+def test_a_split_batch_holds_the_same_images(sizes, is_pair):
     items = [item(i, *size, is_pair) for i, size in enumerate(sizes)]
     middle = len(items) // 2
     for half, expected in zip(collate(items).split(), (items[:middle], items[middle:]), strict=True):

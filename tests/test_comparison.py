@@ -1,10 +1,10 @@
-"""What two labels have in common: structure, symbols, the picture that they draw."""
+"""What two labels have in common: structure, symbols, the image that they draw."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.latex.comparison import KINDS, compare, depth, is_well_formed, kinds, same_picture, structure, symbols
+from dataset.latex.comparison import KINDS, compare, depth, is_well_formed, kinds, same_image, structure, symbols
 from dataset.latex.normalization import normalize
 from dataset.latex.parser import tokenize
 from tests.test_latex import LABELS
@@ -94,8 +94,8 @@ def test_kinds_name_the_structures(latex, expected):
         ("x ^ {", "x ^ {"),  # nobody can draw it, and it looks like itself
     ],
 )
-def test_what_draws_the_same_glyphs_in_the_same_places_is_the_same_picture(one, other):
-    assert same_picture(one.split(), other.split())
+def test_what_draws_the_same_glyphs_in_the_same_places_is_the_same_image(one, other):
+    assert same_image(one.split(), other.split())
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ def test_what_draws_the_same_glyphs_in_the_same_places_is_the_same_picture(one, 
         ("x ^ {", "x"),
     ],
 )
-def test_what_stands_elsewhere_is_another_picture(one, other):
-    assert not same_picture(one.split(), other.split())
-    assert not same_picture(other.split(), one.split())
+def test_what_stands_elsewhere_is_another_image(one, other):
+    assert not same_image(one.split(), other.split())
+    assert not same_image(other.split(), one.split())
 
 
 @settings(max_examples=100)
 @given(LABELS)
 def test_a_label_looks_like_itself_with_more_braces(tokens):
-    assert same_picture(tokens, ["{", "{", *tokens, "}", "}"]) or not is_drawn(tokens)
+    assert same_image(tokens, ["{", "{", *tokens, "}", "}"]) or not is_drawn(tokens)
 
 
 def is_drawn(tokens) -> bool:
@@ -143,10 +143,10 @@ words = st.lists(st.sampled_from(r"a b \le \leq { } ^ _ \frac 2 ( \left( ) \righ
 
 @settings(max_examples=300)
 @given(words, words)
-def test_exact_implies_normal_implies_structure_and_picture(truth, prediction):
+def test_exact_implies_normal_implies_structure_and_image(truth, prediction):
     for found in (compare(truth, prediction), compare(truth, truth)):
         assert not found.is_exact or found.is_normal
-        assert not found.is_normal or (found.same_structure and found.same_picture and found.symbol_errors == 0)
+        assert not found.is_normal or (found.same_structure and found.same_image and found.symbol_errors == 0)
         assert found.length == len(truth) and found.normal_length == len(normalize(truth))
     assert compare(truth, truth).is_exact
 
@@ -155,13 +155,13 @@ def test_a_prediction_that_is_missing_or_cut_is_wrong():
     truth = "x ^ { 2 }".split()
     missing = compare(truth, None)
     assert (missing.is_read, missing.is_exact, missing.errors, missing.symbol_errors) == (False, False, 5, 2)
-    cut = compare(truth, truth, is_cut=True)
+    cut = compare(truth, truth, is_truncated=True)
     assert cut.errors == cut.normal_errors == 1
-    assert not (cut.is_exact or cut.is_normal or cut.same_structure or cut.same_picture or cut.is_well_formed)
+    assert not (cut.is_exact or cut.is_normal or cut.same_structure or cut.same_image or cut.is_well_formed)
 
 
 def test_a_comparison_by_hand():
     found = compare(r"a \leq x ^ { 2 }".split(), r"b \le x ^ 2".split())
     assert (found.errors, found.length) == (4, 7)  # a, \leq and two braces
     assert (found.normal_errors, found.symbol_errors, found.symbols) == (1, 1, 4)
-    assert found.same_structure and found.is_well_formed and not found.same_picture
+    assert found.same_structure and found.is_well_formed and not found.same_image

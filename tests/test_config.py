@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils.config.loading import load_config, merge, overridden_keys, parse_config, set_value
+from utils.config.loading import load_config, merge, overridden_keys, parse_config, set_value, with_present_keys
 from utils.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "config.yaml"
@@ -16,9 +16,9 @@ SHIPPED = Path(__file__).resolve().parents[1] / "config.yaml"
 def test_the_shipped_config_loads(dataset, preset):
     config = load_config(SHIPPED, dataset, preset)
     is_small = preset == "small" and dataset != "SAMPLE"
-    assert [stage.pictures for stage in config.stages] == ["standard", "ink" if is_small else "pairs", "ink"]
+    assert [stage.images for stage in config.stages] == ["standard", "ink" if is_small else "pairs", "ink"]
     assert config.dataset == dataset
-    assert (config.data.picture_scale == 0.6) == (dataset == "SAMPLE")  # its own entry counts
+    assert (config.data.image_scale == 0.6) == (dataset == "SAMPLE")  # its own entry counts
 
 
 def test_the_config_survives_its_own_form_as_plain_values():
@@ -35,7 +35,7 @@ def test_the_config_survives_its_own_form_as_plain_values():
             "--set stages.handwritten.learning_rate: expected a positive number, got 'fast'",
         ),
         ("stages.0.losses.magic=1", "--set stages.0.losses.magic: unknown loss"),
-        ("stages.0.losses.feature_map=1", "--set stages.0.losses.feature_map: needs `pictures: pairs`"),
+        ("stages.0.losses.feature_map=1", "--set stages.0.losses.feature_map: needs `images: pairs`"),
         ("stages.0.trains=[handwritten_encoder]", "--set stages.0.trains: handwritten_encoder does not see"),
         ("stages.2.expressions.synthetic=10", "--set stages.2.expressions.synthetic: new expressions have no ink"),
         ("stages=[]", "stages: expected at least one stage"),
@@ -124,6 +124,23 @@ def test_the_configuration_of_a_run_is_a_configuration(tmp_path):
 @pytest.mark.parametrize("path", sorted((SHIPPED.parent / "results").glob("*.yaml")), ids=lambda path: path.name)
 def test_configurations_of_earlier_runs_are_read(path):
     assert load_config(path, None).training.swa_epochs >= 0
+
+
+def test_keys_of_earlier_versions_have_their_present_names_in_files_presets_and_assignments(tmp_path):
+    stages = [{"name": "a", "pictures": "ink", "validation_pictures": 3}, {"name": "b", "pictures": "standard"}]
+    values = {"data": {"picture_scale": 2}, "stages": stages}
+    present = [{"name": "a", "images": "ink", "validation_images": 3}, {"name": "b", "images": "standard"}]
+    assert with_present_keys(values) == {"data": {"image_scale": 2}, "stages": present}
+    text = SHIPPED.read_text()
+    (path := tmp_path / "config.yaml").write_text(
+        text.replace("image_scale", "picture_scale").replace(" images: ", " pictures: ").replace("{images: ", "{pictures: ")
+    )
+    assert load_config(path, "CROHME", "small") == load_config(SHIPPED, "CROHME", "small")
+    assert load_config(SHIPPED, "CROHME", assignments=["data.picture_scale=0.25"]).data.image_scale == 0.25
+    both = text.replace("  image_scale: 1.0", "  picture_scale: 1.0\n  image_scale: 1.0")
+    path.write_text(both)
+    with pytest.raises(ConfigError, match="data.picture_scale: unknown key; did you mean image_scale"):
+        load_config(path, "CROHME")
 
 
 def test_the_configuration_is_frozen():

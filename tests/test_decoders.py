@@ -45,13 +45,13 @@ def decoder(kind: str):
 
 
 def some_features(size: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Features (B, 20, 4, 9), their padding (a different width for each picture), and counts."""
+    """Features (B, 20, 4, 9), their padding (a different width for each image), and counts."""
     padding = torch.arange(9).expand(size, 4, 9) >= torch.tensor([9, 6, 4][:size])[:, None, None]
     return torch.randn(size, 20, 4, 9) * ~padding[:, None], padding, torch.rand(size, VOCABULARY)
 
 
-def some_pictures() -> tuple[torch.Tensor, ...]:
-    """Four made-up pictures, images, padding, and their labels, lengths."""
+def some_images() -> tuple[torch.Tensor, ...]:
+    """Four made-up images, images, padding, and their labels, lengths."""
     torch.manual_seed(1)
     images = F.interpolate((torch.rand(4, 1, 6, 12) > 0.7).float(), scale_factor=4)
     padding = torch.zeros(4, 24, 48, dtype=torch.bool)
@@ -73,7 +73,7 @@ def test_labels_are_framed_for_each_direction():
 def test_stepped_equals_one_pass(kind):
     network = decoder(kind)
     features, padding, counts = some_features()
-    tokens = torch.randint(3, VOCABULARY, (6, 7))  # two rows for each picture
+    tokens = torch.randint(3, VOCABULARY, (6, 7))  # two rows for each image
     whole = network(features, padding, tokens, counts)
     state = network.start(features, padding, counts).select(torch.arange(3).repeat_interleave(2))
     for position in range(7):
@@ -84,7 +84,7 @@ def test_stepped_equals_one_pass(kind):
 
 @both_decoders
 @torch.no_grad()
-def test_rows_that_share_a_picture_equal_rows_with_a_picture_each(kind):
+def test_rows_that_share_a_image_equal_rows_with_a_image_each(kind):
     network = decoder(kind)
     features, padding, counts = some_features()
     tokens = torch.randint(3, VOCABULARY, (6, 5))
@@ -96,7 +96,7 @@ def test_rows_that_share_a_picture_equal_rows_with_a_picture_each(kind):
 
 @both_decoders
 @torch.no_grad()
-def test_a_state_can_be_reordered_within_a_picture_and_pictures_can_leave(kind):
+def test_a_state_can_be_reordered_within_a_image_and_images_can_leave(kind):
     network = decoder(kind)
     features, padding, counts = some_features()
     tokens = torch.randint(3, VOCABULARY, (6, 2))
@@ -111,7 +111,7 @@ def test_a_state_can_be_reordered_within_a_picture_and_pictures_can_leave(kind):
 
 @both_decoders
 @torch.no_grad()
-def test_attention_stays_inside_the_picture_and_sums_to_one(kind):
+def test_attention_stays_inside_the_image_and_sums_to_one(kind):
     features, padding, counts = some_features()
     attention = decoder(kind)(features, padding, torch.randint(3, VOCABULARY, (3, 5)), counts).attention
     assert torch.allclose(attention.sum((2, 3)), torch.ones(3, 5), atol=1e-5)
@@ -122,7 +122,7 @@ def test_attention_stays_inside_the_picture_and_sums_to_one(kind):
 @torch.no_grad()
 def test_padding_neighbors_in_the_batch_and_longer_labels_do_not_change_the_logits(kind):
     network = recognizer(kind)
-    images, padding, labels, lengths = some_pictures()
+    images, padding, labels, lengths = some_images()
     network.train()
     network(images, padding, labels, lengths)  # BatchNorms that do something
     network.eval()
@@ -190,7 +190,7 @@ def test_true_counts_leave_out_padding_and_what_has_no_ink():
 @both_decoders
 def test_padding_does_not_change_the_loss(kind):
     network = recognizer(kind).eval()
-    images, padding, labels, lengths = some_pictures()
+    images, padding, labels, lengths = some_images()
     longer = F.pad(labels, (0, 5))
     losses = [label_loss(network(images, padding, ids, lengths)).item() for ids in (labels, longer)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -199,7 +199,7 @@ def test_padding_does_not_change_the_loss(kind):
 @both_decoders
 def test_overfits_four_images_in_autoregressive_decoding(kind):
     network = recognizer(kind)
-    images, padding, labels, lengths = some_pictures()
+    images, padding, labels, lengths = some_images()
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3)
     for _ in range(200):
         loss = label_loss(network(images, padding, labels, lengths))
@@ -221,7 +221,7 @@ def test_overfits_four_images_in_autoregressive_decoding(kind):
 @both_decoders
 def test_overfits_32_real_images_in_autoregressive_decoding(kind, shared_data):
     sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-    from decoding import SMALL, SMALL_ENCODER, batches, open_pictures
+    from decoding import SMALL, SMALL_ENCODER, batches, open_images
 
     split = shared_data / "CROHME" / "2014"
     lines = (split / "labels.txt").read_text(encoding="utf-8").splitlines()[:32]
@@ -230,7 +230,7 @@ def test_overfits_32_real_images_in_autoregressive_decoding(kind, shared_data):
     truths = {name: [tokens.index(token) + 3 for token in text.split()] for name, text in texts.items()}
     torch.manual_seed(0)
     network = Recognizer(len(tokens) + 3, SMALL_ENCODER | {"dropout": 0.0}, kind, SMALL[kind] | {"dropout": 0.0})
-    items, random = open_pictures(split, 32, 0.5), Random(0)
+    items, random = open_images(split, 32, 0.5), Random(0)
 
     def data(random: Random | None):
         for images, padding, lengths, names in batches(items, 8, random):
@@ -243,7 +243,7 @@ def test_overfits_32_real_images_in_autoregressive_decoding(kind, shared_data):
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
         network.train()
-        for batch in data(random):  # other mates each time, or BatchNorm tells one batch from another
+        for batch in data(random):  # other neighbors each time, or BatchNorm tells one batch from another
             loss = label_loss(network(*batch))
             optimizer.zero_grad()
             loss.backward()
@@ -260,7 +260,7 @@ def test_overfits_32_real_images_in_autoregressive_decoding(kind, shared_data):
 @both_decoders
 def test_the_handwritten_encoder_starts_as_a_copy_and_the_standard_one_stays(kind):
     network = recognizer(kind)
-    images, padding, labels, lengths = some_pictures()
+    images, padding, labels, lengths = some_images()
     network(images, padding, labels, lengths, domain="standard")  # moves BatchNorm's averages
     network.start_handwritten_from_standard()
     before = {name: value.clone() for name, value in network.standard_encoder.state_dict().items()}
@@ -285,7 +285,7 @@ def test_an_equal_network_can_be_built_from_its_architecture(kind):
     network = recognizer(kind, domains=("handwritten",)).eval()
     copy = Recognizer(**json.loads(json.dumps(network.architecture()))).eval()
     copy.load_state_dict(network.state_dict())
-    images, padding, *_ = some_pictures()
+    images, padding, *_ = some_images()
     assert copy.read(images, padding) == network.read(images, padding)
     assert copy.standard_encoder is None
 
@@ -345,7 +345,7 @@ def test_a_handwritten_encoder_that_was_left_out_is_made_from_the_standard_one()
 @both_decoders
 def test_bf16_losses_are_within_one_percent_of_fp32(kind):
     network = recognizer(kind).eval()
-    batch = some_pictures()
+    batch = some_images()
     full = label_loss(network(*batch))
     with torch.autocast("cpu", torch.bfloat16):
         output = network(*batch)
@@ -378,10 +378,10 @@ def test_coverage_in_parts_learns_the_same_as_at_once(monkeypatch):
 
 @pytest.mark.slow
 @both_decoders
-def test_what_is_compiled_learns_the_same_from_pictures_of_any_size(kind):
+def test_what_is_compiled_learns_the_same_from_images_of_any_size(kind):
     eager, compiled = recognizer(kind).eval(), recognizer(kind).eval()
     compiled.compile_repeated()
-    images, padding, labels, lengths = some_pictures()
+    images, padding, labels, lengths = some_images()
     for width in (48, 40, 32):
         gradients = []
         for network in (eager, compiled):
@@ -400,10 +400,10 @@ def test_fifty_steps_lose_the_same_as_on_the_plain_path(kind):
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
         found = []
         for _ in range(50):
-            output = network(*some_pictures())
+            output = network(*some_images())
             loss = label_loss(output)
             if output.counts is not None:
-                loss = loss + counting_loss(output.counts, some_pictures()[2])
+                loss = loss + counting_loss(output.counts, some_images()[2])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

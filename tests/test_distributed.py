@@ -1,4 +1,4 @@
-"""Training in several processes, started by torchrun: every picture once in all of them together, one that writes."""
+"""Training in several processes, started by torchrun: every image once in all of them together, one that writes."""
 
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = {
-    "data": {"picture_scale": 0.25, "validation_share": 0.2, "workers": 0},
+    "data": {"image_scale": 0.25, "validation_share": 0.2, "workers": 0},
     "batch": {"max_pixels": 20000},
     "model": {
         "encoder": {"growth": 4, "layers": [1, 1]},
@@ -53,7 +53,7 @@ def test_two_processes_train_one_model(home):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     sizes = json.loads((folder / "summary.json").read_text())["sizes"]
     assert [line["stage"] for line in lines] == ["standard", "alignment", "handwritten"]
-    assert [line["pictures"] for line in lines[1:]] == [sizes["train"]] * 2
+    assert [line["images"] for line in lines[1:]] == [sizes["train"]] * 2
     assert all(line["validation"]["items"] > 0 for line in lines)
     assert lines[2]["validation"]["items"] == sizes["validation"]
     assert json.loads((folder / "summary.json").read_text())["splits"]["test"]["items"] == 4
@@ -62,7 +62,7 @@ def test_two_processes_train_one_model(home):
 # ---- the same weights as in one process ------------------------------------------------------------------------------
 
 STEPS = 20
-STAGE = "{name: decoder, pictures: ink, trains: [decoder], losses: {label: 1}, epochs: 1, learning_rate: 0.02}"
+STAGE = "{name: decoder, images: ink, trains: [decoder], losses: {label: 1}, epochs: 1, learning_rate: 0.02}"
 SETTINGS = [f"stages=[{STAGE}]", "training.optimizer=sgd", "model.gru.dropout=0", "model.counting=0",
             "training.label_smoothing=0.1", "batch.max_pixels=9000", "training.clock=steps",
             f"training.minutes={STEPS / 60}"]  # fmt: skip
@@ -149,7 +149,7 @@ def test_two_processes_end_in_the_weights_of_one(home):
 
 
 @pytest.mark.parametrize("batching", ["fixed", "adaptive"])
-def test_eight_processes_together_read_every_picture_once(home, batching):
+def test_eight_processes_together_read_every_image_once(home, batching):
     from dataset.loading.loaders import make_loaders, open_data
     from utils.config.loading import load_config
 
@@ -178,7 +178,7 @@ class Noise(torch.nn.Module):
     units, indivisible = {"label": "tokens"}, ()
 
     def count_units(self, batch):
-        return {"tokens": batch.tokens, "pictures": len(batch)}
+        return {"tokens": batch.tokens, "images": len(batch)}
 
     def __init__(self, context):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The encoder: padding and batch mates never change what it says about a picture."""
+"""The encoder: padding and neighbors in the batch never change what it says about an image."""
 
 import copy
 
@@ -26,29 +26,29 @@ def encoder(layers: tuple[int, ...]) -> DenseNet:
     return network
 
 
-def batch_of(pictures: list[torch.Tensor], more: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (H, W) -> images (B, 1, H, W) with rubbish in the padding, and the padding."""
-    height = max(picture.shape[0] for picture in pictures) + more
-    width = max(picture.shape[1] for picture in pictures) + more
-    images = torch.full((len(pictures), 1, height, width), 7.0)
-    padding = torch.ones(len(pictures), height, width, dtype=torch.bool)
-    for i, picture in enumerate(pictures):
-        images[i, 0, : picture.shape[0], : picture.shape[1]] = picture
-        padding[i, : picture.shape[0], : picture.shape[1]] = False
-    return images, padding
+def batch_of(images: list[torch.Tensor], more: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (H, W) -> images (B, 1, H, W) with rubbish in the padding, and the padding."""
+    height = max(image.shape[0] for image in images) + more
+    width = max(image.shape[1] for image in images) + more
+    stacked = torch.full((len(images), 1, height, width), 7.0)
+    padding = torch.ones(len(images), height, width, dtype=torch.bool)
+    for i, image in enumerate(images):
+        stacked[i, 0, : image.shape[0], : image.shape[1]] = image
+        padding[i, : image.shape[0], : image.shape[1]] = False
+    return stacked, padding
 
 
 @pytest.mark.parametrize("layers", [(2, 2), (1, 2, 1)])
 @given(sizes=SIZES, more=st.integers(0, 40), seed=st.integers(0, 100))
 @settings(max_examples=12, deadline=None)
 @torch.no_grad()
-def test_a_picture_alone_gives_the_same_features_as_in_any_batch(layers, sizes, more, seed):
+def test_a_image_alone_gives_the_same_features_as_in_any_batch(layers, sizes, more, seed):
     network = encoder(layers)
     generator = torch.Generator().manual_seed(seed)
-    pictures = [torch.rand(size, generator=generator) for size in sizes]
-    features, padding = network(*batch_of(pictures, more))
-    for i, picture in enumerate(pictures):
-        alone, _ = network(picture[None, None], torch.zeros(1, *picture.shape, dtype=torch.bool))
+    images = [torch.rand(size, generator=generator) for size in sizes]
+    features, padding = network(*batch_of(images, more))
+    for i, image in enumerate(images):
+        alone, _ = network(image[None, None], torch.zeros(1, *image.shape, dtype=torch.bool))
         height, width = alone.shape[2:]
         assert (features[i, :, :height, :width] - alone[0]).abs().max() < 1e-5
         assert not padding[i, :height, :width].any() and padding[i].sum() == padding[i].numel() - height * width

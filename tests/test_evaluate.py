@@ -29,7 +29,7 @@ LABELS = {
     "five": "b = a",
     "six": r"\sqrt { x }",
 }
-TALL = "six"  # the only picture of this height
+TALL = "six"  # the only image of this height
 KEYS = {
     "dataset", "split", "items", "search", "clean", "cleaned", "device", "seconds",
     "images_per_second", "exact", "normalized",
@@ -47,10 +47,10 @@ def made(tmp_path_factory) -> Path:
         images = folder / "datasets" / "MINE" / split / "images"
         images.mkdir(parents=True)
         for number, name in enumerate(LABELS):
-            picture = np.full((100 if name == TALL else 40 + number, 50 + 7 * number), 255, np.uint8)
-            picture[4:-4, 8:12] = picture[10:14, 5:-5] = 0
-            picture[random.integers(20, 30) : -4, -16:-12] = 0
-            cv2.imwrite(str(images / f"{name}.png"), picture)
+            image = np.full((100 if name == TALL else 40 + number, 50 + 7 * number), 255, np.uint8)
+            image[4:-4, 8:12] = image[10:14, 5:-5] = 0
+            image[random.integers(20, 30) : -4, -16:-12] = 0
+            cv2.imwrite(str(images / f"{name}.png"), image)
         lines = "".join(f"{name}\t{label}\n" for name, label in LABELS.items())
         (images.parent / "labels.txt").write_text(lines)
     tokens = sorted({token for label in LABELS.values() for token in label.split()})
@@ -60,7 +60,7 @@ def made(tmp_path_factory) -> Path:
     options = {"width": 16, "heads": 2, "layers": 2, "feed_forward": 16, "dropout": 0.0}
     model = Recognizer(len(tokens) + 3, encoder, "transformer", options, domains=("handwritten",))
     about = {"architecture": model.architecture(), "vocabulary": tokens}
-    about["data"] = {"picture_scale": 1.0, "max_height": 512, "max_width": 512}
+    about["data"] = {"image_scale": 1.0, "max_height": 512, "max_width": 512}
     save_checkpoint(folder / "model.safetensors", model.state_dict(), about)
     return folder
 
@@ -343,8 +343,8 @@ def test_photographs_are_read_as_recognize_reads_them_and_that_is_told(home, run
     split = home / "datasets" / "MINE" / "test"
     (split / "labels.txt").write_text("one\tx\ntwo\ta + b\n")
     for name in ("one", "two"):
-        picture = cv2.imread(str(split / "images" / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
-        large = cv2.resize(picture, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+        drawn = cv2.imread(str(split / "images" / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
+        large = cv2.resize(drawn, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(
             str(split / "images" / f"{name}.png"), (large * np.linspace(0.6, 1, large.shape[1])).astype(np.uint8)
         )
@@ -371,7 +371,7 @@ def test_readings_that_never_end_are_named_and_wrong(home, run, page):
     assert all(f"{name}: truncated" in errors for name in cut)
 
 
-def test_a_picture_that_fails_costs_itself_alone(home, run, page, monkeypatch):
+def test_a_image_that_fails_costs_itself_alone(home, run, page, monkeypatch):
     run(*CHECKPOINT, "--out", "whole")
     encode = Recognizer.encode
 
@@ -393,7 +393,7 @@ def test_a_picture_that_fails_costs_itself_alone(home, run, page, monkeypatch):
     assert all(less[name]["prediction"] == whole[name]["prediction"] for name in LABELS if name != TALL)
 
     monkeypatch.setattr(Recognizer, "encode", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):  # a mistake of ours is no failure of a picture
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours is no failure of an image
         monkeypatch.setattr(sys, "argv", ["evaluate.py", "--root", "datasets", "--dataset", "MINE", *CHECKPOINT])
         evaluate.main()
     monkeypatch.setattr(Recognizer, "encode", lambda *_, **__: int("x"))
@@ -401,9 +401,9 @@ def test_a_picture_that_fails_costs_itself_alone(home, run, page, monkeypatch):
     assert "could not read a single image" in errors
 
 
-def test_a_picture_that_cannot_be_opened_counts_as_wrong(home, run):
+def test_a_image_that_cannot_be_opened_counts_as_wrong(home, run):
     split = home / "datasets" / "MINE" / "test"
-    (split / "images" / "two.png").write_bytes(b"no picture")
+    (split / "images" / "two.png").write_bytes(b"no image")
     (split / "images" / "four.png").unlink()
     with open(split / "labels.txt", "a") as file:
         file.write("one\tx\nseven\n")
@@ -424,7 +424,7 @@ def test_what_prepare_left_out_counts_as_wrong(home, run):
     from dataset.formats.preparation import prepare
 
     folder = home / "datasets" / "MINE"
-    (folder / "test" / "images" / "two.png").write_bytes(b"no picture")
+    (folder / "test" / "images" / "two.png").write_bytes(b"no image")
     assert len(prepare(folder, folder, progress=False)) == 1  # as --skip-bad does; its store stays
     scores, _ = run(*CHECKPOINT, "--json")
     (failed,) = [failed for failed in scores["failed"] if failed["id"] == "two"]
@@ -484,12 +484,12 @@ def test_the_report_shows_what_went_wrong(home, run, page):
         assert item.attention.shape[0] == len(item.confidences) == len(item.prediction)
         assert cells == (-(-height // item.stride), -(-width // item.stride))
         assert item.attention.sum((1, 2)) == pytest.approx(1, abs=1e-3)
-        assert item.reference_drawn.picture.ndim == 2 and item.reference_drawn.boxes
+        assert item.reference_drawn.image.ndim == 2 and item.reference_drawn.boxes
         assert (item.errors > 0) == any(item.reference_marks + item.prediction_marks)
         assert item.alternatives and item.alternatives[0][0].split()
 
 
-def test_the_report_of_predictions_from_elsewhere_has_pictures_but_no_attention(home, run, page):
+def test_the_report_of_predictions_from_elsewhere_has_images_but_no_attention(home, run, page):
     run("--predictions", write(home, LABELS | {"one": "x ^ {"}), "--out", "out", "--gallery", "5")
     items = {item.name: item for item in page.pop()[2]}
     assert "one" in items and len(items) == 2  # the wrong one, and a fifth of five right ones

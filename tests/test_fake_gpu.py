@@ -91,7 +91,7 @@ def test_search_and_reader_stay_on_the_gpu(gpu, decoder, monkeypatch):
     model = full_model(decoder)
     monkeypatch.setattr(torch, "inference_mode", lambda mode=True: nullcontext())  # which fake tensors do not know
     monkeypatch.setattr(model, "to", lambda device: model)
-    reader = Reader(model, None, {"picture_scale": 1.0, "max_height": 64, "max_width": 96}, None, GPU)
+    reader = Reader(model, None, {"image_scale": 1.0, "max_height": 64, "max_width": 96}, None, GPU)
     explanations = []
 
     def decode(batch):

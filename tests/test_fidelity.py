@@ -1,6 +1,6 @@
-r"""Our pictures beside those of real TeX: latex and dvipng (texlive-latex-base, dvipng, preview-latex-style in Debian).
+r"""Our images beside those of real TeX: latex and dvipng (texlive-latex-base, dvipng, preview-latex-style in Debian).
 
-They are needed only here; without them the tests skip. To see the pictures side by side, and what differs most:
+They are needed only here; without them the tests skip. To see the images side by side, and what differs most:
 
     python -m tests.test_fidelity --labels labels.txt --count 2000 --out sheets/
 """
@@ -97,8 +97,8 @@ def crohme_labels(path: Path, count: int) -> list[str]:
 
 
 def typeset_with_tex(labels: list[str], folder: Path) -> list[np.ndarray | None]:
-    """Pictures by real TeX, dark on light, cropped to their ink; None where TeX refuses the label."""
-    pictures = []
+    """Images by real TeX, dark on light, cropped to their ink; None where TeX refuses the label."""
+    images = []
     for start in range(0, len(labels), PER_RUN):
         batch = labels[start : start + PER_RUN]
         work = folder / f"run{start}"
@@ -122,9 +122,9 @@ def typeset_with_tex(labels: list[str], folder: Path) -> list[np.ndarray | None]
         ]
         subprocess.run(dvipng, cwd=work, capture_output=True, timeout=600)
         for page in range(len(batch)):
-            picture = cv2.imread(str(work / f"page{page + 1}.png"), cv2.IMREAD_GRAYSCALE)
-            pictures.append(None if page in refused else crop(picture))
-    return pictures
+            image = cv2.imread(str(work / f"page{page + 1}.png"), cv2.IMREAD_GRAYSCALE)
+            images.append(None if page in refused else crop(image))
+    return images
 
 
 def refused_pages(log: str, first_line: int) -> set[int]:
@@ -132,17 +132,17 @@ def refused_pages(log: str, first_line: int) -> set[int]:
     return {int(line) - first_line for line in re.findall(r"^l\.(\d+) ", log, re.MULTILINE)}
 
 
-def crop(picture: np.ndarray) -> np.ndarray:
-    rows, columns = np.nonzero(picture.min(axis=1) < 128)[0], np.nonzero(picture.min(axis=0) < 128)[0]
-    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+def crop(image: np.ndarray) -> np.ndarray:
+    rows, columns = np.nonzero(image.min(axis=1) < 128)[0], np.nonzero(image.min(axis=0) < 128)[0]
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def ink_size(picture: np.ndarray) -> tuple[int, int]:
-    return crop(picture).shape
+def ink_size(image: np.ndarray) -> tuple[int, int]:
+    return crop(image).shape
 
 
 class Comparison:
-    """What differs between TeX's pictures and ours.
+    """What differs between TeX's images and ours.
 
     labels, theirs, ours: of those that TeX accepts.   refused: the labels that it does not.
     errors: (N, 2), how much higher and wider ours are, as a share of TeX's; the first two pixels, which rounding may
@@ -150,13 +150,13 @@ class Comparison:
     """
 
     def __init__(self, labels: list[str], folder: Path):
-        pictures = dict(zip(labels, typeset_with_tex(labels, folder), strict=True))
-        self.refused = [label for label, picture in pictures.items() if picture is None]
-        self.labels = [label for label, picture in pictures.items() if picture is not None]
-        self.theirs = [pictures[label] for label in self.labels]
+        images = dict(zip(labels, typeset_with_tex(labels, folder), strict=True))
+        self.refused = [label for label, image in images.items() if image is None]
+        self.labels = [label for label, image in images.items() if image is not None]
+        self.theirs = [images[label] for label in self.labels]
         self.ours = [render(label, Style(em=EM)) for label in self.labels]
-        sizes = np.array([ink_size(picture) for picture in self.theirs], float)
-        difference = np.array([ink_size(picture) for picture in self.ours]) - sizes
+        sizes = np.array([ink_size(image) for image in self.theirs], float)
+        difference = np.array([ink_size(image) for image in self.ours]) - sizes
         self.errors = np.sign(difference) * np.maximum(np.abs(difference) - 2, 0) / sizes
         self.good = (np.abs(self.errors) <= LIMITS).all(axis=1)
         self.good_to_the_pixel = (np.abs(difference / sizes) <= LIMITS).all(axis=1)
@@ -169,7 +169,7 @@ class Comparison:
         return f"height {height:+.0%}, width {width:+.0%}: {self.labels[index]}"
 
     def sheet(self, indices: list[int]) -> np.ndarray:
-        """TeX's picture at the left, ours at the right, a line for each label."""
+        """TeX's image at the left, ours at the right, a line for each label."""
         pairs = [(self.theirs[index], self.ours[index][4:-4, 4:-4]) for index in indices]
         left, right = (max(pair[side].shape[1] for pair in pairs) + 24 for side in (0, 1))
         lines = []
@@ -203,7 +203,7 @@ def test_every_structure_is_as_large_as_real_tex_makes_it(tmp_path):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare our pictures with those of latex and dvipng.")
+    parser = argparse.ArgumentParser(description="Compare our images with those of latex and dvipng.")
     parser.add_argument(
         "--labels", help="labels.txt (name<TAB>tokens), or labels alone; default: labels of all structures"
     )

@@ -1,4 +1,4 @@
-"""InkML: what is read, how the truth becomes a label, how traces become a picture, and what bad files get."""
+"""InkML: what is read, how the truth becomes a label, how traces become an image, and what bad files get."""
 
 import tarfile
 from xml.etree import ElementTree
@@ -303,7 +303,7 @@ def test_mathml_with_a_child_missing_is_named():
         label(None, "<math><msub><mi>x</mi></msub></math>")
 
 
-# ------------------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------------------- images
 
 
 def test_an_ordinary_trace_is_28_pixels_high():
@@ -318,10 +318,10 @@ def test_a_mean_height_of_integers_is_rounded_down():
 
 
 def test_strokes_are_3_pixels_wide_with_the_official_margins():
-    picture = rasterise([np.array([[0, 0], [0, 56.0]])])
-    assert picture.shape == (12 + 28 + 3 + 11, 12 + 3 + 11)
-    assert set(np.unique(picture)) == {0, 255}
-    rows, columns = np.nonzero(picture)
+    image = rasterise([np.array([[0, 0], [0, 56.0]])])
+    assert image.shape == (12 + 28 + 3 + 11, 12 + 3 + 11)
+    assert set(np.unique(image)) == {0, 255}
+    rows, columns = np.nonzero(image)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (12, 42, 12, 14)
 
 
@@ -350,7 +350,7 @@ def test_a_point_far_off_is_told():
     ("split", "step", "least_labels", "least_sizes", "least_overlap"),
     [("train", 88, 0.97, 0.98, 0.99), ("2014", 9, 0.95, 0.94, 0.8)],
 )
-def test_labels_and_pictures_agree_with_the_published_ones(
+def test_labels_and_images_agree_with_the_published_ones(
     shared_data, tmp_path, split, step, least_labels, least_sizes, least_overlap
 ):
     """Every step-th file, about 100 of each split, so the bounds are a little looser than for all of them."""

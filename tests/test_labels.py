@@ -112,7 +112,7 @@ TEXT = "f00\tx = 1\r\nf01\t速度 、 v 。\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "gbk"])
-def test_usual_encodings_are_recognised(encoding, tmp_path):
+def test_usual_encodings_are_recognized(encoding, tmp_path):
     data = TEXT.encode(encoding)
     assert list(decoded_lines(data, "labels")) == ["f00\tx = 1", "f01\t速度 、 v 。"]
     (tmp_path / "labels.txt").write_bytes(data)

@@ -27,9 +27,9 @@ def write(folder: Path, split: str, labels: list[str], copies: int) -> None:
     for number, label in enumerate(labels):
         for copy in range(copies):
             name = f"{split}_{number}_{copy}"
-            picture = np.full(random.integers(20, 60, 2), 255, np.uint8)
-            picture[8:12, 6:15] = 0
-            cv2.imwrite(str(folder / split / "images" / f"{name}.png"), picture)
+            image = np.full(random.integers(20, 60, 2), 255, np.uint8)
+            image[8:12, 6:15] = 0
+            cv2.imwrite(str(folder / split / "images" / f"{name}.png"), image)
             lines.append(f"{name}\t{label}\n")
     (folder / split / "labels.txt").write_text("".join(lines))
 
@@ -74,27 +74,27 @@ def test_labels_that_cannot_be_drawn_are_listed_and_left_out_of_standard_images_
         assert pairs.ink.label(i).tolist() == pairs.standard.label(int(pairs.partners[i])).tolist()
 
 
-def test_larger_pictures_are_scaled_to_the_limits_and_none_is_lost(folder):
-    ink = Data(folder, settings(folder, max_width=16, picture_scale=0.5), 3).ink("train")
+def test_larger_images_are_scaled_to_the_limits_and_none_is_lost(folder):
+    ink = Data(folder, settings(folder, max_width=16, image_scale=0.5), 3).ink("train")
     sizes = ink.sizes(0, 0)
     assert sizes[:, 1].max() <= 16
-    assert [ink.picture(i, 0, 0).shape for i in range(len(ink))] == [tuple(size) for size in sizes]
+    assert [ink.image(i, 0, 0).shape for i in range(len(ink))] == [tuple(size) for size in sizes]
 
 
 @pytest.mark.parametrize("kind", ["standard", "ink", "pairs"])
 def test_batches_are_the_same_for_any_number_of_workers(data, inked, kind):
-    """In the pairs, ink is drawn anew from its strokes."""
+    """In the pairs, ink is drawn again from its strokes."""
     strokes = StrokeAugmentation(pen=(2, 4), jitter=1, shift=3, scale=(0.8, 1.2), slant=0.2, smoothing=1)
 
     def batches(workers: int) -> list:
         augmentation = Augmentation(scale=(0.7, 1.4), rotation=3, distortion=2)
-        pictures = {
+        images = {
             "standard": lambda: data.standard("train", VARIED),
             "ink": lambda: data.ink("train", augmentation),
             "pairs": lambda: Data(inked, settings(inked), 3).pairs("train", VARIED, augmentation, strokes),
         }[kind]()
-        items = Items(pictures, kind, 5, with_boxes=kind != "ink")
-        loader = Loader(items, FixedBatchSampler(pictures.sizes, 4, plan=EpochPlan(seed=5)), workers)
+        items = Items(images, kind, 5, with_boxes=kind != "ink")
+        loader = Loader(items, FixedBatchSampler(images.sizes, 4, plan=EpochPlan(seed=5)), workers)
         loader.set_epoch(2)
         return list(loader)
 
@@ -117,9 +117,9 @@ def test_new_expressions_join_the_training_labels_and_none_is_held_out(data):
     assert '"validation"' in manifest.read_text() and '"test"' in manifest.read_text()
 
 
-def test_another_epoch_shows_other_pictures(data):
+def test_another_epoch_shows_other_images(data):
     standard = data.standard("train", VARIED)
-    assert any(not np.array_equal(standard.picture(0, 0, 0), standard.picture(0, 0, epoch)) for epoch in (1, 2, 3))
+    assert any(not np.array_equal(standard.image(0, 0, 0), standard.image(0, 0, epoch)) for epoch in (1, 2, 3))
 
 
 def test_a_loader_goes_on_in_the_middle_of_an_epoch(data):
@@ -145,15 +145,15 @@ def test_every_stage_of_the_shipped_config_gets_its_loaders(inked, batching, pre
         train, validation = make_loaders(data, stage, config, batching, stride=8)
         train.set_epoch(0)
         batch = next(iter(train))
-        assert (batch.ink is None) == (stage.pictures == "standard")
-        assert (batch.standard is None) == (stage.pictures == "ink")
+        assert (batch.ink is None) == (stage.images == "standard")
+        assert (batch.standard is None) == (stage.images == "ink")
         assert sum(len(batch) for batch in validation) > 0
 
 
 def test_a_split_is_read_whole_whatever_its_tokens(folder):
-    about = {"vocabulary": ["x", "a"], "data": {"picture_scale": 0.5, "max_height": 512, "max_width": 512}}
+    about = {"vocabulary": ["x", "a"], "data": {"image_scale": 0.5, "max_height": 512, "max_width": 512}}
     vocabulary, loader = open_split_loader(folder, "test", about, stride=8)
-    truths = [truth for batch in loader for truth in batch.truths()]
+    truths = [truth for batch in loader for truth in batch.references()]
     assert [vocabulary.decode(truth) for truth in truths] == [["x", "<unknown>", "a"]] * 2
     with pytest.raises(DataError, match="no split 2099; there are: test, train"):
         open_split_loader(folder, "2099", about, stride=8)
@@ -185,16 +185,16 @@ def test_where_a_loss_asks_batches_say_where_each_token_lies(inked, stage, more)
     train.set_epoch(0)
     names = []
     for batch in train:
-        images = batch.standard if stage.pictures == "standard" else batch.ink
+        shown = batch.standard if stage.images == "standard" else batch.ink
         assert batch.boxes.shape == (*batch.labels.shape, 4)
-        for name, picture, truth, boxes in zip(batch.names, images[:, 0], batch.truths(), batch.boxes, strict=True):
+        for name, image, truth, boxes in zip(batch.names, shown[:, 0], batch.references(), batch.boxes, strict=True):
             names.append(name)
             has_box = [token not in "{}^_" for token in data.vocabulary.decode(truth)]
             assert boxes.isfinite().all(1).tolist() == has_box + [False] * (len(boxes) - len(truth))
             for left, top, right, bottom in boxes[: len(truth)][has_box].round().int().tolist():
-                assert picture[max(top, 0) : bottom, max(left, 0) : right].max() > 100
-    assert any(name.startswith("ink_") for name in names) == (stage.pictures != "standard")
-    assert any(not name.startswith("ink_") for name in names) == (stage.pictures == "standard" or bool(more))
+                assert image[max(top, 0) : bottom, max(left, 0) : right].max() > 100
+    assert any(name.startswith("ink_") for name in names) == (stage.images != "standard")
+    assert any(not name.startswith("ink_") for name in names) == (stage.images == "standard" or bool(more))
 
 
 def test_nobody_looks_for_boxes_that_no_loss_asks_for(inked):
@@ -210,7 +210,7 @@ def test_strokes_are_distorted_where_a_stage_is_augmented_and_never_in_validatio
     data = Data(inked, settings(inked), 3)
     plain = "augment={scale: [1, 1], stretch: [1, 1], rotation: 0, shear: 0, perspective: 0, distortion: 0, "
     plain += "thickness: 0, contrast: 0, blur: 0, cut_outs: 0, cut_out_size: 8, strokes: {shift: 5}}"
-    assignments = [plain, "data.picture_scale=1", "stages.alignment.augment=false"]
+    assignments = [plain, "data.image_scale=1", "stages.alignment.augment=false"]
     config = load_config(ROOT / "config.yaml", "INK", None, ["data.workers=0", *assignments])
     for name, is_distorted in (("alignment", False), ("handwritten", True)):
         stage = next(each for each in config.stages if each.name == name)
@@ -218,11 +218,11 @@ def test_strokes_are_distorted_where_a_stage_is_augmented_and_never_in_validatio
         loaders[0].set_epoch(0)
         for loader, expected in zip(loaders, (is_distorted, False), strict=True):
             batch = next(iter(loader))
-            pictures = loader.items.source
-            ink = getattr(pictures, "ink", pictures)
+            images = loader.items.source
+            ink = getattr(images, "ink", images)
             height, width = ink.store.sizes[ink.indices[batch.indices[0]]]
             shown = batch.ink[0, 0, :height, :width].numpy()
-            assert (shown != ink.store.picture(int(ink.indices[batch.indices[0]]))).any() == expected
+            assert (shown != ink.store.image(int(ink.indices[batch.indices[0]]))).any() == expected
 
 
 def test_attention_without_strokes_says_before_anything_takes_time_how_to_get_them(data):

@@ -26,7 +26,7 @@ def quick_collections():
 @dataclass
 class FakeBatch:
     inputs: torch.Tensor  # (B, 4)
-    tokens: torch.Tensor  # (B,) real tokens of each picture
+    tokens: torch.Tensor  # (B,) real tokens of each image
     names: list
 
     def __len__(self):
@@ -47,11 +47,11 @@ class FakeBatch:
 def make_batch(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(count, 4, generator=generator)
-    return FakeBatch(inputs, torch.randint(1, 9, (count,), generator=generator), [f"picture{i}" for i in range(count)])
+    return FakeBatch(inputs, torch.randint(1, 9, (count,), generator=generator), [f"image{i}" for i in range(count)])
 
 
 class Training:
-    """A tiny model whose step fails above so many pictures: in forward, or in backward when gradients were touched."""
+    """A tiny model whose step fails above so many images: in forward, or in backward when gradients were touched."""
 
     def __init__(self, limit=10**9, fails_in="forward", dropout=0.0):
         torch.manual_seed(0)
@@ -90,7 +90,7 @@ def test_a_batch_that_is_too_large_gives_the_same_gradients_in_pieces(limit, fai
     parts, was_split = pieces.run(make_batch(13))
     assert was_split and sum(parts) == pytest.approx(losses[0])
     torch.testing.assert_close(pieces.gradients(), whole.gradients())
-    assert sum(pieces.steps[-len(parts) :]) == 13  # every picture, once
+    assert sum(pieces.steps[-len(parts) :]) == 13  # every image, once
 
 
 def test_a_run_in_which_every_batch_fails_at_first_ends_with_the_same_weights():
@@ -118,21 +118,21 @@ def test_a_failed_attempt_does_not_move_the_random_numbers():
     torch.testing.assert_close(next_recovered, torch.rand(3))
 
 
-def test_a_single_picture_that_does_not_fit_is_named_with_what_would_help():
+def test_a_single_image_that_does_not_fit_is_named_with_what_would_help():
     training = Training(0)
-    with pytest.raises(MemoryLimitError, match="picture0: this picture alone .100 pixels.*max_height.*picture_scale"):
+    with pytest.raises(MemoryLimitError, match="image0: this image alone .100 pixels.*max_height.*image_scale"):
         training.run(make_batch(3))
 
 
 def test_a_batch_whose_loss_must_see_it_whole_is_not_split():
     training = Training(2)
-    with pytest.raises(MemoryLimitError, match="a batch of 3 pictures .300 pixels.*contrast would have another"):
+    with pytest.raises(MemoryLimitError, match="a batch of 3 images .300 pixels.*contrast would have another"):
         run_in_pieces(make_batch(3), lambda piece: training.step(piece, 1), lambda: None, indivisible=("contrast",))
     assert training.steps == [3, 3]  # once more, when memory was freed
     run_in_pieces(make_batch(2), lambda piece: training.step(piece, 1), lambda: None, indivisible=("contrast",))
 
 
-def test_a_single_picture_gets_a_second_chance_once_memory_was_freed():
+def test_a_single_image_gets_a_second_chance_once_memory_was_freed():
     training, failures = Training(), iter([True, False])
 
     def step(piece):
@@ -169,7 +169,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
     assert is_out_of_memory(caught.value)
 
 
-def test_a_rank_without_a_picture_takes_part_with_nothing():
+def test_a_rank_without_a_image_takes_part_with_nothing():
     started = []
     assert run_in_pieces(None, None, lambda: started.append(1)) == ([], False)
     assert started
@@ -179,7 +179,7 @@ def test_a_rank_without_a_picture_takes_part_with_nothing():
 
 
 NEVER = 10**9
-SHARES = [(6, 5), (4, 7), (0, 3), (2, 1)]  # pictures of each rank, turn by turn
+SHARES = [(6, 5), (4, 7), (0, 3), (2, 1)]  # images of each rank, turn by turn
 LIMITS = [(NEVER, 2), (NEVER, NEVER), (NEVER, 1), (0, NEVER)]
 
 
@@ -220,14 +220,14 @@ def test_two_ranks_of_which_one_must_split_agree_with_one_process(tmp_path):
         process.join(20)
 
     alone = Training()
-    for turn, must_split in enumerate((True, False, True)):  # in the third, the first rank has no picture at all
+    for turn, must_split in enumerate((True, False, True)):  # in the third, the first rank has no image at all
         alone.run(make_batch(sum(SHARES[turn]), turn))
         for was_split, gradients in (found[0][turn], found[1][turn]):
             assert was_split == must_split  # both know, so both change their budget
             torch.testing.assert_close(torch.tensor(gradients), alone.gradients())
         alone.learn()
-    # In the last, a picture does not fit on the first rank: both stop.
-    assert "picture0" in found[0][3] and "another process" in found[1][3]
+    # In the last, an image does not fit on the first rank: both stop.
+    assert "image0" in found[0][3] and "another process" in found[1][3]
 
 
 # ---- budget and probes -----------------------------------------------------------------------------------------------
@@ -276,5 +276,5 @@ def test_probing_stops_where_memory_ends():
     assert max(pixels for pixels, _, _ in fit_memory(probe, available=10**12).probes) == 8 * 128 * 512
     with pytest.raises(MemoryLimitError, match="128 x 512"):
         fit_memory(lambda count, *_: probe(99, 1, 1, 1), available=10**9)
-    with pytest.raises(MemoryLimitError, match="no room for one picture"):
+    with pytest.raises(MemoryLimitError, match="no room for one image"):
         fit_memory(probe, available=10**8)

@@ -1,4 +1,4 @@
-"""Several sources in one stage: how many of each, which, and that each picture comes with its own label."""
+"""Several sources in one stage: how many of each, which, and that each image comes with its own label."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from dataset.images.mixture import Mixture, between
 from dataset.sampler import AdaptiveBatchSampler, EpochPlan, FixedBatchSampler
 
 
-class Pictures:
-    """Made-up pictures: each holds its own number, and is as wide."""
+class Images:
+    """Made-up images: each holds its own number, and is as wide."""
 
     def __init__(self, numbers, side):
         self.numbers, self.side = np.array(numbers), side
@@ -20,7 +20,7 @@ class Pictures:
     def sizes(self, seed, epoch):
         return np.stack([np.full(len(self), 8), self.numbers], axis=1)
 
-    def picture(self, index, seed, epoch):
+    def image(self, index, seed, epoch):
         return np.full((8, self.numbers[index]), self.numbers[index], np.uint8)
 
     def label(self, index):
@@ -30,7 +30,7 @@ class Pictures:
         return f"{self.side} {self.numbers[index]}"
 
 
-INK, OTHER = Pictures(range(1, 41), "ink"), Pictures(range(101, 201), "standard")
+INK, OTHER = Images(range(1, 41), "ink"), Images(range(101, 201), "standard")
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def test_an_epoch_deals_what_was_chosen_once_and_nothing_else(replay, sampler):
         assert 0 <= batches.summary()["padding"] < 1
 
 
-def test_pictures_labels_names_and_sizes_belong_together(replay):
+def test_images_labels_names_and_sizes_belong_together(replay):
     sizes = replay.sizes(0, 0)
     for index in (0, 39, 40, 139):
         number = int(replay.label(index)[0])
-        assert replay.picture(index, 0, 0).shape == tuple(sizes[index])
-        assert replay.picture(index, 0, 0)[0, 0] == number
+        assert replay.image(index, 0, 0).shape == tuple(sizes[index])
+        assert replay.image(index, 0, 0)[0, 0] == number
         assert replay.name(index) == f"{'ink' if index < 40 else 'standard'} {number}"
 
 

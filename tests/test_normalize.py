@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset.latex import normalization as rules
-from dataset.latex.comparison import same_picture
+from dataset.latex.comparison import same_image
 from dataset.latex.normalization import RULES, RULES_VERSION, normalize
 from dataset.latex.parser import Node, parse, to_tokens, tokenize
 from tests.test_latex import LABELS
@@ -159,7 +159,7 @@ def test_a_bracket_that_an_optional_argument_would_end_at_keeps_its_braces():
 
 @settings(max_examples=150)
 @given(LABELS)
-def test_what_is_normalised_is_well_formed_and_stays_as_it_is(tokens):
+def test_what_is_normalized_is_well_formed_and_stays_as_it_is(tokens):
     once = normalize(tokens)
     assert to_tokens(parse(once)) == once
     assert normalize(once) == once
@@ -246,7 +246,7 @@ def test_two_spellings_of_a_crohme_label_become_one(shared_data):
     assert different > 900
 
 
-def test_crohme_labels_keep_their_picture(shared_data):
+def test_crohme_labels_keep_their_image(shared_data):
     r"""But for `\limits` and a prime in an argument of its own: TeX prints them elsewhere, nobody writes them there."""
     changed = 0
     for split in ("train", "2014"):
@@ -255,7 +255,7 @@ def test_crohme_labels_keep_their_picture(shared_data):
             plain = " ".join(token for token in tokens if token != r"\limits").replace("{ ' }", r"{ \prime }").split()
             found = normalize(tokens)
             changed += found != list(tokens)
-            assert same_picture(plain, found), " ".join(tokens)
+            assert same_image(plain, found), " ".join(tokens)
     assert changed > 40
 
 

@@ -45,11 +45,11 @@ SCORES = {
 
 def drawn(tokens: list[str]) -> Drawn | None:
     """A bar for each token, 20 pixels apart."""
-    picture = np.full((40, 20 * len(tokens) + 10), 255, np.uint8)
+    image = np.full((40, 20 * len(tokens) + 10), 255, np.uint8)
     boxes = [(i, 20 * i + 8.0, 10.0, 20 * i + 18.0, 30.0) for i in range(len(tokens))]
     for _, left, top, right, bottom in boxes:
-        picture[int(top) : int(bottom), int(left) : int(right)] = 0
-    return Drawn(picture, boxes) if tokens else None
+        image[int(top) : int(bottom), int(left) : int(right)] = 0
+    return Drawn(image, boxes) if tokens else None
 
 
 def item(name: str, reference: str, prediction: str, **changes) -> ReportItem:
@@ -222,13 +222,13 @@ def test_a_page_of_360_items_stays_small(tmp_path):
 
     random, items = np.random.default_rng(0), []
     for number in range(360):
-        picture = np.zeros((100, 300), np.uint8)
+        drawn = np.zeros((100, 300), np.uint8)
         for _ in range(12):  # strokes of about the length and grey levels of ink
             points = np.cumsum(random.normal(0, 9, (9, 2)), axis=0) + random.uniform((10, 20), (290, 80))
-            cv2.polylines(picture, [points.astype(np.int32)], False, 255, 3, cv2.LINE_AA)
-        made = item(f"picture {number}", "a b c d e f g h i j k l m n o", "a b c d e f g h i j k l m n p")
-        made.image, made.attention = picture, random.dirichlet(np.full(7 * 19, 0.05), 15).reshape(15, 7, 19)
-        made.reference_drawn.picture = made.prediction_drawn.picture = 255 - picture[20:80]
+            cv2.polylines(drawn, [points.astype(np.int32)], False, 255, 3, cv2.LINE_AA)
+        made = item(f"image {number}", "a b c d e f g h i j k l m n o", "a b c d e f g h i j k l m n p")
+        made.image, made.attention = drawn, random.dirichlet(np.full(7 * 19, 0.05), 15).reshape(15, 7, 19)
+        made.reference_drawn.image = made.prediction_drawn.image = 255 - drawn[20:80]
         items.append(made)
     write_page(tmp_path / "report.html", "size", SCORES, items)
     size = (tmp_path / "report.html").stat().st_size
@@ -237,15 +237,15 @@ def test_a_page_of_360_items_stays_small(tmp_path):
 
 
 def test_text_is_readable_in_both_colour_schemes():
-    """Contrast of at least 4.5 (WCAG 2.2, 1.4.3) wherever text of one colour stands on another."""
+    """Contrast of at least 4.5 (WCAG 2.2, 1.4.3) wherever text of one color stands on another."""
     style = (Path(__file__).resolve().parents[1] / "utils" / "evaluation" / "page.css").read_text(encoding="utf-8")
     parts = style.split("* { box-sizing")[0].split("prefers-color-scheme: dark")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in parts)
     assert light.keys() > dark.keys() and dark["text"] > light["text"]
     dark = light | dark
 
-    def luminance(colour: str) -> float:
-        parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    def luminance(color: str) -> float:
+        parts = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
@@ -304,7 +304,7 @@ class Browser:
         return json.loads(text)
 
     def open(self, address: str) -> None:
-        for url in ("about:blank", address):  # else a change of the hash alone would not load the page anew
+        for url in ("about:blank", address):  # else a change of the hash alone would not load the page again
             self.events.clear()
             loader = self.ask("Page.navigate", url=url)["loaderId"]
             while not any(self._is_loaded(event, loader) for event in self.events):
@@ -328,7 +328,7 @@ class Browser:
     def mouse(self, selector: str, *kinds: str) -> None:
         element = f"document.querySelector({json.dumps(selector)})"
         self.value(f"{element}.scrollIntoView({{ block: 'center' }})")
-        # what comes into view is laid out anew, and may move
+        # what comes into view is laid out again, and may move
         self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         left, top, width, height = self.value(f"(({{ x, y, width, height }}) => [x, y, width, height])({element}"
                                               ".getBoundingClientRect())")  # fmt: skip
@@ -369,7 +369,7 @@ def address(tmp_path_factory) -> str:
     return (folder / "report.html").as_uri()
 
 
-# Where the overlay is darkest, as a share of the picture's width and height, and how dark: null where there is none.
+# Where the overlay is darkest, as a share of the image's width and height, and how dark: null where there is none.
 PEAK = """(() => {
   const canvas = document.querySelector(".ink canvas");
   if (!canvas) return null;
@@ -387,7 +387,7 @@ PEAK = """(() => {
 
 
 def looked_at(browser: Browser) -> tuple | None:
-    """Item, and pixel of its picture of 40 x 120, at which the overlay has its peak."""
+    """Item, and pixel of its image of 40 x 120, at which the overlay has its peak."""
     peak = browser.value(PEAK)
     return peak and (peak[0], round(peak[1] * 120), round(peak[2] * 40))
 

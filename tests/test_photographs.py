@@ -1,4 +1,4 @@
-"""Whatever a person took a picture of, the network sees clean ink of the usual size; a training picture stays."""
+"""Whatever a person took an image of, the network sees clean ink of the usual size; a training image stays."""
 
 import io
 
@@ -12,6 +12,7 @@ from PIL import Image
 from tests.benchmarks.photographs import KINDS, photograph
 from utils.errors import DataError
 from utils.reading.components import pieces_of, stroke_width, symbol_height
+from utils.reading.images import MARGIN, normalize_image, read_image
 from utils.reading.paper_lines import remove_lines
 from utils.reading.photographs import (
     PEN,
@@ -22,17 +23,16 @@ from utils.reading.photographs import (
     is_drawn,
     noise_of,
 )
-from utils.reading.pictures import MARGIN, normalize_image, read_picture
 
 
 def formula(pen: int = 3) -> np.ndarray:
     """(a + 1) / 2 = x, roughly, of the usual size: uint8 (H, W), ink 255 on paper 0."""
-    picture = np.zeros((110, 270), np.uint8)
+    image = np.zeros((110, 270), np.uint8)
 
     def stroke(*points):
-        cv2.polylines(picture, [np.array(points, np.int32)], False, 255, pen)
+        cv2.polylines(image, [np.array(points, np.int32)], False, 255, pen)
 
-    cv2.ellipse(picture, (38, 34), (13, 15), 0, 0, 360, 255, pen)
+    cv2.ellipse(image, (38, 34), (13, 15), 0, 0, 360, 255, pen)
     stroke((52, 18), (52, 50))
     stroke((72, 34), (94, 34))
     stroke((83, 22), (83, 46))
@@ -43,7 +43,7 @@ def formula(pen: int = 3) -> np.ndarray:
     stroke((158, 64), (184, 64))
     stroke((206, 42), (236, 78))
     stroke((236, 42), (206, 78))
-    return picture
+    return image
 
 
 def on_paper(ink: np.ndarray, size: float = 1.0, paper: int = 235, darkness: float = 0.7) -> np.ndarray:
@@ -53,12 +53,12 @@ def on_paper(ink: np.ndarray, size: float = 1.0, paper: int = 235, darkness: flo
 
 
 def share_found(ink: np.ndarray, given: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
-    """Shares of the true ink that was found, and of the found ink that is true, up to 2.5 px of the network's picture.
+    """Shares of the true ink that was found, and of the found ink that is true, up to 2.5 px of the network's image.
 
     given: a photograph, and (3, 3), which takes pixels of `ink` to it.
     """
-    picture, matrix = given
-    cleaned = clean(picture)[0]
+    photographed, matrix = given
+    cleaned = clean(photographed)[0]
     to_clean = np.linalg.inv(cleaned.to_given) @ matrix
     truth = cv2.warpPerspective(ink, to_clean, cleaned.image.shape[::-1]) > 127
     seen = cleaned.image > 127
@@ -69,25 +69,25 @@ def share_found(ink: np.ndarray, given: tuple[np.ndarray, np.ndarray]) -> tuple[
 # ---- what training saw stays as it is --------------------------------------------------------------------------------
 
 
-def test_real_training_pictures_come_through_unchanged(shared_data):
+def test_real_training_images_come_through_unchanged(shared_data):
     for split in ("train", "2014"):
         files = sorted((shared_data / "CROHME" / split / "images").iterdir())
         for file in files[:: max(1, len(files) // 150)]:
-            picture = read_picture(file)
-            [cleaned] = clean(picture)
-            assert np.array_equal(cleaned.image, normalize_image(picture)), file.name
+            image = read_image(file)
+            [cleaned] = clean(image)
+            assert np.array_equal(cleaned.image, normalize_image(image)), file.name
 
 
 @pytest.mark.parametrize("pen", [2, 3, 4])
-def test_a_drawn_picture_stays_as_it_is_in_either_polarity(pen):
-    for picture in (formula(pen), 255 - formula(pen), (formula(pen) > 0).astype(np.uint8)):
-        [cleaned] = clean(picture)
+def test_a_drawn_image_stays_as_it_is_in_either_polarity(pen):
+    for image in (formula(pen), 255 - formula(pen), (formula(pen) > 0).astype(np.uint8)):
+        [cleaned] = clean(image)
         assert np.array_equal(cleaned.image, normalize_image(formula(pen)))
         rows, columns = np.nonzero(formula(pen))
         assert cleaned.to_given @ (MARGIN, MARGIN, 1) == pytest.approx((columns.min(), rows.min(), 1))
 
 
-def test_a_two_valued_picture_of_another_size_or_pen_is_not_a_training_picture():
+def test_a_two_valued_image_of_another_size_or_pen_is_not_a_training_image():
     large = cv2.resize(formula(), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
     assert is_drawn(formula()) and not is_drawn(large)
     assert not is_drawn(cv2.dilate(formula(), np.ones((5, 5), np.uint8)))
@@ -118,8 +118,8 @@ def test_ink_comes_out_in_the_usual_size_and_pen(size):
 @pytest.mark.parametrize("angle", [-14, -8, 8, 14])
 def test_turned_writing_is_turned_back(angle):
     turn = cv2.getRotationMatrix2D((135, 55), -angle, 1)
-    picture = cv2.warpAffine(np.pad(formula(), 60), turn, (390, 230), flags=cv2.INTER_CUBIC)
-    given = clean(on_paper(picture))[0].to_given
+    image = cv2.warpAffine(np.pad(formula(), 60), turn, (390, 230), flags=cv2.INTER_CUBIC)
+    given = clean(on_paper(image))[0].to_given
     seen = np.degrees(np.arctan2(given[1, 0], given[0, 0]))
     assert abs(seen - angle) < 5  # as far as a hand strays on level paper
 
@@ -157,45 +157,45 @@ def test_a_large_photograph_with_small_writing_is_looked_at_again():
     assert found > 0.95 and is_true > 0.95
 
 
-def test_a_picture_of_twenty_pixels_is_read_too():
+def test_a_image_of_twenty_pixels_is_read_too():
     tiny = on_paper(formula(), 20 / 110)
     assert tiny.shape[0] == 20
     assert clean(tiny)[0].image.shape[0] > 60
 
 
 def test_a_thumb_at_the_edge_is_no_ink():
-    picture = on_paper(np.pad(formula(), 80))
-    cv2.ellipse(picture, (20, picture.shape[0]), (60, 45), 0, 0, 360, 70, -1)
-    found, is_true = share_found(formula(), (picture, np.array([[1, 0, 80], [0, 1, 80], [0, 0, 1.0]])))
+    image = on_paper(np.pad(formula(), 80))
+    cv2.ellipse(image, (20, image.shape[0]), (60, 45), 0, 0, 360, 70, -1)
+    found, is_true = share_found(formula(), (image, np.array([[1, 0, 80], [0, 1, 80], [0, 0, 1.0]])))
     assert found > 0.95 and is_true > 0.95
 
 
 @pytest.mark.parametrize("kind", ["black border", "dark left side", "box around the formula"])
 def test_dark_borders_and_boxes_are_no_ink(kind):
-    picture = on_paper(np.pad(formula(), 60))
+    image = on_paper(np.pad(formula(), 60))
     random = np.random.default_rng(0)
     if kind == "black border":
-        picture[:9] = picture[-14:] = picture[:, :11] = picture[:, -8:] = 25
+        image[:9] = image[-14:] = image[:, :11] = image[:, -8:] = 25
     elif kind == "dark left side":
-        picture[:, :30] = 60
+        image[:, :30] = 60
     else:
-        cv2.rectangle(picture, (12, 12), (picture.shape[1] - 14, picture.shape[0] - 15), 70, 2)
+        cv2.rectangle(image, (12, 12), (image.shape[1] - 14, image.shape[0] - 15), 70, 2)
     darkest = 0.35 if kind == "box around the formula" else 0.8
-    picture = (picture * np.linspace(darkest, 1, picture.shape[1]) + random.normal(0, 2, picture.shape)).clip(0, 255)
-    found, is_true = share_found(formula(), (picture.astype(np.uint8), np.array([[1, 0, 60], [0, 1, 60], [0, 0, 1.0]])))
+    image = (image * np.linspace(darkest, 1, image.shape[1]) + random.normal(0, 2, image.shape)).clip(0, 255)
+    found, is_true = share_found(formula(), (image.astype(np.uint8), np.array([[1, 0, 60], [0, 1, 60], [0, 0, 1.0]])))
     assert found > 0.95 and is_true > 0.95
 
 
 # ---- printed lines ---------------------------------------------------------------------------------------------------
 
 
-def ruled(picture: np.ndarray, level: int = 190, squared: bool = False) -> np.ndarray:
-    picture = picture.copy()
-    lines = np.full_like(picture, 255)
+def ruled(image: np.ndarray, level: int = 190, squared: bool = False) -> np.ndarray:
+    image = image.copy()
+    lines = np.full_like(image, 255)
     lines[8::37] = level
     if squared:
         lines[:, 5::37] = level
-    return np.minimum(picture, lines)
+    return np.minimum(image, lines)
 
 
 @pytest.mark.parametrize("squared", [False, True], ids=["ruled", "squared"])
@@ -223,8 +223,8 @@ def test_a_bar_from_edge_to_edge_of_a_narrow_cut_is_ink():
 def test_paper_without_lines_has_none():
     for kind in ("sheet of paper", "photograph"):
         for seed in range(5):
-            picture, _ = photograph(formula(), kind, np.random.default_rng(seed))
-            contrast = contrast_of(picture)
+            image, _ = photograph(formula(), kind, np.random.default_rng(seed))
+            contrast = contrast_of(image)
             assert not remove_lines(contrast, noise_of(contrast))[1]
 
 
@@ -256,14 +256,14 @@ def test_an_empty_page_is_an_error_that_names_it(page):
 def test_whatever_comes_is_either_ink_or_an_error_that_names_it(height, width, kind, seed):
     random = np.random.default_rng(seed % 2**32)
     values = random.integers(0, 256, (height, width))
-    picture = {
+    image = {
         "noise": values,
         "steps": np.kron(values[: height // 9 + 1, : width // 9 + 1], np.ones((9, 9)))[:height, :width],
         "two values": (values > 128) * 255,
         "dots": (values < 2) * 255,
     }[kind].astype(np.uint8)
     try:
-        for view in clean(picture, "a.png"):
+        for view in clean(image, "a.png"):
             assert view.image.dtype == np.uint8 and view.image.max() > 127
             assert np.isfinite(view.to_given).all()
     except DataError as error:
@@ -282,25 +282,25 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 def kinds_of_files() -> dict[str, bytes]:
     grey = on_paper(np.pad(formula(), 20), 2, paper=255, darkness=1.0)
     image = Image.fromarray(grey)
-    colour = image.convert("RGB")
+    color = image.convert("RGB")
     nothing = Image.new("L", image.size, 0)
     turned = Image.Exif()
     turned[0x0112] = 6
     return {
         "PNG": encoded(image, "PNG"),
         "1 bit": encoded(image.convert("1", dither=Image.Dither.NONE), "PNG"),
-        "palette": encoded(colour.quantize(8), "PNG"),
+        "palette": encoded(color.quantize(8), "PNG"),
         "16 bit": encoded(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"),
         "12 bit in 16": encoded(Image.fromarray(grey.astype(np.uint16) * 16), "TIFF"),
         "float": encoded(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
-        "JPEG": encoded(colour, "JPEG", quality=60),
-        "CMYK": encoded(colour.convert("CMYK"), "JPEG"),
-        "CMYK TIFF": encoded(colour.convert("CMYK"), "TIFF"),
-        "Lab": encoded(colour.convert("RGB").convert("YCbCr"), "TIFF"),
-        "WebP": encoded(colour, "WEBP"),
-        "BMP": encoded(colour, "BMP"),
-        "GIF": encoded(colour.quantize(16), "GIF"),
-        "film": encoded(colour.quantize(16), "GIF", save_all=True, append_images=[colour.quantize(4)]),
+        "JPEG": encoded(color, "JPEG", quality=60),
+        "CMYK": encoded(color.convert("CMYK"), "JPEG"),
+        "CMYK TIFF": encoded(color.convert("CMYK"), "TIFF"),
+        "Lab": encoded(color.convert("RGB").convert("YCbCr"), "TIFF"),
+        "WebP": encoded(color, "WEBP"),
+        "BMP": encoded(color, "BMP"),
+        "GIF": encoded(color.quantize(16), "GIF"),
+        "film": encoded(color.quantize(16), "GIF", save_all=True, append_images=[color.quantize(4)]),
         "dark ink on nothing": encoded(Image.merge("LA", (nothing, Image.fromarray(255 - grey))), "PNG"),
         "light ink on nothing": encoded(
             Image.merge("LA", (Image.new("L", image.size, 255), Image.fromarray(255 - grey))), "PNG"
@@ -313,7 +313,7 @@ def kinds_of_files() -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", kinds_of_files())
 def test_every_kind_of_file_gives_the_same_ink(kind):
     matrix = np.array([[2, 0, 40], [0, 2, 40], [0, 0, 1.0]])
-    found, is_true = share_found(formula(), (read_picture(kinds_of_files()[kind]), matrix))
+    found, is_true = share_found(formula(), (read_image(kinds_of_files()[kind]), matrix))
     assert found > 0.97 and is_true > 0.97
 
 
@@ -322,12 +322,12 @@ def test_a_decompression_bomb_is_an_error_that_names_it(tmp_path):
         path = tmp_path / name
         path.write_bytes(encoded(Image.new("1", (side, side)), "PNG"))
         with pytest.raises(DataError, match=rf"{name}: .*expected at most 89,478,485"):
-            read_picture(path)
+            read_image(path)
 
 
-def test_a_heic_picture_that_cannot_be_read_says_what_would_help(tmp_path):
+def test_a_heic_image_that_cannot_be_read_says_what_would_help(tmp_path):
     pytest.importorskip("PIL")
     path = tmp_path / "photo.heic"
     path.write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(40))
     with pytest.raises(DataError, match="photo.heic: is .*(install pillow-heif|truncated)"):
-        read_picture(path)
+        read_image(path)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import dataset.formats.preparation
-from dataset.formats.packages import Reading, recognise, split_name
+from dataset.formats.packages import Reading, recognize, split_name
 from dataset.formats.pickles import read_pickle
 from dataset.formats.preparation import Options, long_labels, prepare, prepare_if_needed
 from dataset.images.store import open_split
@@ -29,28 +29,28 @@ LABELS = {
 
 
 def ink(name, label):
-    """A two-valued picture, white on black, that differs from name to name."""
-    picture = np.zeros((30, 60), np.uint8)
-    picture[10:13, 12 : 20 + 3 * len(label)] = 255
-    picture[10 : 16 + sum(map(ord, name)) % 7, 12:15] = 255
-    return picture
+    """A two-valued image, white on black, that differs from name to name."""
+    image = np.zeros((30, 60), np.uint8)
+    image[10:13, 12 : 20 + 3 * len(label)] = 255
+    image[10 : 16 + sum(map(ord, name)) % 7, 12:15] = 255
+    return image
 
 
 def image(name, label, suffix, is_dark_ink=False):
-    picture = ink(name, label)
-    return cv2.imencode(suffix, 255 - picture if is_dark_ink else picture)[1].tobytes()
+    drawn = ink(name, label)
+    return cv2.imencode(suffix, 255 - drawn if is_dark_ink else drawn)[1].tobytes()
 
 
 def caption(split, separator="\t", suffix=""):
     return "".join(f"{name}{suffix}{separator}{label}\n" for name, label in LABELS[split].items())
 
 
-def make_can(folder, is_dark_ink, separator, protocol=4, shape=lambda picture: picture):
+def make_can(folder, is_dark_ink, separator, protocol=4, shape=lambda image: image):
     folder.mkdir()
     for split, prefix in (("train", "train"), ("2014", "14_test")):
-        pictures = {name: ink(name, label) for name, label in LABELS[split].items()}
-        pictures = {name: shape(255 - p if is_dark_ink else p) for name, p in pictures.items()}
-        (folder / f"{prefix}_images.pkl").write_bytes(pickle.dumps(pictures, protocol))
+        images = {name: ink(name, label) for name, label in LABELS[split].items()}
+        images = {name: shape(255 - p if is_dark_ink else p) for name, p in images.items()}
+        (folder / f"{prefix}_images.pkl").write_bytes(pickle.dumps(images, protocol))
         (folder / f"{prefix}_labels.txt").write_text(caption(split, separator))
     (folder / "words_dict.txt").write_text(
         "\n".join(["eos", "sos", "x", "y", "+", r"\frac", "{", "}", "unused"]) + "\n"
@@ -87,8 +87,8 @@ def make_plain(folder):
 PACKAGES = {
     "pickles, white ink, tabs": lambda f: make_can(f, False, "\t"),
     "pickles, black ink, spaces": lambda f: make_can(f, True, " "),
-    "pickles of Python 2 with a channel": lambda f: make_can(f, False, "\t", 2, lambda picture: picture[None]),
-    "pickles, newest protocol, true and false": lambda f: make_can(f, False, "\t", 5, lambda picture: picture > 0),
+    "pickles of Python 2 with a channel": lambda f: make_can(f, False, "\t", 2, lambda image: image[None]),
+    "pickles, newest protocol, true and false": lambda f: make_can(f, False, "\t", 5, lambda image: image > 0),
     "zip with img/": make_comer,
     "zip without img/": lambda f: make_comer(f, images=""),
     "zip without data/, dark ink": lambda f: make_comer(f, inside="", is_dark_ink=True),
@@ -99,7 +99,7 @@ PACKAGES = {
 
 
 @pytest.mark.parametrize("make", PACKAGES.values(), ids=PACKAGES)
-def test_every_package_gives_the_same_labels_and_pictures(tmp_path, make):
+def test_every_package_gives_the_same_labels_and_images(tmp_path, make):
     assert prepare(make(tmp_path / "download"), tmp_path / "NAME", progress=False) == []
     vocabulary = Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt")
     for split, labels in LABELS.items():
@@ -107,7 +107,7 @@ def test_every_package_gives_the_same_labels_and_pictures(tmp_path, make):
         store = open_split(tmp_path / "NAME", split, vocabulary)
         assert [store.name(i) for i in range(len(store))] == list(labels)
         for index, (name, label) in enumerate(labels.items()):
-            seen, rows_columns = store.picture(index), np.argwhere(ink(name, label))
+            seen, rows_columns = store.image(index), np.argwhere(ink(name, label))
             (top, left), (bottom, right) = rows_columns.min(axis=0), rows_columns.max(axis=0) + 1
             assert np.array_equal(seen, np.pad(ink(name, label)[top:bottom, left:right], 4))
     assert store.tokens(2).tolist() == [UNKNOWN]  # a token that train lacks stays in a test split
@@ -133,7 +133,7 @@ def test_photographs_with_chinese_tokens_come_in_as_they_are(tmp_path, nested):
     assert store.name(0) == "test_0" and vocabulary.decode(store.tokens(0)) == ["x", "、", "y"]
     copied = tmp_path / "NAME" / "test" / "images" / "test_0.jpg"
     assert copied.read_bytes() == image("a", "x", ".jpg", is_dark_ink=True)
-    assert store.picture(0)[6, 6] > 200 and store.picture(0)[0, 0] == 0
+    assert store.image(0)[6, 6] > 200 and store.image(0)[0, 0] == 0
 
 
 def inkml(label, points="0 0, 10 10, 20 0"):
@@ -241,21 +241,21 @@ def test_a_zip_that_unpacks_outside_its_folder_is_refused(tmp_path, name):
 
 def test_bad_items_of_a_package_are_named_and_the_rest_comes_in(tmp_path):
     folder = make_can(tmp_path / "can", False, "\t")
-    pictures = pickle.loads((folder / "train_images.pkl").read_bytes())
+    images = pickle.loads((folder / "train_images.pkl").read_bytes())
     blank = np.zeros((9, 9), np.uint8)
-    pictures |= {"blank": blank, "deep": blank.astype(float), "unasked": ink("u", "x"), "late": ink("l", "x")}
-    (folder / "train_images.pkl").write_bytes(pickle.dumps(pictures))
+    images |= {"blank": blank, "deep": blank.astype(float), "unasked": ink("u", "x"), "late": ink("l", "x")}
+    (folder / "train_images.pkl").write_bytes(pickle.dumps(images))
     with open(folder / "train_labels.txt", "a") as file:
         file.write("gone\tx\nblank\tx\ndeep\tx\nlate\tx \\foo\na_1\ty\n../../up\tx\n")
     told = "\n".join(map(str, prepare(folder, tmp_path / "NAME", progress=False)))
     for words in (
-        "train_labels.txt, line 4: no picture 'gone' in train_images.pkl",
+        "train_labels.txt, line 4: no image 'gone' in train_images.pkl",
         "train_labels.txt, line 5: blank: has no ink",
-        "train_labels.txt, line 6: expected a picture, uint8 (height, width), got float64",
+        "train_labels.txt, line 6: expected an image, uint8 (height, width), got float64",
         r"train_labels.txt, line 7: token 2 of 2, \foo, is not in the vocabulary",
         "train_labels.txt, line 8: duplicate name 'a_1', first in line 1",
-        "train_labels.txt, line 9: no picture '../../up' in train_images.pkl",
-        "train_images.pkl, unasked: a picture without a label",
+        "train_labels.txt, line 9: no image '../../up' in train_images.pkl",
+        "train_images.pkl, unasked: an image without a label",
     ):
         assert words in told
     assert len(told.splitlines()) == 7
@@ -264,7 +264,7 @@ def test_bad_items_of_a_package_are_named_and_the_rest_comes_in(tmp_path):
     assert len(open_split(tmp_path / "NAME", "train", Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt"))) == 3
 
 
-def test_two_pictures_of_one_name_are_one_too_many(tmp_path):
+def test_two_images_of_one_name_are_one_too_many(tmp_path):
     folder = make_plain(tmp_path / "plain")
     (folder / "train" / "images" / "a_1.jpg").write_bytes(image("a", "x", ".jpg"))
     (bad,) = prepare(folder, tmp_path / "NAME", progress=False)
@@ -280,7 +280,7 @@ def test_a_repeated_token_in_the_packages_vocabulary_names_its_file(tmp_path):
         prepare(folder, tmp_path / "NAME", progress=False)
 
 
-def test_a_broken_picture_in_a_zip_is_named(tmp_path):
+def test_a_broken_image_in_a_zip_is_named(tmp_path):
     path = make_comer(tmp_path / "download")
     data = path.read_bytes()
     spot = data.index(image("a_2", LABELS["train"]["a_2"], ".bmp"))
@@ -289,11 +289,11 @@ def test_a_broken_picture_in_a_zip_is_named(tmp_path):
     assert bad.where == "data.zip/data/train/caption.txt, line 2" and "a_2.bmp: cannot be unpacked" in bad.reason
 
 
-def test_labels_without_pictures_beside_them_are_not_passed_over_in_silence(tmp_path, capsys):
+def test_labels_without_images_beside_them_are_not_passed_over_in_silence(tmp_path, capsys):
     folder = make_can(tmp_path / "can", False, "\t")
     (folder / "14_test_images.pkl").unlink()
     prepare(folder, tmp_path / "NAME", progress=False)
-    assert "14_test_labels.txt: no pictures beside it" in capsys.readouterr().err
+    assert "14_test_labels.txt: no images beside it" in capsys.readouterr().err
 
 
 def test_two_sources_of_one_split_are_an_error_that_names_both(tmp_path):
@@ -302,7 +302,7 @@ def test_two_sources_of_one_split_are_an_error_that_names_both(tmp_path):
     (folder / "train" / "labels.txt").write_text("a\tx\n")
     (folder / "train" / "images" / "a.png").write_bytes(image("a", "x", ".png"))
     with pytest.raises(DataError, match=r"two splits 'train', in .*images.* and in .*images"):
-        recognise(folder)
+        recognize(folder)
 
 
 # ---------------------------------------------------------------------------------------- in place, stopped, again
@@ -449,7 +449,7 @@ def test_tables_that_share_their_images_are_splits_of_their_own(tmp_path):
     assert [sorted(labels_of(tmp_path / "NAME" / split)) for split in ("train", "validation")] == [["a", "b"], ["c"]]
 
 
-def test_what_was_changed_in_reading_is_told_and_what_normalising_would_change(tmp_path, capsys):
+def test_what_was_changed_in_reading_is_told_and_what_normalizing_would_change(tmp_path, capsys):
     folder = make_plain(tmp_path / "plain")
     lines = ["a_1\tx − y", r"a_2	$\dfrac{x}{y}$", "b.3\tx"]
     (folder / "train" / "labels.txt").write_text("\n".join(lines), encoding="utf-8")
@@ -532,7 +532,7 @@ def test_adding_keeps_what_is_there_and_the_order_of_the_vocabulary(tmp_path, ca
     assert vocabulary.tokens == (*tokens, "!")
     store = open_split(tmp_path / "NAME", "train", vocabulary)
     assert [store.name(i) for i in range(len(store))] == list("abcde")
-    assert store.picture(0).max() == 255 and vocabulary.decode(store.tokens(4))[2] == "!"
+    assert store.image(0).max() == 255 and vocabulary.decode(store.tokens(4))[2] == "!"
     prepare(new, tmp_path / "NAME", "train", progress=False, options=options)
     assert "already there" in capsys.readouterr().err and len(labels_of(tmp_path / "NAME" / "train")) == 5
 
@@ -557,7 +557,7 @@ def test_strokes_stay_when_items_are_added(tmp_path):
     strokes = open_strokes(tmp_path / "NAME" / "train")
     for index, name in enumerate("ab"):
         known = strokes.find(name, store.sizes[index])
-        assert np.array_equal(draw(known.traces, known.size), store.picture(index))
+        assert np.array_equal(draw(known.traces, known.size), store.image(index))
 
 
 def test_labels_that_are_longer_than_a_reading_are_told(tmp_path):
@@ -585,11 +585,11 @@ def test_the_script_lists_bad_items_and_exits_with_1_unless_told_to_skip_them(tm
     for skip, code in (([], 1), (["--skip-bad"], 0)):
         done = run(*arguments, *skip)
         assert done.returncode == code, done.stderr
-        assert "train_labels.txt, line 4: no picture 'gone'" in done.stderr and "NAME: ready" in done.stdout
+        assert "train_labels.txt, line 4: no image 'gone'" in done.stderr and "NAME: ready" in done.stdout
     assert json.loads((tmp_path / "NAME" / "train" / "prepared.json").read_text())["left_out"] == 1
 
 
-def test_the_script_adds_and_normalises_and_tells_labels_that_are_too_long(tmp_path):
+def test_the_script_adds_and_normalizes_and_tells_labels_that_are_too_long(tmp_path):
     target = ("--dataset", "NAME", "--root", tmp_path, "--split", "train")
     assert run(make_photos(tmp_path / "old"), *target).returncode == 0
     new = make_photos(tmp_path / "new", "d", label="{" + "x" * 100 + "}")

@@ -1,4 +1,4 @@
-"""The library: a checkpoint reads a picture, and says how sure it is and where it looked."""
+"""The library: a checkpoint reads an image, and says how sure it is and where it looked."""
 
 import io
 import json
@@ -14,11 +14,11 @@ from dataset.vocabulary import Vocabulary
 from models.recognizer import Recognizer
 from recognize import Reader, Reading, language
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.reading.pictures import normalize_image
+from utils.reading.images import normalize_image
 from utils.training.run_folder import save_checkpoint
 
 VOCABULARY = [*"abcdexyz12+="]
-DATA = {"picture_scale": 0.5, "max_height": 200, "max_width": 400}
+DATA = {"image_scale": 0.5, "max_height": 200, "max_width": 400}
 OPTIONS = {
     "gru": {"hidden": 16, "embedding": 12, "attention": 16, "coverage_kernel": 3, "dropout": 0.1},
     "transformer": {"width": 16, "heads": 2, "layers": 2, "feed_forward": 32, "dropout": 0.1},
@@ -31,7 +31,7 @@ def recognizer(kind: str = "gru", domains=("standard", "handwritten")) -> Recogn
     encoder = {"layers": (2, 2), "growth": 6, "dropout": 0.0}
     counting = 8 if kind == "gru" else 0
     network = Recognizer(len(VOCABULARY) + 3, encoder, kind, OPTIONS[kind], counting, domains)
-    for parameter in network.parameters():  # readings that differ from picture to picture, and tokens of their own
+    for parameter in network.parameters():  # readings that differ from image to image, and tokens of their own
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
     return network.eval()
@@ -42,14 +42,14 @@ def reader(kind: str = "gru", **data) -> Reader:
 
 
 def written(seed: int = 0, height: int = 60, width: int = 150) -> np.ndarray:
-    """Strokes as training pictures have them: uint8 (H, W), ink 255 on paper 0, 3 px wide."""
+    """Strokes as training images have them: uint8 (H, W), ink 255 on paper 0, 3 px wide."""
     random = np.random.default_rng(seed)
-    picture = np.zeros((height, width), np.uint8)
+    image = np.zeros((height, width), np.uint8)
     for left in range(15, width - 35, 35):
         points = np.stack([random.integers(left, left + 25, 4), random.integers(14, height - 14, 4)], axis=1)
         points[:2, 1] = 14, height - 14
-        cv2.polylines(picture, [points.astype(np.int32)], False, 255, 3)
-    return picture
+        cv2.polylines(image, [points.astype(np.int32)], False, 255, 3)
+    return image
 
 
 def saved(path: Path, network: Recognizer, **changes) -> Path:
@@ -58,17 +58,17 @@ def saved(path: Path, network: Recognizer, **changes) -> Path:
     return path
 
 
-def encoded(picture, kind="PNG", **options) -> bytes:
+def encoded(image, kind="PNG", **options) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, kind, **options)
+    Image.fromarray(image).save(file, kind, **options)
     return file.getvalue()
 
 
 # ---- Recognizer.explain ----------------------------------------------------------------------------------------------
 
 
-def some_pictures() -> tuple[torch.Tensor, torch.Tensor]:
-    """Three pictures of different sizes: images (3, 1, 40, 96) and padding."""
+def some_images() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three images of different sizes: images (3, 1, 40, 96) and padding."""
     images, padding = torch.rand(3, 1, 40, 96).round(), torch.zeros(3, 40, 96, dtype=torch.bool)
     padding[1, :, 50:] = True
     padding[2, 20:] = True
@@ -80,9 +80,9 @@ READINGS = [[3, 4, 5, 6, 7], [8, 3], [9, 9, 4]]
 
 @both_decoders
 @torch.no_grad()
-def test_a_picture_alone_is_explained_as_inside_a_batch(kind):
+def test_a_image_alone_is_explained_as_inside_a_batch(kind):
     network = recognizer(kind)
-    images, padding = some_pictures()
+    images, padding = some_images()
     together = network.explain(images, padding, READINGS)
     for i, reading in enumerate(READINGS):
         height, width = (~padding[i]).any(1).sum(), (~padding[i]).any(0).sum()
@@ -96,7 +96,7 @@ def test_a_picture_alone_is_explained_as_inside_a_batch(kind):
 @torch.no_grad()
 def test_confidences_are_the_probabilities_that_teaching_gives(kind):
     network = recognizer(kind)
-    images, padding = some_pictures()
+    images, padding = some_images()
     lengths = torch.tensor([len(reading) for reading in READINGS])
     labels = torch.zeros(3, 5, dtype=torch.long)
     for row, reading in zip(labels, READINGS, strict=True):
@@ -113,7 +113,7 @@ def test_confidences_are_the_probabilities_that_teaching_gives(kind):
 @both_decoders
 @torch.no_grad()
 def test_an_empty_reading_can_be_explained(kind):
-    images, padding = some_pictures()
+    images, padding = some_images()
     explanations = recognizer(kind).explain(images, padding, [[], [3], []])
     assert [len(explanation.confidences) for explanation in explanations] == [0, 1, 0]
 
@@ -142,28 +142,28 @@ def test_a_reading_says_what_the_network_read(kind, tmp_path):
 
 
 @both_decoders
-def test_many_pictures_are_read_as_each_alone_and_in_their_order(kind):
+def test_many_images_are_read_as_each_alone_and_in_their_order(kind):
     one = reader(kind)
-    pictures = [written(seed, height, width) for seed, (height, width) in
+    images = [written(seed, height, width) for seed, (height, width) in
                 enumerate([(60, 150), (60, 400), (90, 150), (50, 90), (60, 390)])]  # fmt: skip
-    together = one.read_many(pictures)
+    together = one.read_many(images)
     assert len({reading.latex for reading in together}) > 1
-    for picture, reading in zip(pictures, together, strict=True):
-        alone = one.read(picture)
+    for image, reading in zip(images, together, strict=True):
+        alone = one.read(image)
         assert (alone.tokens, alone.boxes) == (reading.tokens, reading.boxes)
         assert alone.confidence == pytest.approx(reading.confidence, rel=1e-3)
 
 
-def test_all_kinds_of_pictures_are_read_alike(tmp_path):
+def test_all_kinds_of_images_are_read_alike(tmp_path):
     grey = written()
     path = tmp_path / "a.png"
     path.write_bytes(encoded(grey))
-    colour = np.repeat(grey[..., None], 3, axis=2)
-    opaque = np.dstack([colour, np.full_like(grey, 255)])
+    color = np.repeat(grey[..., None], 3, axis=2)
+    opaque = np.dstack([color, np.full_like(grey, 255)])
     one = reader()
     latex = one.read(grey).latex
-    for picture in (path, str(path), path.read_bytes(), Image.open(path), 255 - grey, colour, opaque):
-        assert one.read(picture).latex == latex
+    for image in (path, str(path), path.read_bytes(), Image.open(path), 255 - grey, color, opaque):
+        assert one.read(image).latex == latex
 
 
 def test_a_beam_gives_alternatives_and_greedy_none():
@@ -177,47 +177,47 @@ def test_a_beam_gives_alternatives_and_greedy_none():
 
 
 def test_the_network_sees_the_size_that_training_saw():
-    picture = written(0, 60, 150)
-    assert reader(picture_scale=1.0).read(picture).image.shape == normalize_image(picture).shape
-    assert np.array_equal(reader(picture_scale=1.0).read(picture).image, normalize_image(picture))
-    wide = reader(picture_scale=1.0, max_width=64).read(picture).image
+    image = written(0, 60, 150)
+    assert reader(image_scale=1.0).read(image).image.shape == normalize_image(image).shape
+    assert np.array_equal(reader(image_scale=1.0).read(image).image, normalize_image(image))
+    wide = reader(image_scale=1.0, max_width=64).read(image).image
     assert wide.shape[1] == 64
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (37, 90)])
-def test_boxes_are_where_the_decoder_looked_in_the_given_picture(shift, monkeypatch):
-    """An attention that is all in the cell over a dot gives a box over that dot, wherever the picture was cropped."""
+def test_boxes_are_where_the_decoder_looked_in_the_given_image(shift, monkeypatch):
+    """An attention that is all in the cell over a dot gives a box over that dot, wherever the image was cropped."""
     down, right = shift
-    picture = np.zeros((120 + down, 300 + right), np.uint8)
-    cv2.circle(picture, (40 + right, 60 + down), 16, 255, 3)
-    cv2.circle(picture, (240 + right, 60 + down), 16, 255, 3)
+    image = np.zeros((120 + down, 300 + right), np.uint8)
+    cv2.circle(image, (40 + right, 60 + down), 16, 255, 3)
+    cv2.circle(image, (240 + right, 60 + down), 16, 255, 3)
     one = reader()
     explain = one.model.explain_encoded
 
     def looks_right(encoded, readings):
         [explanation] = explain(encoded, readings)
         attention = torch.zeros_like(explanation.attention)
-        cells = one.prepare(picture).views[0].image.shape[1] // one.model.handwritten_encoder.stride
+        cells = one.prepare(image).views[0].image.shape[1] // one.model.handwritten_encoder.stride
         attention[:, 1, cells - 2] = 1
         return [explanation._replace(attention=attention)]
 
     monkeypatch.setattr(one.model, "explain_encoded", looks_right)
-    for left, top, right_edge, bottom in one.read(picture).boxes:
+    for left, top, right_edge, bottom in one.read(image).boxes:
         assert 200 + right < left < right_edge <= 270 + right
         assert 30 + down < top < bottom <= 90 + down
 
 
-def test_boxes_lie_inside_the_given_picture():
-    picture = written(0, 60, 150)
-    large = cv2.resize(255 - picture, None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)
-    for given in (picture, large):
+def test_boxes_lie_inside_the_given_image():
+    image = written(0, 60, 150)
+    large = cv2.resize(255 - image, None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)
+    for given in (image, large):
         for left, top, right, bottom in reader().read(given).boxes:
             assert 0 <= left < right <= given.shape[1] and 0 <= top < bottom <= given.shape[0]
 
 
-def test_what_is_no_picture_is_an_error_that_names_it(tmp_path):
+def test_what_is_no_image_is_an_error_that_names_it(tmp_path):
     (tmp_path / "a.png").write_text("x ^ 2")
-    with pytest.raises(DataError, match="a.png: is truncated or not a picture"):
+    with pytest.raises(DataError, match="a.png: is truncated or not an image"):
         reader().read(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"expected an array uint8 .* got float64 \(3, 4\)"):
         reader().read(np.zeros((3, 4)))
@@ -252,10 +252,10 @@ def test_files_of_ink_and_strokes_are_drawn_and_read(tmp_path):
 
 def test_several_lines_are_warned_of_or_read_by_themselves():
     above, below = written(0), written(3)
-    picture = np.concatenate([above, np.zeros((40, 150), np.uint8), below])
+    image = np.concatenate([above, np.zeros((40, 150), np.uint8), below])
     one = reader()
-    assert one.read(picture).warnings[0] == "2 lines of writing, read as one formula"
-    lines = one.read_lines(picture)
+    assert one.read(image).warnings[0] == "2 lines of writing, read as one formula"
+    lines = one.read_lines(image)
     assert [line.latex for line in lines] == [one.read(above).latex, one.read(below).latex]
     for top, bottom, line in ((0, 60, lines[0]), (100, 160, lines[1])):
         assert all(top <= box[1] < box[3] <= bottom for box in line.boxes)

@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Pictures, ink, and things that are neither."""
+    """Images, ink, and things that are neither."""
     folder = tmp_path / "folder"
     folder.mkdir()
     for seed, name in enumerate(("c.png", "a.png", "b.jpeg")):
@@ -47,7 +47,7 @@ def run(monkeypatch, capsys, *arguments) -> tuple[int, list[str], str]:
     return code, out.splitlines(), errors
 
 
-def test_a_folder_gives_its_pictures_and_ink_in_the_order_of_their_names(folder, checkpoint, monkeypatch, capsys):
+def test_a_folder_gives_its_images_and_ink_in_the_order_of_their_names(folder, checkpoint, monkeypatch, capsys):
     code, lines, errors = run(monkeypatch, capsys, folder, "--checkpoint", checkpoint)
     reader = Reader.load(checkpoint)
     names = ("a.png", "b.jpeg", "c.png", "d.inkml")
@@ -63,7 +63,7 @@ def test_one_input_is_its_latex_alone(folder, checkpoint, monkeypatch, capsys):
 
 
 def test_a_bad_file_among_good_ones_is_named_and_the_rest_goes_on(folder, checkpoint, monkeypatch, capsys):
-    (folder / "b.jpeg").write_bytes(b"no picture")
+    (folder / "b.jpeg").write_bytes(b"no image")
     (folder / "bomb.png").write_bytes(encoded(np.zeros((2, 2), np.uint8)))
     Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
     (folder / "empty.png").write_bytes(encoded(np.full((90, 90), 255, np.uint8)))
@@ -72,19 +72,19 @@ def test_a_bad_file_among_good_ones_is_named_and_the_rest_goes_on(folder, checkp
     code, lines, errors = run(monkeypatch, capsys, folder, missing, "--checkpoint", checkpoint)
     assert code == 1
     assert [bool(line.split("\t")[1]) for line in lines] == [True, False, False, True, False, False, False]
-    for name, reason in (("b.jpeg", "not a picture"), ("bomb.png", "too large"), ("empty.png", "no ink"),
+    for name, reason in (("b.jpeg", "not an image"), ("bomb.png", "too large"), ("empty.png", "no ink"),
                          ("d.inkml", "truncated or not XML"), ("missing.png", "No such file")):  # fmt: skip
         assert any(f"{name}" in line and reason in line for line in errors.splitlines()), errors
     assert len([line for line in errors.splitlines() if "doubtful" not in line]) == 5
 
 
 def test_json_tells_everything_about_each_input(folder, checkpoint, monkeypatch, capsys):
-    (folder / "b.jpeg").write_bytes(b"no picture")
+    (folder / "b.jpeg").write_bytes(b"no image")
     arguments = (folder, "--checkpoint", checkpoint, "--json", "--beam", 3, "--direction", "both")
     code, lines, _ = run(monkeypatch, capsys, *arguments)
     first, bad, *_ = rows = [json.loads(line) for line in lines]
     assert code == 1 and len(rows) == 4
-    assert set(bad) == {"input", "error"} and "b.jpeg" in bad["input"] and "not a picture" in bad["error"]
+    assert set(bad) == {"input", "error"} and "b.jpeg" in bad["input"] and "not an image" in bad["error"]
     reading = Reader.load(checkpoint).read(folder / "a.png", beam=3, directions=2)
     assert first["input"] == str(folder / "a.png")
     assert first["latex"] == reading.latex and first["tokens"] == list(reading.tokens)
@@ -117,9 +117,9 @@ def test_a_sheet_shows_what_was_read_even_where_it_cannot_be_drawn(folder, check
     assert Image.open(sheet).size[0] > 500
 
 
-def test_ink_is_drawn_as_training_pictures_are(tmp_path, checkpoint, monkeypatch, capsys):
+def test_ink_is_drawn_as_training_images_are(tmp_path, checkpoint, monkeypatch, capsys):
     from dataset.formats.inkml import rasterise, read_inkml
-    from utils.reading.pictures import normalize_image, resize
+    from utils.reading.images import normalize_image, resize
 
     (tmp_path / "a.inkml").write_text(INKML)
     arguments = (tmp_path / "a.inkml", "--checkpoint", checkpoint, "--show-input", tmp_path / "seen")
@@ -153,7 +153,7 @@ def test_each_line_of_writing_is_read_by_itself_and_that_is_told(tmp_path, check
     _, rows, _ = run(monkeypatch, capsys, *arguments, "--json")
     rows = [json.loads(row) for row in rows]
     assert [(row["line"], row["lines"]) for row in rows] == [(1, 2), (2, 2)]
-    scores = [reader.read(picture).score for picture in (above, below)]
+    scores = [reader.read(image).score for image in (above, below)]
     assert [row["score"] for row in rows] == pytest.approx(scores, abs=1e-3) and abs(scores[0] - scores[1]) > 0.01
     _, lines, errors = run(monkeypatch, capsys, *arguments, "--lines", "join")
     assert lines == [reader.read(tmp_path / "a.png").latex]

@@ -1,4 +1,4 @@
-"""The typesetter and its pictures: everything draws, every sign knows its token, no ink lies outside its picture."""
+"""The typesetter and its images: everything draws, every sign knows its token, no ink lies outside its image."""
 
 import gc
 import pickle
@@ -15,7 +15,7 @@ from matplotlib import get_data_path
 from test_latex import LABELS
 
 from dataset.latex.parser import ACCENTS, ALPHABETS, ARROWS, FRACTIONS, MODULI, STACKS, ink_tokens, parse
-from dataset.renderer import FAMILIES, Layout, RenderError, Style, draw, draw_ink, layout, picture_size, render
+from dataset.renderer import FAMILIES, Layout, RenderError, Style, draw, draw_ink, image_size, layout, render
 from utils.errors import DataError
 
 STYLES = st.builds(
@@ -25,13 +25,15 @@ STYLES = st.builds(
     slant=st.floats(-0.2, 0.4),
     spacing=st.floats(-0.1, 0.3),
     script_shift=st.floats(-0.15, 0.3),
-    wander=st.sampled_from([0.0, 0.05, 0.15]),
+    baseline_jitter=st.sampled_from([0.0, 0.05, 0.15]),
     scale_jitter=st.sampled_from([0.0, 0.1]),
     rotation_jitter=st.sampled_from([0.0, 0.1]),
     margin=st.integers(0, 9),
     seed=st.integers(0, 99),
 )
-CASUAL = Style(weight=0.02, slant=0.2, spacing=0.1, script_shift=0.1, wander=0.1, scale_jitter=0.1, rotation_jitter=0.1)
+CASUAL = Style(
+    weight=0.02, slant=0.2, spacing=0.1, script_shift=0.1, baseline_jitter=0.1, scale_jitter=0.1, rotation_jitter=0.1
+)
 
 
 def boxes_of(latex: str, style: Style = Style()) -> dict[int, tuple[float, float, float, float]]:  # noqa: B008
@@ -94,12 +96,12 @@ def test_every_token_of_three_vocabularies_draws_in_every_font(shared_data, font
 @given(LABELS, st.sampled_from(FAMILIES), STYLES)
 @example(["a"], "stix", Style(em=47.0, margin=1, weight=0.05))  # thick strokes have long corners
 @settings(max_examples=100, deadline=None)
-def test_whatever_the_grammar_makes_draws_inside_its_picture(tokens, font, style):
+def test_whatever_the_grammar_makes_draws_inside_its_image(tokens, font, style):
     assume(ink_tokens(parse(tokens)))
     placed = layout(tokens, Style(font=font))
     assert placed.tokens == ink_tokens(parse(tokens))
     ink = draw_ink(placed, style)
-    assert ink.shape == tuple(int(side) for side in picture_size(placed.extents, style))
+    assert ink.shape == tuple(int(side) for side in image_size(placed.extents, style))
     height, width = ink.shape
     margin = style.margin
     assert ink[margin : height - margin, margin : width - margin].max() > 0
@@ -179,7 +181,7 @@ def test_limits_stand_above_and_below_their_operator_and_scripts_beside_it():
     assert beside[7][0] > beside[0][0] and beside[7][3] > beside[0][1]
 
 
-def test_names_of_one_look_make_one_picture():
+def test_names_of_one_look_make_one_image():
     for one, other in [
         (r"x ^ { 2 }", "x^2"),
         (r"a \leq b", r"a \le b"),
@@ -193,7 +195,7 @@ def test_names_of_one_look_make_one_picture():
         assert np.array_equal(render(one), render(other)), (one, other)
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------------------------
 
 
 def test_the_ink_of_a_standard_image_touches_its_four_margins():
@@ -204,34 +206,34 @@ def test_the_ink_of_a_standard_image_touches_its_four_margins():
         assert ink.shape[0] - 6 <= rows[-1] <= ink.shape[0] - 5 and ink.shape[1] - 6 <= columns[-1], label
 
 
-def test_a_picture_is_dark_on_light_and_the_ink_is_its_opposite():
+def test_a_image_is_dark_on_light_and_the_ink_is_its_opposite():
     placed = layout("x+1")
     assert np.array_equal(draw(placed), 255 - draw_ink(placed))
     assert np.array_equal(render("x+1"), draw(placed))
     assert draw(placed)[0, 0] == 255 and draw(placed).min() < 20
 
 
-def test_a_style_and_a_seed_make_one_picture():
+def test_a_style_and_a_seed_make_one_image():
     placed = layout(r"\frac{a+b}{c}")
     style = Style(**{**vars(CASUAL), "seed": 5})
     assert np.array_equal(draw(placed, style), draw(placed, Style(**vars(style))))
     assert not np.array_equal(draw(placed, style), draw(placed, Style(**{**vars(style), "seed": 6})))
 
 
-def test_sizes_of_many_pictures_are_those_of_each():
+def test_sizes_of_many_images_are_those_of_each():
     random = np.random.default_rng(0)
     placed = [layout(label) for label in ("x", r"\frac{1}{2}", r"\sum_{i}x_i^2", "-")]
-    freedoms = ("slant", "spacing", "script_shift", "wander", "scale_jitter", "rotation_jitter", "weight")
-    values = {name: random.uniform(0, 0.1, len(placed)) for name in freedoms} | {
+    jitters = ("slant", "spacing", "script_shift", "baseline_jitter", "scale_jitter", "rotation_jitter", "weight")
+    values = {name: random.uniform(0, 0.1, len(placed)) for name in jitters} | {
         "em": random.uniform(20, 60, len(placed))
     }
-    heights, widths = picture_size(np.stack([each.extents for each in placed]), Style(**values))
+    heights, widths = image_size(np.stack([each.extents for each in placed]), Style(**values))
     for index, each in enumerate(placed):
-        picture = draw_ink(each, Style(**{name: float(value[index]) for name, value in values.items()}))
-        assert picture.shape == (heights[index], widths[index])
+        image = draw_ink(each, Style(**{name: float(value[index]) for name, value in values.items()}))
+        assert image.shape == (heights[index], widths[index])
 
 
-def test_pictures_are_as_grey_as_exact_coverage():
+def test_images_are_as_grey_as_exact_coverage():
     placed = layout(r"\frac{-b\pm\sqrt{b^2-4ac}}{2a}")
     for em in (20.0, 50.0):
         fine = draw_ink(placed, Style(em=em * 16, margin=64))
@@ -249,7 +251,7 @@ def test_weight_makes_strokes_thicker_and_thinner():
     assert amounts == sorted(amounts) and amounts[0] * 1.4 < amounts[1] < amounts[2] / 1.3
 
 
-def test_freedoms_leave_joined_signs_joined():
+def test_jitters_leave_joined_signs_joined():
     """A root and its bar are one piece of ink in every style."""
     placed = layout(r"\sqrt{xxxx}")
     for seed in range(10):
@@ -374,4 +376,4 @@ def test_the_command_draws_labels_and_files_and_names_what_it_cannot(tmp_path):
     assert run.returncode == 1 and "3 labels, 1 cannot be drawn" in run.stdout
     assert r"unknown command '\foo'" in run.stderr and "Traceback" not in run.stderr
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    assert sheet.shape[0] > 150 and (sheet.std(axis=2) > 0).any()  # boxes are in colour
+    assert sheet.shape[0] > 150 and (sheet.std(axis=2) > 0).any()  # boxes are in color

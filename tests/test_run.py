@@ -20,7 +20,7 @@ from utils.training.run_folder import (
     save_checkpoint,
 )
 
-ABOUT = {"architecture": {"width": 2}, "vocabulary": ["x"], "data": {"picture_scale": 1.0}}
+ABOUT = {"architecture": {"width": 2}, "vocabulary": ["x"], "data": {"image_scale": 1.0}}
 
 
 def begun(folder, config=None) -> Run:
@@ -80,6 +80,16 @@ def test_resuming_another_configuration_names_what_changed(tmp_path):
         Run(tmp_path / "run").resume(moved, ["x"], ABOUT)
 
 
+def test_a_run_of_an_earlier_version_is_resumed_and_its_weights_are_read(tmp_path):
+    run = begun(tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"data": {"picture_scale": 1.0}, "seed": 1}))
+    again = Run(tmp_path / "run")
+    again.resume({"data": {"image_scale": 1.0}, "seed": 1}, ["x", "+"], ABOUT)
+    run.about = ABOUT | {"data": {"picture_scale": 0.5}}
+    run.save_weights("a", "best", {"w": torch.zeros(1)})
+    assert load_checkpoint(run.best("a")).about["data"] == {"image_scale": 0.5}
+
+
 def test_a_state_that_would_run_code_is_refused(tmp_path):
     begun(tmp_path / "run")
 
@@ -117,7 +127,7 @@ def test_a_log_for_tensorboard_holds_what_the_log_holds(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = open_run(tmp_path / "run", {"seed": 1}, ABOUT, True, False, with_tensorboard=True)
-    line = {"stage": "a", "learning_rate": 0.5, "losses": {"label": 2.0}, "pictures_per_second": 7.0}
+    line = {"stage": "a", "learning_rate": 0.5, "losses": {"label": 2.0}, "images_per_second": 7.0}
     run.log(line)
     run.log(line | {"validation": {"items": 3, "exprate": 25.0}})
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
@@ -155,9 +165,9 @@ def test_a_state_of_an_earlier_version_is_refused_in_one_clear_line(tmp_path):
 
 def test_a_log_of_an_earlier_version_is_read_under_todays_names(tmp_path):
     run = begun(tmp_path / "run")
-    line = {"epoch": 1, "validation": {"items": 2, "exrate": 50.0}, "validation_of_mean": {"exrate": 25.0}}
+    line = {"epoch": 1, "pictures": 7, "pictures_per_second": 2.5, "validation": {"items": 2, "exrate": 50.0}, "validation_of_mean": {"exrate": 25.0}}
     (tmp_path / "run" / "log.jsonl").write_text(json.dumps(line) + "\n")
-    found = {"epoch": 1, "validation": {"items": 2, "exprate": 50.0}, "validation_of_swa": {"exprate": 25.0}}
+    found = {"epoch": 1, "images": 7, "images_per_second": 2.5, "validation": {"items": 2, "exprate": 50.0}, "validation_of_swa": {"exprate": 25.0}}
     assert run.lines() == [found]
 
 

@@ -10,7 +10,7 @@ from dataset.images.sample import Writer, make_labels, make_sample, skeleton_str
 from dataset.latex.parser import parse, to_tokens
 from dataset.renderer import layout, render
 from utils.errors import DataError
-from utils.reading.pictures import MARGIN, normalize_image, read_picture
+from utils.reading.images import MARGIN, normalize_image, read_image
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def folder(tmp_path_factory):
 
 
 def glyph_bitmap(character, font=sample.PRINT):
-    picture = np.zeros((120, 120), np.uint8)
+    image = np.zeros((120, 120), np.uint8)
     for stroke in skeleton_strokes(character, font):
-        cv2.polylines(picture, [np.rint(10 + 100 * stroke).astype(np.int32)], False, 1, 15)
-    return picture > 0
+        cv2.polylines(image, [np.rint(10 + 100 * stroke).astype(np.int32)], False, 1, 15)
+    return image > 0
 
 
 def test_labels_differ_and_are_canonical_and_short(labels):
@@ -98,7 +98,7 @@ def test_strokes_of_every_written_symbol_lie_in_its_box(labels):
                 assert points.min() > -0.1 and points.max() < 1.1 and len(points) >= 2
 
 
-def test_ink_is_written_over_the_standard_layout_but_is_another_picture(labels):
+def test_ink_is_written_over_the_standard_layout_but_is_another_image(labels):
     agreement = []
     for index, label in enumerate(labels[100:130]):
         writer = writer_of(index, "train", seed=0)
@@ -125,7 +125,7 @@ def test_a_writer_with_no_freedom_puts_every_symbol_into_its_box():
     assert (points.min(axis=0) > -2).all() and (points.max(axis=0) < size + 2 + MARGIN).all()
 
 
-def test_nobody_who_wrote_a_test_picture_wrote_a_training_picture():
+def test_nobody_who_wrote_a_test_image_wrote_a_training_image():
     writers = {
         split: {repr(writer_of(index, split, 0)) for index in range(count)} for split, count in sample.WRITERS.items()
     }
@@ -141,7 +141,7 @@ def test_the_folder_is_whole_in_the_plain_form(folder):
     vocabulary = (folder / "vocabulary.txt").read_text().split()
     assert {token for part in items.values() for item in part for token in item.tokens} == set(vocabulary)
     for item in items["train"]:
-        assert normalize_image(read_picture(item.image)).max() == 255
+        assert normalize_image(read_image(item.image)).max() == 255
 
 
 def test_made_twice_with_any_number_of_processes_it_is_the_same_to_the_last_byte(folder, tmp_path):

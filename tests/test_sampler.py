@@ -1,4 +1,4 @@
-"""What the samplers promise: every index once, the budget kept, exact lengths, new mates, and resuming anywhere."""
+"""What the samplers promise: every index once, the budget kept, exact lengths, new neighbors, and resuming anywhere."""
 
 import json
 import struct
@@ -16,7 +16,7 @@ quick = settings(max_examples=60, deadline=None)
 
 @st.composite
 def sizes(draw, most=120):
-    """(N, 2) integers: few or many pictures, all alike or of all kinds."""
+    """(N, 2) integers: few or many images, all alike or of all kinds."""
     count = draw(st.integers(0, most))
     largest = draw(st.sampled_from([1, 20, 400]))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -40,8 +40,8 @@ def is_within(sizes, batch, budget, stride=16):
     return len(batch) == 1 or padded_area(sizes, batch, stride) <= budget
 
 
-def mates(batches, count):
-    """(N,) the number of the batch that each picture is in."""
+def neighbors(batches, count):
+    """(N,) the number of the batch that each image is in."""
     label = np.empty(count, np.int64)
     for number, batch in enumerate(batches):
         label[batch] = number
@@ -86,7 +86,7 @@ def test_fixed_batches_hold_every_index_once_and_are_full(sizes, batch_size, shu
     assert all(len(batch) == batch_size for batch in batches) or sum(len(b) < batch_size for b in batches) == 1
 
 
-def test_fixed_batches_of_a_pool_hold_pictures_of_like_size():
+def test_fixed_batches_of_a_pool_hold_images_of_like_size():
     sizes = like_crohme(1000)
     by_chance, pooled = (FixedBatchSampler(sizes, 8, pool=pool).summary()["padding"] for pool in (1, 25))
     assert pooled < by_chance - 0.2
@@ -105,14 +105,14 @@ def test_the_same_seed_and_epoch_give_the_same_plan(sizes, budget, epoch):
 
 @pytest.mark.parametrize("stride", [1, 16])
 @pytest.mark.parametrize("kind", [AdaptiveBatchSampler, FixedBatchSampler])
-def test_another_epoch_brings_other_mates_although_sizes_stay(kind, stride):
+def test_another_epoch_brings_other_neighbors_although_sizes_stay(kind, stride):
     """At least half of the pairs are new, from each epoch to the next."""
     sizes = like_crohme(5000)
     sampler = kind(sizes, 1_350_000 if kind is AdaptiveBatchSampler else 30, plan=EpochPlan(stride=stride))
     labels = []
     for epoch in range(5):
         sampler.set_epoch(epoch)
-        labels.append(mates(sampler, len(sizes)))
+        labels.append(neighbors(sampler, len(sizes)))
     for before, after in zip(labels, labels[1:], strict=False):
         assert share_of_new_pairs(before, after) >= 0.5
 
@@ -159,7 +159,7 @@ def test_sizes_that_change_every_epoch_are_planned_exactly():
 
 @quick
 @given(sizes(60), st.integers(500, 60_000), st.integers(0, 2**32 - 1))
-def test_long_labels_and_second_pictures_count(sizes, budget, seed):
+def test_long_labels_and_second_images_count(sizes, budget, seed):
     random = np.random.default_rng(seed)
     lengths, partners = random.integers(1, 90, len(sizes)), random.integers(1, 200, (len(sizes), 2))
     sampler = AdaptiveBatchSampler(
@@ -276,10 +276,20 @@ def test_iterating_twice_begins_the_epoch_again():
     assert list(sampler) == whole == list(sampler)
 
 
-def test_a_state_of_other_pictures_is_refused():
+def test_a_state_of_an_earlier_version_is_taken_up():
+    state = AdaptiveBatchSampler(like_crohme(50), 10**6).state_dict(2)
+    former = {"pictures" if name == "images" else name: value for name, value in state.items()}
+    resumed = AdaptiveBatchSampler(like_crohme(50), 10**6)
+    resumed.load_state_dict(former)
+    assert resumed.position == 2
+    with pytest.raises(ValueError, match="images was 50 when it was saved and is 51"):
+        AdaptiveBatchSampler(like_crohme(51), 10**6).load_state_dict(former)
+
+
+def test_a_state_of_other_images_is_refused():
     state = AdaptiveBatchSampler(like_crohme(50), 10**6).state_dict()
     for other in (like_crohme(51), like_crohme(50, seed=1)):
-        with pytest.raises(ValueError, match="sampler state: (pictures|area) was"):
+        with pytest.raises(ValueError, match="sampler state: (images|area) was"):
             AdaptiveBatchSampler(other, 10**6).load_state_dict(state)
     with pytest.raises(ValueError, match="world_size was 1"):
         AdaptiveBatchSampler(like_crohme(50), 10**6, plan=EpochPlan(world_size=2)).load_state_dict(state)
@@ -297,7 +307,7 @@ def test_ranks_share_every_index_once_and_have_equally_many_batches(kind, sizes,
     assert sorted(index for plan in plans for batch in plan for index in batch) == list(range(len(sizes)))
     for batch in (batch for plan in plans for batch in plan if kind == "adaptive"):
         assert not batch or is_within(sizes, batch, 200_000)
-    # Only what cannot be halved leaves a rank without a picture.
+    # Only what cannot be halved leaves a rank without an image.
     if not all(batch for plan in plans for batch in plan):
         assert max(len(batch) for plan in plans for batch in plan) == 1
 
@@ -312,7 +322,7 @@ def test_ranks_finish_together():
     assert totals.min() / totals.max() > 0.98
 
 
-def test_fewer_pictures_than_ranks_leave_some_ranks_an_empty_batch():
+def test_fewer_images_than_ranks_leave_some_ranks_an_empty_batch():
     plans = [
         list(AdaptiveBatchSampler(like_crohme(3), 10**6, plan=EpochPlan(rank=rank, world_size=5))) for rank in range(5)
     ]
@@ -346,7 +356,7 @@ def crohme_sizes(folder):
     return np.array([struct.unpack(">II", header[16:24])[::-1] for header in headers])
 
 
-def test_padding_of_crohme_is_within_the_promise_and_mates_change(shared_data):
+def test_padding_of_crohme_is_within_the_promise_and_neighbors_change(shared_data):
     """At most 13 % of the computed pixels at 1.35 Mpx and 18 % at 2.7 Mpx, rounded up to 16 pixels or not."""
     sizes = crohme_sizes(shared_data)
     for max_pixels, most in ((1_350_000, 0.13), (2_700_000, 0.18)):
@@ -355,12 +365,12 @@ def test_padding_of_crohme_is_within_the_promise_and_mates_change(shared_data):
             for epoch in range(4):
                 sampler.set_epoch(epoch)
                 assert sampler.summary()["padding"] <= most
-                labels.append(mates(sampler, len(sizes)))
+                labels.append(neighbors(sampler, len(sizes)))
             for before, after in zip(labels, labels[1:], strict=False):
                 assert share_of_new_pairs(before, after) >= 0.5
 
 
-def test_many_pictures_are_planned_quickly():
+def test_many_images_are_planned_quickly():
     """100,000 in 0.4 s of one core; three times that is granted to a machine that has other things to do."""
     sampler = AdaptiveBatchSampler(like_crohme(100_000), 1_350_000)
     times = []

@@ -15,7 +15,7 @@ from utils.training.epoch_log import with_exprate
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
-    "data": {"picture_scale": 0.25, "validation_share": 0.2, "workers": 0},
+    "data": {"image_scale": 0.25, "validation_share": 0.2, "workers": 0},
     "model": {
         "encoder": {"growth": 4, "layers": [1, 1]},
         "decoder": "gru",
@@ -188,7 +188,7 @@ def test_label_smoothing_reaches_the_objective(home, monkeypatch):
 
 
 def test_a_single_stage_from_ink_alone_is_one_command(home):
-    stage = "{name: handwritten, pictures: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, "
+    stage = "{name: handwritten, images: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, "
     stage += "epochs: 1, learning_rate: 1e-3}"
     arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", "ink-only", "--device", "cpu"]
     done = run("train_stage.py", *arguments, "--set", f"stages=[{stage}]", folder=home)

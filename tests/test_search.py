@@ -1,4 +1,4 @@
-"""Greedy and beam search: they find what is likeliest, and nothing but the picture decides what it is read as."""
+"""Greedy and beam search: they find what is likeliest, and nothing but the image decides what it is read as."""
 
 import itertools
 
@@ -20,7 +20,7 @@ both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
 
 
 class Chain:
-    """A made-up decoder: the next token depends on the last one and on the picture's own table of logits.
+    """A made-up decoder: the next token depends on the last one and on the image's own table of logits.
 
     features: (B, 2 x V, V, 1), a table for each direction.   Direction 2 begins with END.
     """
@@ -34,8 +34,8 @@ class Chain:
     def step(self, state, tokens):
         tables = state.image["tables"]
         direction = torch.where(state.past["direction"] < 0, (tokens == END).long(), state.past["direction"])
-        pictures = torch.arange(len(tables)).repeat_interleave(len(tokens) // len(tables))
-        return tables[pictures, direction, tokens], DecoderState(state.image, {"direction": direction}), None
+        images = torch.arange(len(tables)).repeat_interleave(len(tokens) // len(tables))
+        return tables[images, direction, tokens], DecoderState(state.image, {"direction": direction}), None
 
     def __call__(self, features, padding, tokens, counts=None):
         state = self.start(features, padding)
@@ -138,7 +138,7 @@ def test_what_never_ends_is_truncated_at_the_limit_and_says_so():
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_a_small_picture_is_truncated_at_its_own_limit_beside_a_large_one(beam):
+def test_a_small_image_is_truncated_at_its_own_limit_beside_a_large_one(beam):
     features, _ = chains([1, 1], end=-1000.0)
     features = torch.nn.functional.pad(features, (0, 4))
     padding = torch.zeros(2, 5, 5, dtype=torch.bool)
@@ -179,7 +179,7 @@ def test_neither_padding_nor_a_second_start_nor_nothing_is_ever_written():
         assert all(hypothesis.tokens for hypothesis in hypotheses)
 
 
-def test_the_limit_depends_on_the_picture_alone():
+def test_the_limit_depends_on_the_image_alone():
     padding = torch.ones(2, 9, 30, dtype=torch.bool)
     padding[0, :3, :5] = False
     padding[1, :9, :30] = False
@@ -214,20 +214,20 @@ def recognizer(kind: str) -> Recognizer:
 def test_padding_neighbors_in_the_batch_and_order_never_change_a_prediction(kind, beam, sizes, seed):
     network = recognizer(kind)
     generator = torch.Generator().manual_seed(seed)
-    pictures = [(torch.rand(size, generator=generator) > 0.6).float() for size in sizes]
+    images = [(torch.rand(size, generator=generator) > 0.6).float() for size in sizes]
 
     def read(chosen: list[torch.Tensor]):
-        height, width = (max(picture.shape[side] for picture in chosen) for side in (0, 1))
+        height, width = (max(image.shape[side] for image in chosen) for side in (0, 1))
         images = torch.zeros(len(chosen), 1, height, width)
         padding = torch.ones(len(chosen), height, width, dtype=torch.bool)
-        for i, picture in enumerate(chosen):
-            images[i, 0, : picture.shape[0], : picture.shape[1]] = picture
-            padding[i, : picture.shape[0], : picture.shape[1]] = False
+        for i, image in enumerate(chosen):
+            images[i, 0, : image.shape[0], : image.shape[1]] = image
+            padding[i, : image.shape[0], : image.shape[1]] = False
         return network.read(images, padding, beam=beam)
 
-    together, backwards = read(pictures), read(pictures[::-1])[::-1]
-    for picture, one, other in zip(pictures, together, backwards, strict=True):
-        alone = read([picture])[0]
+    together, backwards = read(images), read(images[::-1])[::-1]
+    for image, one, other in zip(images, together, backwards, strict=True):
+        alone = read([image])[0]
         for each in (one, other):
             assert (each.tokens, each.is_truncated) == (alone.tokens, alone.is_truncated)
             assert each.score == pytest.approx(alone.score, abs=1e-4)
@@ -250,7 +250,7 @@ def test_a_score_is_what_teacher_forcing_gives_for_the_same_sequence(kind):
 
 
 def test_how_much_is_scored_backwards_at_once_changes_nothing(monkeypatch):
-    """Down to a single text of a single picture: a large formula must not need all of its beams in memory."""
+    """Down to a single text of a single image: a large formula must not need all of its beams in memory."""
     torch.manual_seed(2)
     encoder = {"growth": 4, "layers": [1], "compression": 0.5, "dropout": 0.0}
     model = Recognizer(9, encoder, "transformer", DECODERS["transformer"]).eval()

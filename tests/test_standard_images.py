@@ -16,7 +16,7 @@ from dataset.images.store import ImageStore, StoreWriter
 from dataset.renderer import Style, draw_ink, layout
 from dataset.typesetter import drawing
 from dataset.vocabulary import Vocabulary
-from utils.reading.pictures import MARGIN
+from utils.reading.images import MARGIN
 
 BAD = [r"\frac { 1 }".split(), "x ^ { 2".split()]
 
@@ -36,113 +36,113 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("NAME") / "standard"
 
 
-def images(labels, vocabulary, folder, styles=STANDARD, **settings):
+def source_of(labels, vocabulary, folder, styles=STANDARD, **settings):
     return StandardImages(labels, vocabulary, folder, styles, Scaling(**settings), progress=False)
 
 
 def test_the_standard_style_draws_what_the_renderer_draws(labels, vocabulary, folder):
-    pictures = images(labels, vocabulary, folder, scale=0.5)
-    for index in range(0, len(pictures), 5):
+    images = source_of(labels, vocabulary, folder, scale=0.5)
+    for index in range(0, len(images), 5):
         style = Style(em=STANDARD.em[0] / 2, margin=MARGIN)
-        assert np.array_equal(pictures.picture(index, 0, 0), draw_ink(layout(labels[index], style), style))
+        assert np.array_equal(images.image(index, 0, 0), draw_ink(layout(labels[index], style), style))
 
 
 @pytest.mark.parametrize("styles", [STANDARD, VARIED, replace(VARIED, augmentation=None)])
 def test_sizes_are_known_without_drawing(labels, vocabulary, folder, styles):
-    pictures = images(labels, vocabulary, folder, styles, scale=0.5)
+    images = source_of(labels, vocabulary, folder, styles, scale=0.5)
     for epoch in (0, 3):
-        sizes = pictures.sizes(7, epoch)
+        sizes = images.sizes(7, epoch)
         assert sizes.dtype == np.int32 and sizes.shape == (len(labels), 2)
         for index in range(0, len(labels), 2):
-            picture = pictures.picture(index, 7, epoch)
-            assert picture.shape == tuple(sizes[index]) and picture.dtype == np.uint8
+            image = images.image(index, 7, epoch)
+            assert image.shape == tuple(sizes[index]) and image.dtype == np.uint8
 
 
 def test_ink_is_white_and_keeps_its_margin(labels, vocabulary, folder):
-    pictures = images(labels, vocabulary, folder, replace(VARIED, augmentation=None))
+    images = source_of(labels, vocabulary, folder, replace(VARIED, augmentation=None))
     for index in range(len(labels)):
-        picture = pictures.picture(index, 0, 0)
-        assert picture.max() == 255
+        image = images.image(index, 0, 0)
+        assert image.max() == 255
         edge = MARGIN - 1  # smooth edges may reach a little further
-        inner = picture[edge:-edge, edge:-edge]
-        assert picture.astype(int).sum() == inner.astype(int).sum()
+        inner = image[edge:-edge, edge:-edge]
+        assert image.astype(int).sum() == inner.astype(int).sum()
 
 
 @pytest.mark.parametrize("styles", [VARIED, replace(VARIED, augmentation=None)])
-def test_varied_pictures_are_new_in_every_epoch_and_the_same_in_every_copy(labels, vocabulary, folder, styles):
-    pictures = images(labels, vocabulary, folder, styles)
-    copy = pickle.loads(pickle.dumps(pictures))
+def test_varied_images_are_new_in_every_epoch_and_the_same_in_every_copy(labels, vocabulary, folder, styles):
+    images = source_of(labels, vocabulary, folder, styles)
+    copy = pickle.loads(pickle.dumps(images))
     for index in reversed(range(0, len(labels), 4)):
-        first = pictures.picture(index, 0, 0)
-        assert np.array_equal(first, copy.picture(index, 0, 0))
-        other = copy.picture(index, 0, 1)
+        first = images.image(index, 0, 0)
+        assert np.array_equal(first, copy.image(index, 0, 0))
+        other = copy.image(index, 0, 1)
         assert first.shape != other.shape or not np.array_equal(first, other)
 
 
-def test_symbols_stray_differently_in_every_picture(labels, vocabulary, folder):
-    pictures = images(labels, vocabulary, folder, VARIED)
-    seeds = {pictures._layout_and_style(index, 0, epoch)[1].seed for index in range(20) for epoch in range(2)}
+def test_symbols_stray_differently_in_every_image(labels, vocabulary, folder):
+    images = source_of(labels, vocabulary, folder, VARIED)
+    seeds = {images._layout_and_style(index, 0, epoch)[1].seed for index in range(20) for epoch in range(2)}
     assert len(seeds) == 40
 
 
 def test_every_font_has_its_turn(labels, vocabulary, folder):
-    pictures = images(labels, vocabulary, folder, VARIED)
-    fonts = [pictures._layout_and_style(index, 0, 0)[1].font for index in range(len(labels))]
+    images = source_of(labels, vocabulary, folder, VARIED)
+    fonts = [images._layout_and_style(index, 0, 0)[1].font for index in range(len(labels))]
     assert {*fonts} == {*VARIED.fonts}
     assert min(fonts.count(font) for font in VARIED.fonts) > len(labels) / len(VARIED.fonts) / 2
 
 
 def test_labels_lengths_and_names_follow_the_labels(labels, vocabulary, folder):
-    pictures = images(labels, vocabulary, folder)
-    assert [pictures.name(index) for index in range(len(pictures))] == [" ".join(label) for label in labels]
-    assert pictures.lengths.tolist() == [len(label) for label in labels]
-    assert vocabulary.decode(pictures.label(5)) == labels[5]
+    images = source_of(labels, vocabulary, folder)
+    assert [images.name(index) for index in range(len(images))] == [" ".join(label) for label in labels]
+    assert images.lengths.tolist() == [len(label) for label in labels]
+    assert vocabulary.decode(images.label(5)) == labels[5]
     with pytest.raises(IndexError):
-        pictures.picture(len(labels), 0, 0)
+        images.image(len(labels), 0, 0)
 
 
 def test_labels_that_cannot_be_drawn_are_counted_with_the_reason_also_when_read_again(labels, vocabulary, tmp_path):
     for _ in range(2):
-        pictures = images([labels[0], BAD[0], labels[1], BAD[1]], vocabulary, tmp_path)
-        assert len(pictures) == 2 and pictures.labels_of.tolist() == [0, 2]
-        assert [tokens for tokens, _ in pictures.failures] == BAD
-        assert "lacks an argument" in pictures.failures[0][1] and "never closed" in pictures.failures[1][1]
-        assert vocabulary.decode(pictures.label(1)) == labels[1]
+        images = source_of([labels[0], BAD[0], labels[1], BAD[1]], vocabulary, tmp_path)
+        assert len(images) == 2 and images.labels_of.tolist() == [0, 2]
+        assert [tokens for tokens, _ in images.failures] == BAD
+        assert "lacks an argument" in images.failures[0][1] and "never closed" in images.failures[1][1]
+        assert vocabulary.decode(images.label(1)) == labels[1]
 
 
 def test_boxes_hold_the_ink_of_their_tokens(labels, vocabulary, folder):
-    pictures = images(labels, vocabulary, folder)
+    images = source_of(labels, vocabulary, folder)
     for index in range(0, len(labels), 3):
-        picture = pictures.picture(index, 0, 0).copy()
-        boxes = pictures.boxes(index, 0, 0)
+        image = images.image(index, 0, 0).copy()
+        boxes = images.boxes(index, 0, 0)
         assert boxes.shape == (len(labels[index]), 4) and boxes.dtype == np.float32
         assert [np.isnan(box).all() for box in boxes] == [token in "{}^_" for token in labels[index]]
         for left, top, right, bottom in boxes[np.isfinite(boxes).all(axis=1)]:
             part = np.s_[int(top) : int(np.ceil(bottom)) + 1, int(left) : int(np.ceil(right)) + 1]
-            assert 0 <= left < right <= picture.shape[1] and 0 <= top < bottom <= picture.shape[0]
-            assert pictures.picture(index, 0, 0)[part].max() > 100
-            picture[part] = 0
-        assert picture.max() < 100  # nothing is left
+            assert 0 <= left < right <= image.shape[1] and 0 <= top < bottom <= image.shape[0]
+            assert images.image(index, 0, 0)[part].max() > 100
+            image[part] = 0
+        assert image.max() < 100  # nothing is left
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_box_is_where_its_token_alone_puts_ink_however_varied_the_style(labels, vocabulary, folder, scale):
     """Two pixels at most are left to the smooth distortion. A box that is turned is larger than what is turned in it:
     by a share of its sides, and never smaller."""
-    pictures = images(labels, vocabulary, folder, VARIED, scale=scale)
+    images = source_of(labels, vocabulary, folder, VARIED, scale=scale)
     for index in range(0, len(labels), 6):
-        layout_, style = pictures._layout_and_style(index, 0, 1)
+        layout_, style = images._layout_and_style(index, 0, 1)
         placed = drawing.place(layout_, style)
         ends = np.cumsum([sum(counts) for counts in placed.counts])
-        boxes = pictures.boxes(index, 0, 1)
+        boxes = images.boxes(index, 0, 1)
         for token in {*placed.tokens.tolist()}:
             own = [sign for sign, other in enumerate(placed.tokens) if other == token]
             rows = np.concatenate([np.arange(ends[sign] - sum(placed.counts[sign]), ends[sign]) for sign in own])
             alone = placed._replace(points=placed.points[rows], normals=placed.normals[rows],
                                     counts=[placed.counts[sign] for sign in own])  # fmt: skip
-            picture = augment(drawing.fill(alone, style.weight * style.em), index, 0, 1, VARIED.augmentation)
-            assert picture.shape == pictures.picture(index, 0, 1).shape
-            rows, columns = np.nonzero(picture > 50)
+            image = augment(drawing.fill(alone, style.weight * style.em), index, 0, 1, VARIED.augmentation)
+            assert image.shape == images.image(index, 0, 1).shape
+            rows, columns = np.nonzero(image > 50)
             extent = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             beyond = (boxes[token] - extent) * [-1, -1, 1, 1]
             width, height = boxes[token, 2:] - boxes[token, :2]
@@ -151,22 +151,22 @@ def test_a_box_is_where_its_token_alone_puts_ink_however_varied_the_style(labels
 
 def test_what_is_larger_than_the_limits_is_drawn_smaller(labels, vocabulary, folder):
     for styles in (STANDARD, replace(VARIED, augmentation=None)):
-        free = images(labels, vocabulary, folder, styles).sizes(0, 0)
-        pictures = images(labels, vocabulary, folder, styles, max_height=60, max_width=150)
-        sizes = pictures.sizes(0, 0)
+        free = source_of(labels, vocabulary, folder, styles).sizes(0, 0)
+        images = source_of(labels, vocabulary, folder, styles, max_height=60, max_width=150)
+        sizes = images.sizes(0, 0)
         assert (free > [60, 150]).any() and (sizes <= [60, 150]).all()
         fits = (free <= [60, 150]).all(axis=1)
         assert fits.any() and (sizes[fits] == free[fits]).all()
         index = int(np.flatnonzero(~fits)[0])
-        assert pictures.picture(index, 0, 0).shape == tuple(sizes[index])
+        assert images.image(index, 0, 0).shape == tuple(sizes[index])
 
 
 def test_label_hashes_are_those_of_the_store_of_ink(labels, vocabulary, folder, tmp_path):
     with StoreWriter(tmp_path / "store") as writer:
         for label in labels[:10]:
             writer.add("a", np.zeros((9, 9), np.uint8), vocabulary.encode(label), " ".join(label))
-    pictures = images(labels, vocabulary, folder)
-    assert (pictures.label_hash()[:10] == ImageStore(tmp_path / "store").label_hash).all()
+    images = source_of(labels, vocabulary, folder)
+    assert (images.label_hash()[:10] == ImageStore(tmp_path / "store").label_hash).all()
 
 
 # ---- the cache ------------------------------------------------------------------------------------------------------

@@ -16,20 +16,20 @@ from dataset.images.store import (
     StoreWriter,
     build_store,
     open_split,
-    split_validation,
 )
+from dataset.loading.validation import split_validation
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import DataError
 from utils.parallel import in_threads
-from utils.reading.pictures import normalize_image
+from utils.reading.images import normalize_image
 
 VOCABULARY = Vocabulary(["a", "b", "c"])
 
 
 def ink(length):
-    picture = np.zeros((20, 30 + length), np.uint8)
-    picture[8:11, 8 : 18 + length] = 255
-    return picture
+    image = np.zeros((20, 30 + length), np.uint8)
+    image[8:11, 8 : 18 + length] = 255
+    return image
 
 
 def make_split(folder, labels):
@@ -45,7 +45,7 @@ def data_set(tmp_path):
     return tmp_path
 
 
-def test_a_store_gives_back_what_labels_and_pictures_say(data_set):
+def test_a_store_gives_back_what_labels_and_images_say(data_set):
     store = open_split(data_set, "train", VOCABULARY, progress=False)
     assert [store.name(i) for i in range(len(store))] == ["one", "two.1", "three", "four"]
     assert [VOCABULARY.decode(store.tokens(i)) for i in range(4)] == [
@@ -56,11 +56,11 @@ def test_a_store_gives_back_what_labels_and_pictures_say(data_set):
     ]
     assert store.lengths.tolist() == [2, 1, 2, 4] and store.lengths.dtype == np.int32
     for index in range(4):
-        assert np.array_equal(store.picture(index), normalize_image(ink(index)))
-        assert store.picture(index).shape == tuple(store.sizes[index])
+        assert np.array_equal(store.image(index), normalize_image(ink(index)))
+        assert store.image(index).shape == tuple(store.sizes[index])
     assert store.name(-1) == "four" and store.name(-4) == "one"
     with pytest.raises(IndexError):
-        store.picture(4)
+        store.image(4)
 
 
 def test_labels_are_equal_where_their_hashes_are(data_set):
@@ -73,10 +73,10 @@ def test_a_worker_gets_the_same_store_from_a_few_bytes(data_set):
     message = pickle.dumps(store)
     again = pickle.loads(message)
     assert len(message) < 500
-    assert np.array_equal(again.picture(3), store.picture(3)) and again.name(1) == store.name(1)
+    assert np.array_equal(again.image(3), store.image(3)) and again.name(1) == store.name(1)
 
 
-def test_a_million_pictures_open_at_once_and_without_memory(tmp_path):
+def test_a_million_images_open_at_once_and_without_memory(tmp_path):
     count = 1_000_000
     ends = {"pixels": 4000, "tokens": 15, "names": 12}
     nbytes = {}
@@ -103,7 +103,7 @@ def test_a_million_pictures_open_at_once_and_without_memory(tmp_path):
         store = ImageStore(tmp_path)
         seconds.append(time.perf_counter() - started)
     assert len(store) == count and min(seconds) < 0.2
-    assert store.picture(count - 1).shape == (40, 100) and len(store.tokens(count - 1)) == 15
+    assert store.image(count - 1).shape == (40, 100) and len(store.tokens(count - 1)) == 15
     tracemalloc.start()
     store = ImageStore(tmp_path)
     assert tracemalloc.get_traced_memory()[0] < 8 * count  # a few bytes an item, not an object
@@ -128,7 +128,7 @@ def test_a_store_is_built_again_when_it_no_longer_holds(data_set, capsys, change
     store = open_split(data_set, "train", vocabulary, progress=False)
     assert "building the store" in capsys.readouterr().err
     assert vocabulary.decode(store.tokens(1)) == ["b" if change == "label" else "c"]
-    assert store.picture(3).max() == 255
+    assert store.image(3).max() == 255
 
 
 def test_a_copied_data_set_keeps_its_store(data_set, capsys):
@@ -165,10 +165,10 @@ def test_every_bad_item_is_named_with_file_and_line(tmp_path):
         "train/labels.txt, line 4: images/broken.png: is truncated",
         "train/labels.txt, line 5: images/blank.png: has no ink",
         "train/labels.txt, line 6: duplicate name 'good', first in line 1",
-        "train/labels.txt, line 7: no picture 'gone' in train/images",
+        "train/labels.txt, line 7: no image 'gone' in train/images",
         "train/labels.txt, line 8: no label after 'empty'",
-        "train/labels.txt, line 9: no picture '../up' in train/images",
-        "train/images, nolabel.png: a picture without a label",
+        "train/labels.txt, line 9: no image '../up' in train/images",
+        "train/images, nolabel.png: an image without a label",
     ):
         assert words in told
     assert len(bad) == 8
@@ -250,5 +250,5 @@ def test_crohme_comes_through_pixel_by_pixel(shared_data, tmp_path):
     assert len(store) == 986 and store.lengths.max() == 204
     for index in range(0, 986, 29):
         given = cv2.imread(str(folder / "images" / f"{labels[index][0]}.png"), cv2.IMREAD_GRAYSCALE)
-        assert np.array_equal(store.picture(index)[4:-4, 4:-4], given[12:-11, 12:-11])
+        assert np.array_equal(store.image(index)[4:-4, 4:-4], given[12:-11, 12:-11])
         assert vocabulary.decode(store.tokens(index)) == labels[index][1:]

@@ -36,7 +36,7 @@ def inked(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(inked) -> Data:
-    return Data(inked, settings(inked, picture_scale=0.5), 3)
+    return Data(inked, settings(inked, image_scale=0.5), 3)
 
 
 @pytest.fixture(scope="module")
@@ -50,22 +50,22 @@ def test_what_is_drawn_has_the_size_that_was_said(data):
         sizes = ink.sizes(1, 2)
         assert len(sizes) == len(ink) == len(ink.lengths) > 15
         for index in range(len(ink)):
-            picture = ink.picture(index, 1, 2)
-            assert picture.shape == tuple(sizes[index]) and picture.dtype == np.uint8
-            assert picture.max() > 100
+            image = ink.image(index, 1, 2)
+            assert image.shape == tuple(sizes[index]) and image.dtype == np.uint8
+            assert image.max() > 100
             assert len(ink.label(index)) == ink.lengths[index]
 
 
-def test_a_picture_depends_on_seed_epoch_and_index_alone(data, ink):
+def test_a_image_depends_on_seed_epoch_and_index_alone(data, ink):
     again = data.synthetic_ink(new_labels=30)
     for index in (5, 0, 3):  # in another order, and without asking for sizes first
-        assert np.array_equal(again.picture(index, 0, 1), ink.picture(index, 0, 1))
+        assert np.array_equal(again.image(index, 0, 1), ink.image(index, 0, 1))
         assert np.array_equal(again.boxes(index, 0, 1), ink.boxes(index, 0, 1), equal_nan=True)
-    drawn = [ink.picture(3, seed, epoch) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
+    drawn = [ink.image(3, seed, epoch) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
     assert all(a.shape != b.shape or (a != b).any() for a, b in zip(drawn, drawn[1:], strict=False))
 
 
-def test_one_picture_is_planned_as_in_the_company_of_all_others(ink):
+def test_one_image_is_planned_as_in_the_company_of_all_others(ink):
     together = ink._planner.plan(np.arange(len(ink)), 7, 4)
     for index in range(len(ink)):
         alone = ink._planner.plan(np.array([index]), 7, 4)
@@ -91,16 +91,16 @@ def test_batches_are_the_same_for_any_number_of_workers(ink):
 def test_boxes_hold_the_ink_of_their_tokens_and_all_ink_is_in_boxes(data):
     ink = data.synthetic_ink(10)
     for index in range(len(ink)):
-        picture, boxes = ink.picture(index, 0, 0), ink.boxes(index, 0, 0)
+        image, boxes = ink.image(index, 0, 0), ink.boxes(index, 0, 0)
         tokens = data.vocabulary.decode(ink.label(index))
         assert np.isfinite(boxes[:, 0]).tolist() == [token not in "{}^_" for token in tokens]
-        outside = picture.copy()
+        outside = image.copy()
         for left, top, right, bottom in boxes[np.isfinite(boxes[:, 0])]:
             rows, columns = slice(int(top), int(np.ceil(bottom))), slice(int(left), int(np.ceil(right)))
-            assert picture[rows, columns].max() > 100
+            assert image[rows, columns].max() > 100
             # the box is no larger than the ink: each of its sides is touched
-            assert picture[rows, columns].any(axis=1)[[0, -1]].all()
-            assert picture[rows, columns].any(axis=0)[[0, -1]].all()
+            assert image[rows, columns].any(axis=1)[[0, -1]].all()
+            assert image[rows, columns].any(axis=0)[[0, -1]].all()
             outside[rows, columns] = 0
         assert not outside.any()
 
@@ -108,7 +108,7 @@ def test_boxes_hold_the_ink_of_their_tokens_and_all_ink_is_in_boxes(data):
 def test_ink_touches_the_margin_on_all_sides(data):
     whole = SyntheticInk(data.standard("train", STANDARD), data.vocabulary, data.symbol_sources())
     for index in range(len(whole)):
-        rows, columns = np.nonzero(whole.picture(index, 0, 0))
+        rows, columns = np.nonzero(whole.image(index, 0, 0))
         height, width = whole.sizes(0, 0)[index]
         assert (rows.min(), columns.min(), rows.max(), columns.max()) == (4, 4, height - 5, width - 5)
 
@@ -118,12 +118,12 @@ def test_symbols_are_of_training_expressions_alone(data, ink):
     names = {split: [data.ink(split).name(index) for index in range(len(data.ink(split)))]
              for split in ("train", "validation")}  # fmt: skip
     held_out = {hash_of(name) for name in names["validation"]}
-    assert held_out & set(library.picture_hashes.tolist())  # the library knows them, for another seed's sake
+    assert held_out & set(library.image_hashes.tolist())  # the library knows them, for another seed's sake
     symbols = ink._planner.symbols
     used = symbols.index[symbols.library == 0]
-    pictures = set(library.picture_hashes[library.symbol_pictures[used]].tolist())
-    assert pictures and not pictures & held_out
-    assert pictures <= {hash_of(name) for name in names["train"]}
+    images = set(library.image_hashes[library.symbol_images[used]].tolist())
+    assert images and not images & held_out
+    assert images <= {hash_of(name) for name in names["train"]}
     assert 0 < allowed.sum() < len(library)
 
 
@@ -137,7 +137,7 @@ def test_tokens_that_nobody_has_written_are_drawn_and_listed(data, tmp_path):
     for index, label in enumerate(labels):
         with_ink = [token for token, _, _, _, _ in standard.layouts()[0].layout(standard.layouts()[1][index]).boxes()]
         assert np.flatnonzero(np.isfinite(ink.boxes(index, 0, 0)[:, 0])).tolist() == with_ink
-        assert ink.picture(index, 0, 0).max() == 255, label
+        assert ink.image(index, 0, 0).max() == 255, label
 
 
 @pytest.mark.parametrize("begin, end", [(r"\begin{pmatrix}", r"\end{pmatrix}"),
@@ -154,15 +154,13 @@ def test_without_any_strokes_a_simulated_hand_draws_everything(data, tmp_path):
     standard = data.standard("train", STANDARD)
     ink = SyntheticInk(standard, data.vocabulary, [], Scaling(0.5))
     assert {"x", "a", r"\sqrt"} <= set(ink.simulated)
-    assert ink.picture(0, 0, 0).shape == tuple(ink.sizes(0, 0)[0])
-    assert (ink.picture(0, 0, 0).shape != ink.picture(0, 0, 1).shape) or (
-        ink.picture(0, 0, 0) != ink.picture(0, 0, 1)
-    ).any()
+    assert ink.image(0, 0, 0).shape == tuple(ink.sizes(0, 0)[0])
+    assert (ink.image(0, 0, 0).shape != ink.image(0, 0, 1).shape) or (ink.image(0, 0, 0) != ink.image(0, 0, 1)).any()
 
 
 def test_a_stage_of_synthetic_ink_is_trained_on_it_and_validated_on_real_ink(inked):
     data = Data(inked, settings(inked), 3)
-    config, stage = supervised("handwritten", "stages.handwritten.pictures=synthetic")
+    config, stage = supervised("handwritten", "stages.handwritten.images=synthetic")
     train, validation = make_loaders(data, stage, config, "adaptive", stride=8)
     train.set_epoch(0)
     batch = next(iter(train))
@@ -319,4 +317,4 @@ def test_symbols_of_other_data_sets_are_used_and_a_missing_one_is_named(inked, t
     assert (ink._planner.symbols.library == 1).sum() == 1
     with pytest.raises(DataError, match="NOWHERE: expected symbols/"):
         Data(inked, settings(inked, symbols=("NOWHERE",)), 3).synthetic_ink()
-    assert cv2.countNonZero(ink.picture(0, 0, 0))
+    assert cv2.countNonZero(ink.image(0, 0, 0))

@@ -22,11 +22,9 @@ from utils.training.trainer import Loaders, StagePlan, Trainer
 
 TRAINING = TrainingConfig(
     optimizer="adamw", weight_decay=1e-4, momentum=0.9, warmup_epochs=0.5, final_learning_rate=0.01, clip_norm=1.0,
-    ema=0.9, swa_epochs=2, label_smoothing=0.0, validate_every=1, validation_pictures=10, save_minutes=1e-9,
+    ema=0.9, swa_epochs=2, label_smoothing=0.0, validate_every=1, validation_images=10, save_minutes=1e-9,
 )  # fmt: skip
-STAGE = StageConfig(
-    name="only", pictures="ink", trains=("decoder",), losses={"label": 1.0}, epochs=3, learning_rate=0.05
-)
+STAGE = StageConfig(name="only", images="ink", trains=("decoder",), losses={"label": 1.0}, epochs=3, learning_rate=0.05)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -67,7 +65,7 @@ class Batch:
     indices: tuple
 
     def __post_init__(self):
-        self.names = tuple(f"picture {i}" for i in self.indices)
+        self.names = tuple(f"image {i}" for i in self.indices)
         self.pixels, self.padded_pixels, self.tokens = 3 * len(self), 4 * len(self), len(self)
 
     def __len__(self):
@@ -87,7 +85,7 @@ class Batch:
         parts = slice(0, middle), slice(middle, None)
         return tuple(Batch(self.inputs[part], self.indices[part]) for part in parts)
 
-    def truths(self):
+    def references(self):
         return [[int(row.sum())] for row in self.inputs]
 
 
@@ -123,7 +121,7 @@ class Objective(nn.Module):
     units, indivisible = {"label": "tokens"}, ()
 
     def count_units(self, batch):
-        return {"tokens": batch.tokens, "pictures": len(batch)} if batch else {"tokens": 0, "pictures": 0}
+        return {"tokens": batch.tokens, "images": len(batch)} if batch else {"tokens": 0, "images": 0}
 
     def __init__(self, model, stop_after=None):
         super().__init__()
@@ -162,7 +160,7 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_weights(tmp_path, stop_after
     resumed, again = train(tmp_path / "stopped", resume=True)
     assert same(whole, resumed)
     untimed = [
-        [{key: line[key] for key in ("epoch", "losses", "validation", "pictures")} for line in each.lines()]
+        [{key: line[key] for key in ("epoch", "losses", "validation", "images")} for line in each.lines()]
         for each in (run, again)
     ]
     assert untimed[0] == untimed[1]
@@ -356,7 +354,7 @@ def test_clipping_bounds_what_a_step_changes(tmp_path):
 
 
 class TwoLosses(Objective):
-    units = {"label": "tokens", "other": "pictures"}
+    units = {"label": "tokens", "other": "images"}
 
     def forward(self, batch):
         losses = super().forward(batch)
@@ -384,7 +382,7 @@ def test_the_weight_of_a_loss_counts(tmp_path):
 
 
 class ForgetfulObjective(Objective):
-    """Runs out of memory when it is shown more than `limit` pictures at once."""
+    """Runs out of memory when it is shown more than `limit` images at once."""
 
     def __init__(self, model, limit):
         super().__init__(model)
@@ -435,8 +433,8 @@ def test_a_finished_stage_is_not_trained_again(tmp_path):
     assert same(trained, restored)
 
 
-def test_a_loss_that_is_not_finite_names_stage_epoch_and_pictures(tmp_path):
-    with pytest.raises(LossError, match=r"stage only, epoch 1: the loss is nan.*picture \d+, picture"):
+def test_a_loss_that_is_not_finite_names_stage_epoch_and_images(tmp_path):
+    with pytest.raises(LossError, match=r"stage only, epoch 1: the loss is nan.*image \d+, image"):
         train(tmp_path / "run", spoil=1)
 
 

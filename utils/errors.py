@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class UserError(ValueError):
-    """The message names the file, key or picture, and what was expected."""
+    """The message names the file, key or image, and what was expected."""
 
 
 class ConfigError(UserError):
@@ -16,11 +16,11 @@ class CheckpointError(UserError):
 
 
 class LossError(UserError):
-    """A loss that is not finite; names stage, epoch and pictures."""
+    """A loss that is not finite; names stage, epoch and images."""
 
 
 class MemoryLimitError(UserError):
-    """A single picture that does not fit into memory; names it, and what would help."""
+    """A single image that does not fit into memory; names it, and what would help."""
 
 
 class DataError(UserError):

@@ -18,7 +18,7 @@ from dataset.formats.ink_traces import read_traces, tag_of
 from dataset.formats.ink_truth import leaf_tokens, mathml_tokens, truth_tokens
 from utils.errors import DataError
 
-# The height, in pixels, that a trace of ordinary size gets, and the paper around the ink of a picture.
+# The height, in pixels, that a trace of ordinary size gets, and the paper around the ink of an image.
 TRACE_HEIGHT = 28
 LEFT_TOP, RIGHT_BOTTOM = 12, 11
 PEN = 3
@@ -168,16 +168,16 @@ def _token_of_id(math: Element | None, tokens: list[str] | None) -> dict[str, in
     return {identity: index for identity, index in pairs if identity}
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------------------------- images
 
 
 def pixel_traces(traces: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Scale traces to pixels, an ordinary trace being 28 high, and move them so that they begin at (0, 0).
 
-    The rule of the official picture package: the mean is over traces at least a tenth as high as the highest one, and
+    The rule of the official image package: the mean is over traces at least a tenth as high as the highest one, and
     it is rounded down where all coordinates are integers. (That is the training set's rule, to the pixel. The test set
     of 2014 was drawn by another program, which leaves out a height of exactly a tenth and rounds points differently.)
-    Raises DataError when a picture would have no sane size.
+    Raises DataError when an image would have no sane size.
     """
     if not len(traces):
         raise DataError("expected at least one trace")
@@ -192,7 +192,7 @@ def pixel_traces(traces: Sequence[np.ndarray]) -> list[np.ndarray]:
     scaled = [(trace - corner) * scale for trace in traces]
     size = np.max([trace.max(axis=0) for trace in scaled], axis=0)
     if not (size < MAX_SIDE).all():
-        raise DataError(f"a point lies far off: expected a picture below {MAX_SIDE} pixels, got {size.max():.0f}")
+        raise DataError(f"a point lies far off: expected an image below {MAX_SIDE} pixels, got {size.max():.0f}")
     return scaled
 
 
@@ -211,12 +211,12 @@ def draw_traces(traces: Sequence[np.ndarray], pen: int = PEN) -> np.ndarray:
 
 
 def draw_pixels(traces: Sequence[np.ndarray], size: Sequence[int], pen: int = PEN) -> np.ndarray:
-    """uint8 (H, W), ink 255 on paper 0.   traces: int32 (points, 2), pixels of the picture.   size: H and W."""
-    picture = np.zeros(size, np.uint8)
-    cv2.polylines(picture, traces, False, 255, 1)
+    """uint8 (H, W), ink 255 on paper 0.   traces: int32 (points, 2), pixels of the image.   size: H and W."""
+    image = np.zeros(size, np.uint8)
+    cv2.polylines(image, traces, False, 255, 1)
     columns, rows = np.concatenate(traces).T
-    picture[rows, columns] = 255  # a line through a single point draws nothing
-    return cv2.dilate(picture, np.ones((pen, pen), np.uint8))
+    image[rows, columns] = 255  # a line through a single point draws nothing
+    return cv2.dilate(image, np.ones((pen, pen), np.uint8))
 
 
 def rasterise(traces: Sequence[np.ndarray], pen: int = PEN) -> np.ndarray:

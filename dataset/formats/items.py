@@ -18,7 +18,7 @@ import numpy as np
 from dataset.formats.labels import IMAGE_SUFFIXES, Label, read_labels, stem
 from dataset.formats.text_files import lines_or_bad
 from utils.errors import BadItem, DataError
-from utils.reading.pictures import read_picture
+from utils.reading.images import read_image
 
 if TYPE_CHECKING:
     from dataset.images.strokes import Strokes
@@ -118,7 +118,7 @@ def pair(
             yield BadItem(label.where, label.problem)
             continue
         if image is None:
-            yield BadItem(label.where, told or f"no picture {label.path!r} in {images.place}")
+            yield BadItem(label.where, told or f"no image {label.path!r} in {images.place}")
             continue
         if told:
             yield BadItem(label.where, told)
@@ -127,7 +127,7 @@ def pair(
         except DataError as error:
             yield BadItem(label.where, str(error))
     for file in images.left() if has_all else ():
-        yield BadItem(f"{images.place}, {file}", "a picture without a label")
+        yield BadItem(f"{images.place}, {file}", "an image without a label")
 
 
 def _check_names(labels: list[Label], images: NamedImages) -> None:
@@ -170,7 +170,7 @@ def image_of(item: Item) -> np.ndarray:
     """The item's image as it came: uint8 (H, W) of any polarity. Raises DataError that begins with its name."""
     if isinstance(item.image, np.ndarray):
         return item.image
-    return read_picture(item.image, name_of_image(item))
+    return read_image(item.image, name_of_image(item))
 
 
 def name_of_image(item: Item) -> str:

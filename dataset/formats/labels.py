@@ -32,7 +32,7 @@ _NAMED = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _NAME_WITH_SUFFIX = re.compile(rf"(.+?\.(?:{_NAMED}))\s+(.*)", re.IGNORECASE)
 # Titles of columns, in lower case, without what is no letter.
 _NAME_TITLES = {"name", "file", "filename", "image", "imagename", "imagefile", "img", "path", "imagepath", "filepath",
-                "picture", "photo", "id", "imageid"}  # fmt: skip
+                "photo", "id", "imageid"}  # fmt: skip
 _LABEL_TITLES = {"label", "labels", "latex", "tex", "formula", "equation", "expression", "caption", "text", "tokens",
                  "truth", "groundtruth", "normalizedlabel", "target"}  # fmt: skip
 _LINES_TO_JUDGE_BY = 50

@@ -60,8 +60,8 @@ def _tell_left_out(path: Path, references: Sequence[Reference]) -> None:
     if not path.exists():
         return
     # a line is "labels.txt, line 7: reason", so its place ends at the first colon
-    places = {line.strip().partition(": ")[0] for line in lines_of(path)}
-    others = len(places - {reference.where for reference in references})
+    indices = {line.strip().partition(": ")[0] for line in lines_of(path)}
+    others = len(indices - {reference.where for reference in references})
     if others:
         print(f"{path}: {others} items that prepare.py left out are not in labels.txt, and not scored", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Packages: data sets as they are published, recognised on sight.
+"""Packages: data sets as they are published, recognized on sight.
 
 A split is a label file with images beside it, in a folder or a zip, or a folder of pen strokes.
 
@@ -47,14 +47,14 @@ LOOKED_FOR = (
 )
 
 
-class NothingRecognised(DataError):
+class NothingRecognized(DataError):
     """A folder or zip in which there is no data set of a known form."""
 
 
 class Reading(NamedTuple):
     """How label files are read.
 
-    encoding: of the files; None recognises the usual ones.
+    encoding: of the files; None recognizes the usual ones.
     in_order: lines have no names: line n is the label of the n-th image, in the order of the images' names.
     """
 
@@ -82,16 +82,16 @@ class Split(NamedTuple):
     has_strokes: bool = False
 
 
-# ---- recognising -----------------------------------------------------------------------------------------------------
+# ---- recognizing -----------------------------------------------------------------------------------------------------
 
 
-def recognise(
+def recognize(
     source: str | Path, split: str | None = None, reading: Reading = DEFAULT
 ) -> tuple[list[Split], Vocabulary | None]:
     """What a folder or a zip holds: its splits, `train` first, and its own vocabulary, if it has one.
 
     split: the name of the one split to take, or to give where the files do not tell it.
-    Raises DataError when nothing is recognised, or when a split is not told or told twice.
+    Raises DataError when nothing is recognized, or when a split is not told or told twice.
     """
     source = Path(source)
     if not source.exists():
@@ -110,7 +110,7 @@ def recognise(
         found = [part for each in sources[1:] for part in _splits_in(each, split, reading)]
         found = found or list(_splits_in(sources[0], split, reading))
     if not found:
-        raise NothingRecognised(f"{source}: no data recognised in it; looked for {LOOKED_FOR}")
+        raise NothingRecognized(f"{source}: no data recognized in it; looked for {LOOKED_FOR}")
     found = _named(found, split)
     found.sort(key=lambda part: (part.name != "train", part.name))
     for one, other in zip(found, found[1:], strict=False):
@@ -163,7 +163,7 @@ def _splits_in(source: Source, split: str | None, reading: Reading) -> Iterator[
         is_split = match["table"] and re.fullmatch(_SPLITS, match["table"], re.IGNORECASE)
         prefix = match["split"] or (match["table"] if is_split else folder.rpartition("/")[2])
         if place is None:
-            print(f"{source.shown(file)}: no pictures beside it, passed over", file=sys.stderr)
+            print(f"{source.shown(file)}: no images beside it, passed over", file=sys.stderr)
             continue
         if not files:
             read = partial(_read_pickled, source, file, place, reading)
@@ -279,7 +279,7 @@ def _grey_array(value: object) -> np.ndarray:
         array = array * np.uint8(255)
     if array.dtype != np.uint8 or array.ndim != 2 or not array.size:
         kind = f"{array.dtype} {array.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise DataError(f"expected a picture, uint8 (height, width), got {kind}")
+        raise DataError(f"expected an image, uint8 (height, width), got {kind}")
     return array
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from dataset.formats.items import Item, image_of, name_of_image
 from dataset.formats.labels import Label, read_labels
-from dataset.formats.packages import LOOKED_FOR, NothingRecognised, Reading, Split, recognise
+from dataset.formats.packages import LOOKED_FOR, NothingRecognized, Reading, Split, recognize
 from dataset.formats.text_files import count_lines, lines_of, lines_or_bad
 from dataset.images.store import build_store, fresh_store
 from dataset.images.strokes import StrokeWriter, open_strokes
@@ -30,7 +30,7 @@ from utils.errors import BadItem, DataError, list_of
 from utils.files import atomic_write, locked
 from utils.parallel import in_threads
 from utils.progress import counted
-from utils.reading.pictures import normalize_image
+from utils.reading.images import normalize_image
 
 # The first bytes of the images that are copied as they are; any other kind is saved as PNG.
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
@@ -68,7 +68,7 @@ def prepare(
     is already there from the same, unchanged files is kept. Raises DataError, also where a split is there that was made
     from something else, and `options` do not say what becomes of it.
     """
-    parts, vocabulary = recognise(source, split, options.reading)  # before anything is made
+    parts, vocabulary = recognize(source, split, options.reading)  # before anything is made
     Path(dataset_folder).mkdir(parents=True, exist_ok=True)
     with _lock(Path(dataset_folder)):
         return _prepare(parts, vocabulary, Path(dataset_folder), progress, options)
@@ -102,8 +102,8 @@ def _is_prepared(folder: Path) -> bool:
 
 def _prepare_found(folder: Path, progress: bool) -> None:
     try:
-        parts, vocabulary = recognise(folder)
-    except NothingRecognised:
+        parts, vocabulary = recognize(folder)
+    except NothingRecognized:
         raise DataError(_nothing_in(folder)) from None
     if all(part.folder for part in parts) and (folder / "train" / "labels.txt").is_file():
         _vocabulary_of_train(folder)  # the plain form, by hand

@@ -33,14 +33,14 @@ class BadLine(NamedTuple):
 def decoded_lines(data: bytes, shown_as: str, encoding: str | None = None) -> Iterator[str | BadLine]:
     """The lines of a file's bytes as text, without their ends; in the place of one that cannot be decoded, a BadLine.
 
-    encoding: any name that Python knows; None recognises UTF-8, UTF-16 and UTF-32, and Chinese text in GBK.
+    encoding: any name that Python knows; None recognizes UTF-8, UTF-16 and UTF-32, and Chinese text in GBK.
     Raises DataError for an encoding that Python does not know.
     """
     for mark, name in _BYTE_ORDER_MARKS:
         if data.startswith(mark) and (encoding is None or codecs.lookup(encoding).name.startswith(name[:6])):
             data, encoding = data[len(mark) :], name
             break
-    encoding = encoding or _recognised(data)
+    encoding = encoding or _recognized(data)
     try:
         codecs.lookup(encoding)
     except LookupError:
@@ -74,7 +74,7 @@ def _reason(data: bytes, error: UnicodeDecodeError, encoding: str) -> str:
     )
 
 
-def _recognised(data: bytes) -> str:
+def _recognized(data: bytes) -> str:
     """The encoding of bytes without a byte order mark; utf-8 where none is sure."""
     head = data[:4096]
     if len(head) >= 4 and head.count(0) >= len(head) // 3:  # mostly ASCII, with a zero for each second byte

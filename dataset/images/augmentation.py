@@ -1,6 +1,6 @@
-"""Distortions of ink, other ones in every epoch: of pictures, and of pen strokes before they are drawn.
+"""Distortions of ink, other ones in every epoch: of images, and of pen strokes before they are drawn.
 
-Every draw is a pure function of (seed, epoch, index), so a picture looks the same with any number of workers, in any
+Every draw is a pure function of (seed, epoch, index), so an image looks the same with any number of workers, in any
 order. All that moves ink (scale, stretch, shear, rotation, perspective, smooth distortion) is composed into one map and
 sampled once: each resampling blurs. The canvas grows with what is moved, so no ink is cut off, and its size is known
 without drawing: samplers plan batches with `sizes_after`. Nothing is flipped: a mirrored formula says something else.
@@ -27,7 +27,7 @@ LEAST_INK = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Ranges of the distortions of pictures; all neutral by default. Raises ValueError that names a bad one."""
+    """Ranges of the distortions of images; all neutral by default. Raises ValueError that names a bad one."""
 
     scale: tuple[float, float] = (1, 1)  # factor of both sides; drawn with even odds for half and double
     stretch: tuple[float, float] = (1, 1)  # factor of the width alone
@@ -35,7 +35,7 @@ class Augmentation:
     shear: float = 0  # slant: at most this share of the height, either way
     perspective: float = 0  # each corner moves by at most this share of the sides
     distortion: float = 0  # control points, SPACING pixels apart, move by at most so many pixels
-    thickness: float = 0  # share of pictures whose strokes are thickened or thinned, by up to a pixel
+    thickness: float = 0  # share of images whose strokes are thickened or thinned, by up to a pixel
     contrast: float = 0  # ink loses at most this share of its darkness
     blur: float = 0  # sigma of a Gaussian, at most so many pixels
     cut_outs: int = 0  # at most so many squares of paper over the ink
@@ -67,7 +67,7 @@ def _check_factors(name: str, value: tuple[float, float]) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- draws
 
-# Which draws of a picture are whose. Control points and cut-outs take as many as they need, from their first one on.
+# Which draws of an image are whose. Control points and cut-outs take as many as they need, from their first one on.
 SCALE, STRETCH, ROTATION, SHEAR, PERSPECTIVE, GEOMETRY = 0, 1, 2, 3, slice(4, 12), 12
 THICKNESS, AMOUNT, CONTRAST, BLUR, CUT_OUTS, APPEARANCE = 0, 1, 2, 3, 4, 5
 FIRST_OF_CUT_OUTS, FIRST_OF_STROKES, FIRST_OF_CONTROL_POINTS = 100, 1_000, 1_000_000
@@ -82,7 +82,7 @@ def _factor(draws: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
 
 
 def sizes_after(sizes: np.ndarray, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
-    """Height and width of every picture after `augment`, without drawing it: (N, 2) int32, given those before."""
+    """Height and width of every image after `augment`, without drawing it: (N, 2) int32, given those before."""
     after = np.empty((len(sizes), 2), np.int32)
     for start in range(0, len(sizes), 8192):  # so many at once stay in the processor's cache
         indices = np.arange(start, min(start + 8192, len(sizes)))
@@ -91,7 +91,7 @@ def sizes_after(sizes: np.ndarray, seed: int, epoch: int, settings: Augmentation
 
 
 def _corners(sizes: np.ndarray, indices: np.ndarray, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
-    """Where the corners of pictures go: (N, 4, 2), x and y in pixels, clockwise from the left top, around a centre."""
+    """Where the corners of images go: (N, 4, 2), x and y in pixels, clockwise from the left top, around a centre."""
     draws = uniform(seed, epoch, indices, GEOMETRY)
     swing = 2 * draws - 1  # -1 .. 1
     scale = _factor(draws[:, SCALE], settings.scale)
@@ -113,10 +113,10 @@ def _canvas(corners: np.ndarray, settings: Augmentation) -> np.ndarray:
     return np.maximum(np.ceil(extent - 1e-4), 1).astype(np.int32) + room
 
 
-def _move(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
-    """Scale, stretch, shear, rotate, tilt and distort a picture in one resampling."""
-    source, corners, canvas = _place(picture.shape, index, seed, epoch, settings)
-    # From the canvas back to the picture, first at control points only: they carry perspective and distortion alike.
+def _move(image: np.ndarray, index: int, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
+    """Scale, stretch, shear, rotate, tilt and distort an image in one resampling."""
+    source, corners, canvas = _place(image.shape, index, seed, epoch, settings)
+    # From the canvas back to the image, first at control points only: they carry perspective and distortion alike.
     back = cv2.getPerspectiveTransform(corners, source)
     columns, rows = (_spline(int(side)) for side in canvas)
     points = np.ones((rows.shape[1], columns.shape[1], 3))
@@ -128,13 +128,13 @@ def _move(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Augm
     points = points @ back.T
     maps = points[..., :2] / points[..., 2:] - 0.5  # -0.5: a pixel's position is its centre
     maps = [rows @ maps[..., axis].astype(np.float32) @ columns.T for axis in (0, 1)]
-    return cv2.remap(picture, *maps, cv2.INTER_LINEAR)
+    return cv2.remap(image, *maps, cv2.INTER_LINEAR)
 
 
 def _place(
     size: Sequence[int], index: int, seed: int, epoch: int, settings: Augmentation
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A picture's corners, where they go, both float32 (4, 2) clockwise from the left top, and the canvas's size."""
+    """An image's corners, where they go, both float32 (4, 2) clockwise from the left top, and the canvas's size."""
     height, width = size
     corners = _corners(np.array([[height, width]]), np.array([index]), seed, epoch, settings)
     canvas = _canvas(corners, settings)[0]
@@ -148,7 +148,7 @@ def boxes_after(
 ) -> np.ndarray:
     """Where `augment` moves what lies in boxes: float32 (N, 4), left, top, right, bottom in pixels. NaN stays NaN.
 
-    size: height and width of the picture before. The smooth distortion is left out: it moves ink by `distortion` pixels
+    size: height and width of the image before. The smooth distortion is left out: it moves ink by `distortion` pixels
     at most, and mostly by a third of that.
     """
     if not settings.moves_ink or not len(boxes):
@@ -179,46 +179,46 @@ def _long_spline(length: int) -> np.ndarray:
     return spline
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------------------------- images
 
 
-def augment(picture: np.ndarray, index: int, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
-    """Distort one picture: uint8 (H, W) to uint8 of the size that `sizes_after` tells for this index.
+def augment(image: np.ndarray, index: int, seed: int, epoch: int, settings: Augmentation) -> np.ndarray:
+    """Distort one image: uint8 (H, W) to uint8 of the size that `sizes_after` tells for this index.
 
-    picture: ink 255 on paper 0; it is left as it is, and may be returned itself where nothing changes.
+    image: ink 255 on paper 0; it is left as it is, and may be returned itself where nothing changes.
     """
     draws = uniform(seed, epoch, np.array([index]), APPEARANCE, GEOMETRY)[0]
     if draws[THICKNESS] < settings.thickness:
-        picture = _thicken(picture, 2 * draws[AMOUNT] - 1)
+        image = _thicken(image, 2 * draws[AMOUNT] - 1)
     if settings.moves_ink:
-        picture = _move(picture, index, seed, epoch, settings)
+        image = _move(image, index, seed, epoch, settings)
     if settings.blur * draws[BLUR] > 0.2:  # below, nothing would be seen
-        picture = cv2.GaussianBlur(picture, (0, 0), settings.blur * draws[BLUR])
+        image = cv2.GaussianBlur(image, (0, 0), settings.blur * draws[BLUR])
     if settings.contrast:
-        picture = cv2.convertScaleAbs(picture, alpha=1 - settings.contrast * draws[CONTRAST])
+        image = cv2.convertScaleAbs(image, alpha=1 - settings.contrast * draws[CONTRAST])
     if settings.cut_outs:
         squares = uniform(seed, epoch, np.array([index]), 3 * settings.cut_outs, FIRST_OF_CUT_OUTS).reshape(-1, 3)
-        picture = _cut_out(picture, squares[: round(settings.cut_outs * draws[CUT_OUTS])], settings.cut_out_size)
-    return picture
+        image = _cut_out(image, squares[: round(settings.cut_outs * draws[CUT_OUTS])], settings.cut_out_size)
+    return image
 
 
-def _thicken(picture: np.ndarray, amount: float) -> np.ndarray:
+def _thicken(image: np.ndarray, amount: float) -> np.ndarray:
     """Add a pixel to all strokes, or take one off. amount: from -1, thinner, to 1, thicker; between, a mixture."""
     square = np.ones((2, 2), np.uint8)
     if amount > 0:
-        return cv2.addWeighted(picture, 1 - amount, cv2.dilate(picture, square), amount, 0)
+        return cv2.addWeighted(image, 1 - amount, cv2.dilate(image, square), amount, 0)
     share = -amount * (1 - LEAST_INK)
-    return cv2.addWeighted(picture, 1 - share, cv2.erode(picture, square), share, 0)
+    return cv2.addWeighted(image, 1 - share, cv2.erode(image, square), share, 0)
 
 
-def _cut_out(picture: np.ndarray, squares: np.ndarray, size: int) -> np.ndarray:
-    """Lay squares of paper over a picture. squares: (count, 3) draws of row, column and side."""
-    picture = picture.copy()
+def _cut_out(image: np.ndarray, squares: np.ndarray, size: int) -> np.ndarray:
+    """Lay squares of paper over an image. squares: (count, 3) draws of row, column and side."""
+    image = image.copy()
     for row, column, side in squares:
         side = math.ceil(size * (1 + side) / 2)
-        top, left = int(row * picture.shape[0]) - side // 2, int(column * picture.shape[1]) - side // 2
-        picture[max(top, 0) : top + side, max(left, 0) : left + side] = 0
-    return picture
+        top, left = int(row * image.shape[0]) - side // 2, int(column * image.shape[1]) - side // 2
+        image[max(top, 0) : top + side, max(left, 0) : left + side] = 0
+    return image
 
 
 # ------------------------------------------------------------------------------------------------------------ strokes
@@ -228,7 +228,7 @@ def _cut_out(picture: np.ndarray, squares: np.ndarray, size: int) -> np.ndarray:
 class StrokeAugmentation:
     """Ranges of the distortions of pen strokes; all neutral by default. Raises ValueError that names a bad one.
 
-    Lengths are in pixels of the picture, where an ordinary stroke is 28 high.
+    Lengths are in pixels of the image, where an ordinary stroke is 28 high.
     """
 
     pen: tuple[int, int] = (3, 3)  # width of the strokes, both ends included

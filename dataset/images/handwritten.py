@@ -1,6 +1,6 @@
 """The ink of a split, as the network will see it: scaled, kept within limits, distorted differently in every epoch.
 
-Where a picture's strokes are known, they are distorted too, and drawn again, before the image is.
+Where an image's strokes are known, they are distorted too, and drawn again, before the image is.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataset.images.scaling import FULL_SIZE, Scaling
 from dataset.images.source import ImageSource
 from dataset.images.store import ImageStore
 from dataset.images.strokes import Strokes, StrokeStore, boxes_of, draw, vary
-from utils.reading.pictures import resize
+from utils.reading.images import resize
 
 
 class HandwrittenImages(ImageSource):
-    """Some pictures of a store. Deterministic in (seed, epoch, index), for any number of workers."""
+    """Some images of a store. Deterministic in (seed, epoch, index), for any number of workers."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class HandwrittenImages(ImageSource):
         strokes: StrokeStore | None = None,
         stroke_augmentation: StrokeAugmentation = AS_WRITTEN,
     ):
-        """indices: (N,) indices in the store. No picture is left out, however large.   strokes: of the same split."""
+        """indices: (N,) indices in the store. No image is left out, however large.   strokes: of the same split."""
         self.store, self.indices, self.augmentation = store, np.asarray(indices), augmentation
         self.strokes, self.stroke_augmentation = strokes, stroke_augmentation
         self.scaling = scaling
@@ -36,7 +36,7 @@ class HandwrittenImages(ImageSource):
         self._last: tuple = (None, None)  # whose strokes were asked for last, and what they are
 
     def part(self, chosen: np.ndarray) -> HandwrittenImages:
-        """Some of these pictures.   chosen: (N,) bool."""
+        """Some of these images.   chosen: (N,) bool."""
         ways = self.augmentation, self.strokes, self.stroke_augmentation
         return HandwrittenImages(self.store, self.indices[chosen], self.scaling, *ways)
 
@@ -44,27 +44,27 @@ class HandwrittenImages(ImageSource):
         return len(self.indices)
 
     def sizes(self, seed: int, epoch: int) -> np.ndarray:
-        """(N, 2) height and width in pixels of every picture in this epoch."""
+        """(N, 2) height and width in pixels of every image in this epoch."""
         if self.augmentation is None:
             return self._sizes
         return sizes_after(self._sizes, seed, epoch, self.augmentation)
 
-    def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
+    def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0."""
         varied = None if self.stroke_augmentation == AS_WRITTEN else self._varied(index, seed, epoch)
         if varied is None:
-            picture = self.store.picture(int(self.indices[index]))
+            image = self.store.image(int(self.indices[index]))
         else:
             strokes, traces, pen = varied
-            picture = draw(traces, strokes.size, pen)
+            image = draw(traces, strokes.size, pen)
         if self.scales[index] != 1:
-            picture = resize(picture, float(self.scales[index]))
+            image = resize(image, float(self.scales[index]))
         if self.augmentation is None:
-            return picture
-        return augment(picture, index, seed, epoch, self.augmentation)
+            return image
+        return augment(image, index, seed, epoch, self.augmentation)
 
     def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
-        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `picture`; NaN where not known."""
+        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `image`; NaN where not known."""
         varied = self._varied(index, seed, epoch)
         if varied is None:
             return np.full((self.lengths[index], 4), np.nan, np.float32)
@@ -75,9 +75,9 @@ class HandwrittenImages(ImageSource):
         return boxes if self.augmentation is None else boxes_after(boxes, size, index, seed, epoch, self.augmentation)
 
     def _varied(self, index: int, seed: int, epoch: int) -> tuple[Strokes, list[np.ndarray], int] | None:
-        """A picture's strokes, the traces as this epoch has them, and the pen; nothing where they are not known.
+        """An image's strokes, the traces as this epoch has them, and the pen; nothing where they are not known.
 
-        Kept until the next is asked for: `boxes` comes after `picture`.
+        Kept until the next is asked for: `boxes` comes after `image`.
         """
         if self.strokes is None:
             return None

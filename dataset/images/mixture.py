@@ -1,4 +1,4 @@
-"""Several sources of pictures in one stage, in shares that change while it goes on."""
+"""Several sources of images in one stage, in shares that change while it goes on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def between(first: float, last: float, passed: float) -> float:
 
 
 class Mixture(ImageSource):
-    """Pictures of several sources, shown as if they were of one kind.
+    """Images of several sources, shown as if they were of one kind.
 
     Indices count through the sources in their order; `chosen` says which of them an epoch shows. Deterministic in
     (seed, epoch, index), and in the progress where that is told.
     """
 
     def __init__(self, sources: Sequence[ImageSource], counts: Callable[[float], Sequence[int]], epochs: int):
-        """counts: from the fraction of the stage that has passed, 0 to 1, to the pictures of each source to show.
+        """counts: from the fraction of the stage that has passed, 0 to 1, to the images of each source to show.
 
         epochs: of the stage: without `set_progress`, its first epoch begins at 0 and its last one at 1.
         """
@@ -48,16 +48,16 @@ class Mixture(ImageSource):
         return np.concatenate(parts)
 
     def sizes(self, seed: int, epoch: int) -> np.ndarray:
-        """(N, 2) height and width in pixels of every picture in this epoch."""
+        """(N, 2) height and width in pixels of every image in this epoch."""
         return np.concatenate([source.sizes(seed, epoch) for source in self.sources])
 
-    def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
+    def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0."""
         source, place = self._find(index)
-        return source.picture(place, seed, epoch)
+        return source.image(place, seed, epoch)
 
     def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
-        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `picture`; NaN where not known."""
+        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `image`; NaN where not known."""
         source, place = self._find(index)
         return source.boxes(place, seed, epoch)
 
@@ -70,6 +70,6 @@ class Mixture(ImageSource):
         return source.name(place)
 
     def _find(self, index: int) -> tuple[ImageSource, int]:
-        index = range(len(self))[index]  # an IndexError where there is no such picture, and -1 is the last
+        index = range(len(self))[index]  # an IndexError where there is no such image, and -1 is the last
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         return self.sources[number], index - int(self._first[number])

@@ -1,6 +1,6 @@
 """Which symbol stands for each token of a label, and where: chosen, placed and scaled for many labels at once.
 
-All that decides a picture's size is sums, products and roundings, so one picture and a million give the same to the
+All that decides an image's size is sums, products and roundings, so one image and a million give the same to the
 last bit.
 """
 
@@ -16,9 +16,9 @@ from dataset.images.simulated_symbols import LEAST_SIDE
 from dataset.images.strokes import Strokes
 from dataset.images.symbol_pool import Symbols
 from dataset.images.token_boxes import TokenBoxes, forms_of, ranges
-from utils.reading.pictures import MARGIN
+from utils.reading.images import MARGIN
 
-# The place of the draws of a picture, and of a symbol, among those of `uniform`; the first ones are the augmentation's.
+# The place of the draws of an image, and of a symbol, among those of `uniform`; the first ones are the augmentation's.
 FIRST_DRAW, FIRST_SYMBOL_DRAW = 2_000, 3_000
 CANDIDATES = 6  # symbols of any writer, from which the most fitting is taken
 OWN = 3  # and so many of the very writer
@@ -32,7 +32,7 @@ HAND_WINDOW = 120  # labels of like form and width, whose hands a label may foll
 GROWTH_JITTER = 0.05  # share by which width and height vary, each for itself
 TALL = 1.3  # em: what is higher is stretched with the distances across the line
 LEAST_SCALE, LARGEST_SCALE = 0.25, 12.0  # of a symbol, from the box that it was written for to the one that it gets
-MOST_EM = 256.0  # beyond it sizes of boxes are alike
+MAX_EM = 256.0  # beyond it sizes of boxes are alike
 # How much it costs to take a symbol of another writer, or one written for a box of another size (a share of it); one
 # unit is a standard deviation of a writer's way.
 STRANGER_COST, SIZE_COST = 0.5, 4.0
@@ -40,10 +40,10 @@ ROOT_SIZE_COST = 12.0  # the hook of a root that is made longer would lie over w
 
 
 class Plan(NamedTuple):
-    """Where the symbols of n pictures go.
+    """Where the symbols of n images go.
 
-    ends: (n,) of each picture, in symbols.   donors: (S,) which of the Symbols.   corners: (S, 2) their left top in
-    pixels from that of the ink.   scales: (S, 2) pixels an em.   sizes: (n, 2) height and width of pictures, pixels.
+    ends: (n,) of each image, in symbols.   donors: (S,) which of the Symbols.   corners: (S, 2) their left top in
+    pixels from that of the ink.   scales: (S, 2) pixels an em.   sizes: (n, 2) height and width of images, pixels.
     """
 
     ends: np.ndarray
@@ -64,7 +64,7 @@ class Planner:
         self._extents = np.maximum((boxes.high - boxes.low).astype(np.float64), LEAST_SIDE)
         self._middles = (boxes.low + boxes.high).astype(np.float64) / 2
         self._stands = (np.abs(boxes.high[:, 1] - boxes.baselines) < 0.05) & ~boxes.has_rule
-        self._shares = 1 / _neighbours_above_and_below(boxes)
+        self._shares = 1 / _neighbors_above_and_below(boxes)
         self._sort_symbols()
         self._sort_hands()
         self._measure_habits()
@@ -76,10 +76,10 @@ class Planner:
         self._wanted = self._extents.sum(axis=1)
         self._had = symbols.typeset.astype(np.float64).sum(axis=1)
         self._order = np.lexsort([self._had, symbols.tokens])
-        keys = symbols.tokens[self._order] * MOST_EM + np.minimum(self._had[self._order], MOST_EM - 1)
+        keys = symbols.tokens[self._order] * MAX_EM + np.minimum(self._had[self._order], MAX_EM - 1)
         start = np.searchsorted(symbols.tokens[self._order], tokens, side="left")
         stop = np.searchsorted(symbols.tokens[self._order], tokens, side="right")
-        middle = np.searchsorted(keys, tokens * MOST_EM + np.minimum(self._wanted, MOST_EM - 1))
+        middle = np.searchsorted(keys, tokens * MAX_EM + np.minimum(self._wanted, MAX_EM - 1))
         window = np.maximum(LEAST_WINDOW, (stop - start) * WINDOW_SHARE)
         self._window = np.minimum(window, stop - start).astype(np.int64)
         self._first = np.clip(middle - self._window // 2, start, stop - self._window)
@@ -92,8 +92,8 @@ class Planner:
         symbols = self.symbols
         forms, widths = forms_of(self.boxes)
         self._hand_order = np.lexsort([symbols.widths, symbols.forms])
-        keys = (symbols.forms * MOST_EM + np.minimum(symbols.widths, MOST_EM - 1))[self._hand_order]
-        middle = np.searchsorted(keys, forms * MOST_EM + np.minimum(widths, MOST_EM - 1))
+        keys = (symbols.forms * MAX_EM + np.minimum(symbols.widths, MAX_EM - 1))[self._hand_order]
+        middle = np.searchsorted(keys, forms * MAX_EM + np.minimum(widths, MAX_EM - 1))
         self._hand_window = min(HAND_WINDOW, len(keys))
         self._first_hand = np.clip(middle - self._hand_window // 2, 0, len(keys) - self._hand_window)
 
@@ -107,7 +107,7 @@ class Planner:
         self._script_factors = np.array([[1, base / script], [script / base, 1]])  # where it goes, where it is from
 
     def _collect_heights(self) -> None:
-        """The heights of every symbol's traces, which decide the scale of a picture."""
+        """The heights of every symbol's traces, which decide the scale of an image."""
         symbols = self.symbols
         self._trace_starts, self._trace_counts = np.empty((2, len(symbols.tokens)), np.int64)
         heights, first = [], 0
@@ -121,7 +121,7 @@ class Planner:
         self._heights = np.concatenate(heights).astype(np.float64)
 
     def strokes(self, index: int, plan: Plan, at: int) -> Strokes:
-        """All strokes of a picture, in its pixels.   at: where it stands in the plan."""
+        """All strokes of an image, in its pixels.   at: where it stands in the plan."""
         symbols, points, counts, members, first = self.symbols, [], [], [], 0
         part = slice(int(plan.ends[at - 1]) if at else 0, int(plan.ends[at]))
         for donor in plan.donors[part].tolist():
@@ -146,8 +146,8 @@ class Planner:
         ends = np.cumsum(counts).tolist()
         traces = [moved[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         end = int(self.boxes.ends[index])
-        places = self.boxes.tokens[end - len(symbol_counts) : end].tolist()
-        return Strokes(traces, members, places, (height, width))
+        indices = self.boxes.tokens[end - len(symbol_counts) : end].tolist()
+        return Strokes(traces, members, indices, (height, width))
 
     def plan(self, indices: np.ndarray, seed: int, epoch: int) -> Plan:
         """indices: (n,) labels."""
@@ -176,13 +176,13 @@ class Planner:
         """The most fitting of some candidates for each symbol: (S,).   writers: whose hand it is to be."""
         own = writers * self._vocabulary_size + self.tokens[rows]
         first, last = np.searchsorted(self._own, own, side="left"), np.searchsorted(self._own, own, side="right")
-        places = self._first[rows][:, None] + (draws[:, :CANDIDATES] * self._window[rows][:, None]).astype(np.int64)
+        indices = self._first[rows][:, None] + (draws[:, :CANDIDATES] * self._window[rows][:, None]).astype(np.int64)
         candidates = np.empty(draws.shape, np.int64)
-        candidates[:, :CANDIDATES] = self._order[places]
-        places = first[:, None] + (draws[:, CANDIDATES:] * (last - first)[:, None]).astype(np.int64)
+        candidates[:, :CANDIDATES] = self._order[indices]
+        indices = first[:, None] + (draws[:, CANDIDATES:] * (last - first)[:, None]).astype(np.int64)
         has_own = (last > first)[:, None]
-        places = np.minimum(places, len(self._own) - 1)
-        candidates[:, CANDIDATES:] = np.where(has_own, self._own_order[places], candidates[:, :1])
+        indices = np.minimum(indices, len(self._own) - 1)
+        candidates[:, CANDIDATES:] = np.where(has_own, self._own_order[indices], candidates[:, :1])
         wanted = self._wanted[rows][:, None]
         size_cost = np.where(self.boxes.has_rule[rows], ROOT_SIZE_COST, SIZE_COST)[:, None]
         costs = size_cost * np.abs(self._had[candidates] - wanted) / wanted
@@ -272,7 +272,7 @@ def _medians(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
     return medians
 
 
-def _neighbours_above_and_below(boxes: TokenBoxes) -> np.ndarray:
+def _neighbors_above_and_below(boxes: TokenBoxes) -> np.ndarray:
     """How many symbols of its label stand above or below each symbol, itself counted, but no rules: (S,)."""
     counts = np.diff(boxes.ends, prepend=0)
     each, starts = np.repeat(counts, counts), np.repeat(boxes.ends - counts, counts)

@@ -5,7 +5,7 @@
 It is honest about being synthetic: it shows that all works on a machine without data, and nothing about real ink.
 The hand follows the *skeleton* of a printed letter (one thin line where the outline has a stroke), fitted into the box
 where the typesetter put the symbol. Each writer has a slant, a pen, letter forms and a carelessness of their own; each
-symbol is shifted, scaled, turned and bent. Nobody who wrote a test picture wrote a training picture.
+symbol is shifted, scaled, turned and bent. Nobody who wrote a test image wrote a training image.
 """
 
 import json
@@ -128,7 +128,7 @@ def make_labels(count: int, seed: int) -> list[list[str]]:
 
 # ---- skeletons: the strokes of a printed letter ----------------------------------------------------------------------
 
-# What a hand writes for a token that is not its own picture. A word is written letter by letter.
+# What a hand writes for a token that is not its own image. A word is written letter by letter.
 WRITTEN = {r"\pi": "π", r"\theta": "θ", r"\lambda": "λ", r"\beta": "β", r"\sum": "∑", r"\int": "∫", r"\infty": "∞"}
 WRITTEN |= {r"\rightarrow": "→", r"\neq": "≠", r"\sin": "sin", r"\cos": "cos", r"\log": "log", "-": "−"}
 PRINT, CURSIVE = "DejaVuSans.ttf", "STIXGeneralItalic.ttf"
@@ -136,8 +136,8 @@ EITHER_FORM = "bcdegiklmnoprsxyπθλβ"
 ALWAYS_CURSIVE = frozenset("af")  # nobody writes the two storeys of a printed a
 SKELETON_PIXELS = 80  # an em, when letters are thinned
 
-# The eight neighbours (down, right), clockwise from the one above. Bit k of a pixel's code: is neighbour k ink?
-NEIGHBOURS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
+# The eight neighbors (down, right), clockwise from the one above. Bit k of a pixel's code: is neighbor k ink?
+NEIGHBORS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 def _removable() -> np.ndarray:
@@ -155,9 +155,9 @@ REMOVABLE = _removable()
 
 
 def thin(ink: np.ndarray) -> np.ndarray:
-    """Wear bool (H, W) down to lines one pixel wide, without breaking them. The border of the picture must be paper."""
+    """Wear bool (H, W) down to lines one pixel wide, without breaking them. The border of the image must be paper."""
     kernel = np.zeros((3, 3), np.float32)
-    for bit, (down, right) in enumerate(NEIGHBOURS):
+    for bit, (down, right) in enumerate(NEIGHBORS):
         kernel[1 + down, 1 + right] = 1 << bit
     ink = ink.astype(np.float32)
     remaining = -1
@@ -171,14 +171,14 @@ def trace(skeleton: np.ndarray) -> list[np.ndarray]:
     """Cut lines one pixel wide, bool (H, W), at their junctions. Returns chains of points (n, 2), x and y."""
     pixels = set(map(tuple, np.argwhere(skeleton).tolist()))
 
-    def neighbours(pixel):
+    def neighbors(pixel):
         y, x = pixel
-        for down, right in NEIGHBOURS:
+        for down, right in NEIGHBORS:
             # A diagonal step counts only where no two straight steps lead to the same place.
             if (y + down, x + right) in pixels and not (down and right and ({(y + down, x), (y, x + right)} & pixels)):
                 yield y + down, x + right
 
-    links = {pixel: list(neighbours(pixel)) for pixel in sorted(pixels)}
+    links = {pixel: list(neighbors(pixel)) for pixel in sorted(pixels)}
     chains, used = [], set()
     # Ends and junctions first; what is left after them are closed loops, which may start anywhere.
     for start in sorted(links, key=lambda pixel: len(links[pixel]) == 2):
@@ -215,9 +215,9 @@ def skeleton_strokes(text: str, font: str) -> tuple[np.ndarray, ...]:
         advance += glyph.linearHoriAdvance / 65536
     points = np.concatenate(polygons)
     corner, size = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1)
-    picture = np.zeros(np.ceil(size[::-1]).astype(int) + 5, np.uint8)
-    cv2.fillPoly(picture, [np.rint((polygon - corner + 2) * 16).astype(np.int32) for polygon in polygons], 1, shift=4)
-    return tuple((smooth(chain) - 2) / size for chain in trace(thin(picture > 0)))
+    image = np.zeros(np.ceil(size[::-1]).astype(int) + 5, np.uint8)
+    cv2.fillPoly(image, [np.rint((polygon - corner + 2) * 16).astype(np.int32) for polygon in polygons], 1, shift=4)
+    return tuple((smooth(chain) - 2) / size for chain in trace(thin(image > 0)))
 
 
 # ---- the hand --------------------------------------------------------------------------------------------------------
@@ -316,22 +316,22 @@ def draw(strokes: list[np.ndarray], pen: int) -> np.ndarray:
     points = np.concatenate(strokes)
     corner = np.floor(points.min(axis=0)) - BORDER
     width, height = (np.ceil(points.max(axis=0)) + BORDER - corner).astype(int) + 1
-    picture = np.full((height, width), 255, np.uint8)
+    image = np.full((height, width), 255, np.uint8)
     lines = [np.rint((stroke - corner) * 16).astype(np.int32) for stroke in strokes]
-    cv2.polylines(picture, lines, isClosed=False, color=0, thickness=pen, shift=4)
-    return picture
+    cv2.polylines(image, lines, isClosed=False, color=0, thickness=pen, shift=4)
+    return image
 
 
 # ---- the data set ----------------------------------------------------------------------------------------------------
 
 
 def writer_of(index: int, split: str, seed: int) -> Writer:
-    """Who wrote picture `index` of a split: one of the split's own WRITERS."""
+    """Who wrote image `index` of a split: one of the split's own WRITERS."""
     return Writer.draw(np.random.default_rng((seed, list(WRITERS).index(split), index % WRITERS[split])))
 
 
-def picture_png(item: tuple[int, list[str]], split: str, seed: int) -> bytes:
-    """The picture of item (index, label) as a PNG file. Depends on nothing but its arguments."""
+def image_png(item: tuple[int, list[str]], split: str, seed: int) -> bytes:
+    """The image of item (index, label) as a PNG file. Depends on nothing but its arguments."""
     index, tokens = item
     writer = writer_of(index, split, seed)
     random = np.random.default_rng((seed, list(WRITERS).index(split), WRITERS[split] + index))
@@ -339,8 +339,8 @@ def picture_png(item: tuple[int, list[str]], split: str, seed: int) -> bytes:
 
 
 def pngs(items: list[tuple[int, list[str]]], split: str, seed: int) -> list[bytes]:
-    """What `picture_png` makes of some items: the work that a process takes at once."""
-    return [picture_png(item, split, seed) for item in items]
+    """What `image_png` makes of some items: the work that a process takes at once."""
+    return [image_png(item, split, seed) for item in items]
 
 
 def make_sample(

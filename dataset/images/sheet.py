@@ -91,7 +91,7 @@ def write_sheet(dataset_folder: str | Path, split: str, path: str | Path, count:
     known = open_strokes(folder / split)
     indices = [int(index) for index in np.linspace(0, len(store) - 1, min(count, len(store)))]
     strokes = [known.find(store.name(index), store.sizes[index]) for index in indices] if known else ()
-    drawn = sheet([store.picture(index) for index in indices], seed, strokes)
+    drawn = sheet([store.image(index) for index in indices], seed, strokes)
     if Path(path).suffix.lower() != ".png":
         raise DataError(f"{path}: expected a name that ends in .png")
     atomic_write(path, cv2.imencode(".png", drawn)[1].tobytes())

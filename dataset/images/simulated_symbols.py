@@ -28,10 +28,10 @@ def glyph_skeleton(font: int, glyph: int) -> tuple[np.ndarray, ...]:
         return ()
     points = outline.points * [SKELETON_PIXELS, -SKELETON_PIXELS]
     corner = np.floor(points.min(axis=0)) - 3
-    picture = np.zeros(np.ceil(points.max(axis=0) - corner).astype(int)[::-1] + 4, np.uint8)
+    image = np.zeros(np.ceil(points.max(axis=0) - corner).astype(int)[::-1] + 4, np.uint8)
     polygons = np.split(np.rint((points - corner) * 16).astype(np.int32), np.cumsum(outline.counts)[:-1])
-    cv2.fillPoly(picture, polygons, 1, shift=4)
-    chains = [smooth(chain) for chain in trace(thin(picture > 0))]
+    cv2.fillPoly(image, polygons, 1, shift=4)
+    chains = [smooth(chain) for chain in trace(thin(image > 0))]
     if not chains:  # a round dot is worn down to nothing
         chains = [np.tile((points.min(axis=0) + points.max(axis=0)) / 2 - corner, (2, 1))]
     return tuple((chain + corner) / SKELETON_PIXELS for chain in chains)
@@ -71,12 +71,12 @@ class SimulatedLibrary:
     def __init__(self, seen: Mapping[str, Sequence[tuple[Layout, int]]], seed: int = 0):
         """seen: for each token, layouts that hold it, and its index in them: one for each size that matters."""
         self.tokens = sorted(seen)
-        traces, symbols, self.picture_writers = [], [], np.arange(HANDS)
-        self.picture_forms, self.picture_widths = np.zeros(HANDS, np.int32), np.ones(HANDS, np.float32)
+        traces, symbols, self.image_writers = [], [], np.arange(HANDS)
+        self.image_forms, self.image_widths = np.zeros(HANDS, np.int32), np.ones(HANDS, np.float32)
         random = np.random.default_rng([seed, 13])
         slants, spreads = random.normal(0.05, 0.12, HANDS), random.uniform(0.95, 1.3, (HANDS, 2))
         steps = np.full(HANDS, np.nan)
-        self.picture_features = np.column_stack([slants, steps, spreads]).astype(np.float32)
+        self.image_features = np.column_stack([slants, steps, spreads]).astype(np.float32)
         for number, token in enumerate(self.tokens):
             skeletons = [token_skeleton(layout, index) for layout, index in seen[token]]
             for skeleton in skeletons:
@@ -92,7 +92,7 @@ class SimulatedLibrary:
         self.points = np.concatenate(traces) if traces else np.empty((0, 2), np.float32)
         self.trace_ends = np.cumsum([len(trace) for trace in traces], dtype=np.int64)
         self.trace_heights = np.array([np.ptp(trace[:, 1]) for trace in traces], np.float32)
-        self.symbol_tokens, self.symbol_pictures, self.symbol_trace_ends = table[:, :3].T.astype(np.int64)
+        self.symbol_tokens, self.symbol_images, self.symbol_trace_ends = table[:, :3].T.astype(np.int64)
         self.sizes, self.typeset_sizes = table[:, 3:5].astype(np.float32), table[:, 5:].astype(np.float32)
         self.rises, self.levels = np.zeros(len(table), np.float32), np.ones(len(table), np.float32)
 

@@ -30,7 +30,7 @@ class ImageSource(Protocol):
         """(N, 2) height and width in pixels of every image in this epoch, without drawing it."""
 
     @abstractmethod
-    def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
+    def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0."""
 
     @abstractmethod

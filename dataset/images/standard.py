@@ -1,10 +1,10 @@
-"""Standard images: the typeset pictures of labels, drawn anew in every epoch from layouts that are kept on disk.
+"""Standard images: the typeset images of labels, drawn again in every epoch from layouts that are kept on disk.
 
-    pictures = StandardImages(labels, vocabulary, "datasets/CROHME/standard", VARIED, Scaling(0.5))
-    pictures.sizes(seed, epoch), pictures.picture(index, seed, epoch), pictures.boxes(index, seed, epoch)
+    images = StandardImages(labels, vocabulary, "datasets/CROHME/standard", VARIED, Scaling(0.5))
+    images.sizes(seed, epoch), images.image(index, seed, epoch), images.boxes(index, seed, epoch)
 
 Laying a label out takes as long as drawing it several times, and a layout is some 250 bytes: so layouts are cached, one
-for every font, and pictures are not. What a picture looks like is a pure function of (seed, epoch, index), and its size
+for every font, and images are not. What an image looks like is a pure function of (seed, epoch, index), and its size
 is known without drawing it.
 """
 
@@ -21,53 +21,53 @@ import numpy as np
 from dataset.images.augmentation import Augmentation, augment, boxes_after, sizes_after, uniform
 from dataset.images.scaling import FULL_SIZE, Scaling
 from dataset.images.source import ImageSource
-from dataset.renderer import Layout, RenderError, Style, draw_ink, layout, picture_size
+from dataset.renderer import Layout, RenderError, Style, draw_ink, image_size, layout
 from dataset.vocabulary import Vocabulary
 from utils.files import hash64, locked
 from utils.parallel import in_processes
 from utils.progress import Progress
-from utils.reading.pictures import MARGIN
+from utils.reading.images import MARGIN
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Styles:
-    """How pictures may look: the renderer's fonts, and ranges of the numbers of its Style, by the same names.
+    """How images may look: the renderer's fonts, and ranges of the numbers of its Style, by the same names.
 
-    Every picture takes its own value from every range, evenly, and one of the fonts. It is also more or less casual,
-    0 to 1: the last three are what the most casual picture allows its symbols; the neatest allows nothing.
+    Every image takes its own value from every range, evenly, and one of the fonts. It is also more or less casual,
+    0 to 1: the last three are what the most casual image allows its symbols; the neatest allows nothing.
     """
 
     fonts: tuple[str, ...] = ("cm",)
-    em: Range = (55.0, 55.0)  # pixels; with 55, pictures of CROHME's labels have the mean area of its ink
+    em: Range = (55.0, 55.0)  # pixels; with 55, images of CROHME's labels have the mean area of its ink
     weight: Range = (0.0, 0.0)
     slant: Range = (0.0, 0.0)
     spacing: Range = (0.0, 0.0)
     script_shift: Range = (0.0, 0.0)
-    wander: float = 0.0
+    baseline_jitter: float = 0.0
     scale_jitter: float = 0.0
     rotation_jitter: float = 0.0
-    augmentation: Augmentation | None = None  # of the drawn picture
+    augmentation: Augmentation | None = None  # of the drawn image
 
 
 STANDARD = Styles()
 VARIED = Styles(
     fonts=("cm", "stix", "dejavusans"),
-    em=(36.0, 52.0),  # the other freedoms take room, too
+    em=(36.0, 52.0),  # the other jitters take room, too
     weight=(-0.01, 0.03),
     slant=(-0.1, 0.35),
     spacing=(-0.05, 0.3),
     script_shift=(-0.1, 0.2),
-    wander=0.08,
+    baseline_jitter=0.08,
     scale_jitter=0.2,
     rotation_jitter=0.2,
     augmentation=Augmentation(stretch=(0.85, 1.2), rotation=3, distortion=2),
 )
 RANGES = ("em", "weight", "slant", "spacing", "script_shift")
-# The place of a picture's draws among those of `uniform`; the first ones are its augmentation's.
+# The place of an image's draws among those of `uniform`; the first ones are its augmentation's.
 FIRST_DRAW = 1_000
-FREEDOMS = ("wander", "scale_jitter", "rotation_jitter")
+JITTER_RANGES = ("baseline_jitter", "scale_jitter", "rotation_jitter")
 # Added to the thickness of strokes, em: letters of these fonts are heavier than a pen, their rules are not.
 FONT_WEIGHT = {"dejavusans": -0.035, "dejavuserif": -0.02}
 
@@ -229,13 +229,13 @@ def _lay_out(job: tuple[str, list[str]]) -> tuple[np.ndarray, bytes]:
     return rows, b"".join(parts)
 
 
-# ---- the pictures ----------------------------------------------------------------------------------------------------
+# ---- the images ----------------------------------------------------------------------------------------------------
 
 
 class StandardImages(ImageSource):
     """The standard images of different labels. Deterministic in (seed, epoch, index), for any number of workers.
 
-    failures: [(tokens, reason)], labels that cannot be drawn; they have no picture here.
+    failures: [(tokens, reason)], labels that cannot be drawn; they have no image here.
     labels_of: (N,) places of the others in the labels that were given.
     lengths: (N,) int32, tokens a label.
     """
@@ -289,26 +289,26 @@ class StandardImages(ImageSource):
         return " ".join(self._vocabulary.decode(self.label(index)))
 
     def sizes(self, seed: int, epoch: int) -> np.ndarray:
-        """(N, 2) int32: height and width in pixels of every picture in this epoch."""
+        """(N, 2) int32: height and width in pixels of every image in this epoch."""
         _, _, numbers, extents, _ = self._styles_of(np.arange(len(self)), seed, epoch)
-        sizes = np.stack(picture_size(extents, Style(margin=MARGIN, **numbers)), axis=1).astype(np.int32)
+        sizes = np.stack(image_size(extents, Style(margin=MARGIN, **numbers)), axis=1).astype(np.int32)
         return sizes_after(sizes, seed, epoch, self.styles.augmentation) if self.styles.augmentation else sizes
 
-    def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
+    def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0."""
-        picture = draw_ink(*self._layout_and_style(index, seed, epoch))
+        image = draw_ink(*self._layout_and_style(index, seed, epoch))
         augmentation = self.styles.augmentation
-        return augment(picture, index, seed, epoch, augmentation) if augmentation else picture
+        return augment(image, index, seed, epoch, augmentation) if augmentation else image
 
     def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
-        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `picture`; NaN without ink."""
+        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `image`; NaN without ink."""
         layout_, style = self._layout_and_style(index, seed, epoch)
         boxes = np.full((self.lengths[index], 4), np.nan, np.float32)
         for token, *edges in layout_.boxes(style):
             boxes[token] = edges
         if not self.styles.augmentation:
             return boxes
-        return boxes_after(boxes, picture_size(layout_.extents, style), index, seed, epoch, self.styles.augmentation)
+        return boxes_after(boxes, image_size(layout_.extents, style), index, seed, epoch, self.styles.augmentation)
 
     def layouts(self) -> tuple[LayoutCache, np.ndarray]:
         """The cache of layouts of the first font, and the row of each label in it, (N,)."""
@@ -325,11 +325,11 @@ class StandardImages(ImageSource):
     def _styles_of(self, indices: np.ndarray, seed: int, epoch: int) -> tuple:
         """For n indices: fonts, rows in their caches, numbers of their Styles, each (n,), extents (n, 3), seeds.
 
-        One picture and a million give the same numbers to the last bit: nothing but sums, products and roundings.
+        One image and a million give the same numbers to the last bit: nothing but sums, products and roundings.
         """
         draws = uniform(seed, epoch, indices, 3 + len(RANGES), FIRST_DRAW)
         font = (draws[:, 0] * len(self._caches)).astype(np.int64)
-        numbers = {name: draws[:, 1] * getattr(self.styles, name) for name in FREEDOMS}
+        numbers = {name: draws[:, 1] * getattr(self.styles, name) for name in JITTER_RANGES}
         for place, name in enumerate(RANGES, start=3):
             low, high = getattr(self.styles, name)
             numbers[name] = low + (high - low) * draws[:, place]
@@ -339,12 +339,12 @@ class StandardImages(ImageSource):
         for number, cache_ in enumerate(self._caches):
             extents[font == number] = cache_.index["extents"][rows[font == number]]
         # What is too large is drawn with a smaller em.
-        sizes = np.stack(picture_size(extents, Style(margin=MARGIN, **numbers)), axis=1) - 2 * MARGIN
+        sizes = np.stack(image_size(extents, Style(margin=MARGIN, **numbers)), axis=1) - 2 * MARGIN
         numbers["em"] = numbers["em"] * np.minimum(1, (self._limits - 2 * MARGIN) / sizes).min(axis=1)
         return font, rows, numbers, extents, (draws[:, 2] * 2**53).astype(np.int64)
 
     def _layout_and_style(self, index: int, seed: int, epoch: int) -> tuple[Layout, Style]:
-        index = range(len(self))[index]  # an IndexError where there is no such picture, and -1 is the last
+        index = range(len(self))[index]  # an IndexError where there is no such image, and -1 is the last
         (font,), (row,), numbers, _, (chance,) = self._styles_of(np.array([index]), seed, epoch)
         numbers = {name: float(number[0]) for name, number in numbers.items()}
         style = Style(font=self.styles.fonts[font], margin=MARGIN, seed=int(chance), **numbers)

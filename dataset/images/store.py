@@ -17,12 +17,11 @@ from dataset.formats.items import Item, image_of, name_of_image, read_split
 from dataset.formats.text_files import count_lines
 from dataset.images.flat_files import FlatWriter, map_files, slice_of
 from dataset.vocabulary import UNKNOWN, Vocabulary
-from utils.draws import GOLDEN, mix64
 from utils.errors import BadItem, DataError, list_of
 from utils.files import file_digest, hash64, locked
 from utils.parallel import in_threads
 from utils.progress import counted
-from utils.reading.pictures import normalize_image
+from utils.reading.images import normalize_image
 
 # Raise this when the files below, or what `normalize_image` does, change: older stores are then built again.
 VERSION = 4
@@ -67,16 +66,16 @@ class ImageStore:
     def __reduce__(self):
         return ImageStore, (self.folder,)
 
-    def picture(self, index: int) -> np.ndarray:
+    def image(self, index: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0: a read-only view on the file."""
-        picture = slice_of(self._pixels, self._pixel_ends, index).reshape(self.sizes[index])
+        image = slice_of(self._pixels, self._pixel_ends, index).reshape(self.sizes[index])
         # What is not in memory is read at once, and no more than that: left to itself, the system reads far around
         # each page that it misses, and does so again for the next one.
         if self._can_advise:
             end = int(self._pixel_ends[index])
-            first = (end - picture.size) // mmap.PAGESIZE * mmap.PAGESIZE
+            first = (end - image.size) // mmap.PAGESIZE * mmap.PAGESIZE
             self._pixel_map.madvise(mmap.MADV_WILLNEED, first, end - first)
-        return picture
+        return image
 
     def tokens(self, index: int) -> np.ndarray:
         """int32 vocabulary ids of the label, without `<sos>` and `<eos>`; UNKNOWN (-1) outside the vocabulary."""
@@ -86,7 +85,7 @@ class ImageStore:
         return slice_of(self._names, self._name_ends, index).tobytes().decode()
 
     def is_built_from(self, labels: Path, vocabulary: Vocabulary) -> bool:
-        """Whether this store still says what labels.txt and the vocabulary say. Changed picture files go unseen."""
+        """Whether this store still says what labels.txt and the vocabulary say. Changed image files go unseen."""
         about = self._about
         if about.get("version") != VERSION or about.get("vocabulary") != vocabulary.digest:
             return False
@@ -210,19 +209,3 @@ def fresh_store(folder: Path, vocabulary: Vocabulary) -> ImageStore | None:
     except DataError:
         return None  # a half of a store is no store; it is built again
     return store if store.is_built_from(labels, vocabulary) else None
-
-
-def split_validation(store: ImageStore, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of train and of validation, each (n,) int64 and rising. All images of one label fall on the same side.
-
-    fraction: the share of labels that validates, met on average. Whether a label validates depends on its text and the
-    seed alone, so it stays where it is when data or tokens are added. No side is empty where there are two labels or
-    more.
-    """
-    with np.errstate(over="ignore"):
-        mixed = mix64(store.label_hash + np.uint64(seed % 2**64) * GOLDEN)
-    is_validation = mixed / 2.0**64 < fraction
-    if fraction > 0 and len(mixed) and mixed.min() < mixed.max():
-        is_validation |= mixed == mixed.min()
-        is_validation &= mixed != mixed.max()
-    return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)

@@ -1,8 +1,8 @@
-"""Strokes: the pen's paths behind the pictures of a split, kept beside them, so that ink can be drawn again.
+"""Strokes: the pen's paths behind the images of a split, kept beside them, so that ink can be drawn again.
 
-They are known where a split was made from InkML. `SPLIT/strokes` then holds every trace in pixels of the picture that
-the store keeps, the symbol that it belongs to, and where each symbol stands in the label. Pictures are found by name.
-Drawn with the pen of 3 pixels, a picture's strokes give that very picture.
+They are known where a split was made from InkML. `SPLIT/strokes` then holds every trace in pixels of the image that
+the store keeps, the symbol that it belongs to, and where each symbol stands in the label. Images are found by name.
+Drawn with the pen of 3 pixels, an image's strokes give that very image.
 """
 
 import json
@@ -16,7 +16,7 @@ from dataset.formats.inkml import PEN, Symbol, draw_pixels
 from dataset.images.augmentation import AS_WRITTEN, StrokeAugmentation, augment_traces, pen_width, symbol_extents
 from dataset.images.flat_files import FlatWriter, map_files, slice_of
 from utils.files import hash64
-from utils.reading.pictures import MARGIN
+from utils.reading.images import MARGIN
 
 # Raise this when the files below change: older ones are then passed over, and made again by prepare.py.
 VERSION = 1
@@ -34,20 +34,20 @@ FILES = {
 
 
 class Strokes(NamedTuple):
-    """What the pen wrote of one picture.
+    """What the pen wrote of one image.
 
-    traces: each float32 (points, 2), x and y in pixels of the picture.   size: its height and width.
-    symbols: the traces of each symbol.   places: where each symbol stands in the label; -1 where that is not known.
+    traces: each float32 (points, 2), x and y in pixels of the image.   size: its height and width.
+    symbols: the traces of each symbol.   indices: where each symbol stands in the label; -1 where that is not known.
     """
 
     traces: list[np.ndarray]
     symbols: list[list[int]]
-    places: Sequence[int]
+    indices: Sequence[int]
     size: tuple[int, int]
 
 
 def strokes_of(traces: Sequence[np.ndarray], symbols: Sequence[Symbol]) -> Strokes:
-    """Traces in pixels (`inkml.pixel_traces`), moved to where they lie in the picture that the store keeps."""
+    """Traces in pixels (`inkml.pixel_traces`), moved to where they lie in the image that the store keeps."""
     points = np.concatenate(traces)
     pixels = np.floor(points + 0.5)
     low = pixels.min(axis=0)
@@ -71,7 +71,7 @@ def _split(points: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
 
 
 class StrokeStore:
-    """The strokes of a split's pictures, by name. Cheap to pickle, as an ImageStore is.
+    """The strokes of a split's images, by name. Cheap to pickle, as an ImageStore is.
 
     Raises DataError when the files are not whole.
     """
@@ -93,14 +93,14 @@ class StrokeStore:
         return StrokeStore, (self.folder,)
 
     def find(self, name: str, size: Sequence[int]) -> Strokes | None:
-        """The strokes of a picture; nothing where there are none, or where they are of a picture of another size."""
+        """The strokes of an image; nothing where there are none, or where they are of an image of another size."""
         wanted = np.uint64(hash64(name.encode()))
         index = int(np.searchsorted(self._hashes, wanted))
         if index == len(self) or self._hashes[index] != wanted:
             return None
         item = int(self._order[index])
         height, width = self._sizes[item].tolist()
-        if (height, width) != tuple(size):  # the picture was changed by hand
+        if (height, width) != tuple(size):  # the image was changed by hand
             return None
         owners = slice_of(self._trace_symbols, self._item_trace_ends, item)
         ends = slice_of(self._trace_ends, self._item_trace_ends, item)
@@ -143,7 +143,7 @@ class StrokeWriter(FlatWriter):
             self._write("trace_ends", self._written("points") // 2)
         self._write("trace_symbols", owners)
         self._write("item_trace_ends", self._written("trace_symbols"))
-        self._write("symbol_places", strokes.places)
+        self._write("symbol_places", strokes.indices)
         self._write("item_symbol_ends", self._written("symbol_places"))
         self._write("sizes", strokes.size)
         self._write("name_hash", hash64(name.encode()))
@@ -162,7 +162,7 @@ def vary(
 ) -> tuple[list[np.ndarray], int]:
     """The traces as the ink of this index has them in this epoch, and the pen that draws them.
 
-    The picture keeps its size, which samplers plan with: the ink is stretched until it fills it again.
+    The image keeps its size, which samplers plan with: the ink is stretched until it fills it again.
     """
     if settings == AS_WRITTEN:
         return strokes.traces, PEN
@@ -188,9 +188,9 @@ def boxes_of(strokes: Strokes, traces: Sequence[np.ndarray], pen: int, length: i
     counts = [len(trace) for trace in traces]
     pixels = np.floor(np.concatenate(traces) + 0.5)
     _, low, high = symbol_extents(pixels, np.cumsum(counts) - counts, strokes.symbols)
-    pairs = enumerate(zip(strokes.symbols, strokes.places, strict=True))
+    pairs = enumerate(zip(strokes.symbols, strokes.indices, strict=True))
     known = [symbol for symbol, (members, place) in pairs if members and 0 <= place < length]
-    places = np.array(strokes.places, int)[known]
+    places = np.array(strokes.indices, int)[known]
     # A token may have more than one symbol: its box holds them all.
     np.fmin.at(boxes[:, :2], places, low[known] - (pen - 1) // 2)
     np.fmax.at(boxes[:, 2:], places, high[known] + pen // 2 + 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.images.simulated_symbols import SimulatedLibrary
-from dataset.images.symbols import NO_PICTURE, SAME_LOOK, SymbolLibrary
+from dataset.images.symbols import NO_IMAGE, SAME_LOOK, SymbolLibrary
 from dataset.vocabulary import Vocabulary
 
 # Hands whose distances, along and across the line, are not known, or beyond these shares of the typesetter's, are
@@ -23,7 +23,7 @@ class Symbols(NamedTuple):
     ids.   sizes, typeset: (D, 2) width and height in em, of the ink and of the box it was written for.
     levels: (D,) of the glyph there.   rises: (D,) em.   writers: (D,).
     ways: (writers, 2) slant and step of each, in standard deviations.
-    hands: (P,) the writer of each picture to follow.   spreads: (P, 2) along and across the line.
+    hands: (P,) the writer of each image to follow.   spreads: (P, 2) along and across the line.
     forms, widths: (P,) how its label is laid out, and how wide in em.
     """
 
@@ -56,18 +56,18 @@ def gather(sources: Sequence[Source], vocabulary: Vocabulary) -> Symbols:
     for number, (library, is_allowed) in enumerate(sources):
         tokens = np.array([_id_of(token, vocabulary) for token in library.tokens])[library.symbol_tokens]
         index = np.flatnonzero((tokens >= 0) & (True if is_allowed is None else is_allowed))
-        pictures = library.symbol_pictures[index]
-        used = np.unique(pictures[pictures != NO_PICTURE])
-        writers = np.zeros(len(library.picture_writers) + 1, np.int64)
-        known, writers[used] = np.unique(library.picture_writers[used], return_inverse=True)
-        writers[NO_PICTURE] = len(known)  # whoever wrote symbols that are from no picture
-        features = library.picture_features[used]
+        images = library.symbol_images[index]
+        used = np.unique(images[images != NO_IMAGE])
+        writers = np.zeros(len(library.image_writers) + 1, np.int64)
+        known, writers[used] = np.unique(library.image_writers[used], return_inverse=True)
+        writers[NO_IMAGE] = len(known)  # whoever wrote symbols that are from no image
+        features = library.image_features[used]
         if not hands and len(used):  # those of the first library that has any
             spreads = _within_limits(features[:, 2:].astype(np.float64))
-            hands = first_writer + writers[used], spreads, library.picture_forms[used], library.picture_widths[used]
+            hands = first_writer + writers[used], spreads, library.image_forms[used], library.image_widths[used]
         ways.append(_ways_of(features[:, :2], writers[used], len(known) + 1))
         sizes = library.sizes[index], library.typeset_sizes[index], library.levels[index], library.rises[index]
-        parts.append((np.full(len(index), number), index, tokens[index], *sizes, first_writer + writers[pictures]))
+        parts.append((np.full(len(index), number), index, tokens[index], *sizes, first_writer + writers[images]))
         first_writer += len(known) + 1
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     ways = np.concatenate(ways)
@@ -77,7 +77,7 @@ def gather(sources: Sequence[Source], vocabulary: Vocabulary) -> Symbols:
     return Symbols(libraries, *columns, np.nan_to_num(ways), *(hands or NOBODY))
 
 
-# Whom to follow where no library knows a picture: the typesetter, and the first writer.
+# Whom to follow where no library knows an image: the typesetter, and the first writer.
 NOBODY = np.zeros(1, np.int64), np.ones((1, 2)), np.zeros(1, np.int32), np.ones(1, np.float32)
 
 
@@ -95,7 +95,7 @@ def _id_of(token: str, vocabulary: Vocabulary) -> int:
 
 
 def _ways_of(features: np.ndarray, writers: np.ndarray, count: int) -> np.ndarray:
-    """The mean of each writer's pictures: (count, 2); NaN where none of them tells."""
+    """The mean of each writer's images: (count, 2); NaN where none of them tells."""
     known = np.isfinite(features)
     sums = np.zeros((count, 2))
     counts = np.zeros((count, 2))

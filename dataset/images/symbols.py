@@ -4,7 +4,7 @@ r"""A library of handwritten symbols: single symbols as strokes, by token, with 
     python -m dataset.images.symbols mathnote.tar.xz --out datasets/MATHNOTE/symbols     # single symbols from elsewhere
 
 Each symbol of a written expression is measured against the box that the typesetter gives its token: the em of the
-picture is fitted first, then the symbol's strokes are kept in that em, together with the typeset box. So a symbol
+image is fitted first, then the symbol's strokes are kept in that em, together with the typeset box. So a symbol
 brings its own size, shape and place on the line along, wherever the typesetter wants one of its token.
 """
 
@@ -35,35 +35,35 @@ from utils.files import locked
 from utils.progress import counted
 
 # Raise this when the files below, or what is measured, change: older libraries are then built again.
-VERSION = 5
-# The flat files, and what one element of each is. Lengths are in em of the picture that the symbol is from.
+VERSION = 6
+# The flat files, and what one element of each is. Lengths are in em of the image that the symbol is from.
 FILES = {
     "points": np.float32,  # x, y from the left top of the symbol
     "trace_ends": np.int64,  # in points; of each trace
     "trace_heights": np.float32,
     "symbol_trace_ends": np.int64,  # in traces; of each symbol
     "symbol_tokens": np.int32,  # place in the list of tokens
-    "symbol_pictures": np.int32,  # place among the pictures
+    "symbol_images": np.int32,  # place among the images
     "symbol_sizes": np.float32,  # width, height
     "typeset_sizes": np.float32,  # width, height of the token's box where the symbol was written
     "symbol_levels": np.float32,  # the size of the typeset glyph: 1 on the line, less in scripts
     "rises": np.float32,  # how far the symbol lies below where the typesetter has it, against its line
-    "picture_hashes": np.uint64,  # of the pictures' names
-    "picture_writers": np.int32,
-    "picture_forms": np.int32,  # how the picture's label is laid out, see `token_boxes.forms_of`
-    "picture_widths": np.float32,  # of the typeset label
-    "picture_features": np.float32,  # see `Features`; NaN where a picture does not tell
+    "image_hashes": np.uint64,  # of the images' names
+    "image_writers": np.int32,
+    "image_forms": np.int32,  # how the image's label is laid out, see `token_boxes.forms_of`
+    "image_widths": np.float32,  # of the typeset label
+    "image_features": np.float32,  # see `Features`; NaN where an image does not tell
 }
-NO_PICTURE = -1
+NO_IMAGE = -1
 # Symbols whose diagonal is beyond these shares of the typeset one are taken for errors of the segmentation.
 LEAST_SIZE, LARGEST_SIZE = 0.35, 2.6
 LARGEST_RISE = 0.3  # em
-# So many pictures share the beginning of their names and still are one writer's.
-MOST_OF_A_WRITER = 150
+# So many images share the beginning of their names and still are one writer's.
+MAX_OF_A_WRITER = 150
 
 
 class Features(NamedTuple):
-    """What a picture tells about its writer's way.
+    """What an image tells about its writer's way.
 
     slant: mean x per y of steep strokes, rightwards and upwards.   step: em from a point to the next: the tablet's.
     spread: distances along the line against the typesetter's.   lift: distances across it.
@@ -85,12 +85,12 @@ class SymbolLibrary:
         self.points = files["points"].reshape(-1, 2)
         self.trace_ends, self.trace_heights = files["trace_ends"], files["trace_heights"]
         self.symbol_trace_ends = files["symbol_trace_ends"]
-        self.symbol_tokens, self.symbol_pictures = files["symbol_tokens"], files["symbol_pictures"]
+        self.symbol_tokens, self.symbol_images = files["symbol_tokens"], files["symbol_images"]
         self.sizes, self.typeset_sizes = files["symbol_sizes"].reshape(-1, 2), files["typeset_sizes"].reshape(-1, 2)
         self.levels, self.rises = files["symbol_levels"], files["rises"]
-        self.picture_hashes, self.picture_writers = files["picture_hashes"], files["picture_writers"]
-        self.picture_forms, self.picture_widths = files["picture_forms"], files["picture_widths"]
-        self.picture_features = files["picture_features"].reshape(-1, len(Features._fields))
+        self.image_hashes, self.image_writers = files["image_hashes"], files["image_writers"]
+        self.image_forms, self.image_widths = files["image_forms"], files["image_widths"]
+        self.image_features = files["image_features"].reshape(-1, len(Features._fields))
 
     def __len__(self) -> int:
         return len(self.symbol_tokens)
@@ -98,10 +98,10 @@ class SymbolLibrary:
     def __reduce__(self):
         return SymbolLibrary, (self.folder,)
 
-    def of_pictures(self, names: Sequence[str]) -> np.ndarray:
-        """(symbols,) bool: which symbols are from the pictures of these names, or from no picture at all."""
-        is_wanted = np.isin(self.picture_hashes, np.array([hash_of(name) for name in names], np.uint64))
-        return np.append(is_wanted, True)[self.symbol_pictures]  # NO_PICTURE is the last
+    def of_images(self, names: Sequence[str]) -> np.ndarray:
+        """(symbols,) bool: which symbols are from the images of these names, or from no image at all."""
+        is_wanted = np.isin(self.image_hashes, np.array([hash_of(name) for name in names], np.uint64))
+        return np.append(is_wanted, True)[self.symbol_images]  # NO_IMAGE is the last
 
 
 def hash_of(name: str) -> int:
@@ -114,22 +114,22 @@ class LibraryWriter(FlatWriter):
     def __init__(self, folder: Path, tokens: Sequence[str], source: str):
         """tokens: what symbols are symbols of.   source: stands for what the library is built from."""
         super().__init__(folder, FILES, version=VERSION, tokens=list(tokens), source=source)
-        self._pictures = 0
+        self._images = 0
 
-    def add_picture(self, name: str, writer: int, form: int, width: float, features: Features) -> int:
-        """Returns the picture's place, for its symbols."""
-        self._write("picture_hashes", hash_of(name))
-        self._write("picture_writers", writer)
-        self._write("picture_forms", form)
-        self._write("picture_widths", width)
-        self._write("picture_features", features)
-        self._pictures += 1
-        return self._pictures - 1
+    def add_image(self, name: str, writer: int, form: int, width: float, features: Features) -> int:
+        """Returns the image's place, for its symbols."""
+        self._write("image_hashes", hash_of(name))
+        self._write("image_writers", writer)
+        self._write("image_forms", form)
+        self._write("image_widths", width)
+        self._write("image_features", features)
+        self._images += 1
+        return self._images - 1
 
     def add(
         self,
         token: int,
-        picture: int,
+        image: int,
         traces: Sequence[np.ndarray],
         typeset: np.ndarray,
         level: float = 1.0,
@@ -144,7 +144,7 @@ class LibraryWriter(FlatWriter):
             self._write("trace_heights", np.ptp(trace[:, 1]))
         self._write("symbol_trace_ends", self._written("trace_ends"))
         self._write("symbol_tokens", token)
-        self._write("symbol_pictures", picture)
+        self._write("symbol_images", image)
         self._write("symbol_sizes", np.ptp(points, axis=0))
         self._write("typeset_sizes", typeset)
         self._write("symbol_levels", level)
@@ -185,7 +185,7 @@ def _is_fresh(folder: Path, source: str) -> bool:
 def build_library(
     split: Path, store: ImageStore, strokes: StrokeStore, vocabulary: Vocabulary, source: str, progress: bool = True
 ) -> None:
-    """Cut all pictures of a split into symbols, each measured against the typeset box of its token."""
+    """Cut all images of a split into symbols, each measured against the typeset box of its token."""
     labels, label_of = _different_labels(store, vocabulary)
     standard = StandardImages(labels, vocabulary, split.parent / "standard", STANDARD, progress=progress)
     boxes = as_written(token_boxes(*standard.layouts()), [labels[place] for place in standard.labels_of])
@@ -196,7 +196,7 @@ def build_library(
     writers = writers_of(names, split / "writers.txt")
     title = f"{split.parent.name}/{split.name}: symbols"
     with LibraryWriter(split / "symbols", vocabulary.tokens, source) as library:
-        for index, name in enumerate(counted(names, title, len(names), "picture", progress)):
+        for index, name in enumerate(counted(names, title, len(names), "image", progress)):
             drawn = layout_of[label_of[index]]
             written = strokes.find(name, store.sizes[index])
             if drawn < 0 or written is None:
@@ -212,10 +212,10 @@ def _different_labels(store: ImageStore, vocabulary: Vocabulary) -> tuple[list[l
 
 
 def writers_of(names: Sequence[str], table: Path) -> list[int]:
-    """A number for the writer of each picture.
+    """A number for the writer of each image.
 
     table: lines `name<TAB>writer`, where somebody knows. Else names that differ in their last number alone are one
-    writer's, as data sets that are collected on forms have it; where that would be far too many, each picture is its
+    writer's, as data sets that are collected on forms have it; where that would be far too many, each image is its
     own writer's.
     """
     known = {}
@@ -225,7 +225,7 @@ def writers_of(names: Sequence[str], table: Path) -> list[int]:
     groups = [known.get(name) or re.sub(r"[-_ ]?[A-Za-z]*\d+$", "", name) or name for name in names]
     counts = Counter(groups)
     groups = [
-        group if name in known or counts[group] <= MOST_OF_A_WRITER else name
+        group if name in known or counts[group] <= MAX_OF_A_WRITER else name
         for group, name in zip(groups, names, strict=True)
     ]
     numbers: dict[str, int] = {}
@@ -235,9 +235,9 @@ def writers_of(names: Sequence[str], table: Path) -> list[int]:
 def _add_symbols(
     library: LibraryWriter, about: tuple, written: Strokes, label: np.ndarray, boxes: TokenBoxes, part: slice
 ) -> None:
-    """Measure the symbols of one picture, and add those that fit their boxes.
+    """Measure the symbols of one image, and add those that fit their boxes.
 
-    about: the picture's name, writer, form and width.   part: its boxes.
+    about: the image's name, writer, form and width.   part: its boxes.
     """
     ink = boxes_of(written, written.traces, 1, len(label))[boxes.tokens[part]]  # (S, 4)
     low, high = boxes.low[part], boxes.high[part]
@@ -260,23 +260,23 @@ def _add_symbols(
     relative = ratios / em / stretch
     is_good = is_known & (relative > LEAST_SIZE) & (relative < LARGEST_SIZE) & (np.abs(rises) < 2 * LARGEST_RISE)
     members = defaultdict(list)
-    for traces, token in zip(written.symbols, written.places, strict=True):
+    for traces, token in zip(written.symbols, written.indices, strict=True):
         members[token] += traces
-    picture = library.add_picture(*about, features)
+    image = library.add_image(*about, features)
     for symbol in np.flatnonzero(is_good):
         token = int(boxes.tokens[part][symbol])
-        # What spans others is as much wider as they are further apart: that belongs to the picture.
+        # What spans others is as much wider as they are further apart: that belongs to the image.
         scale = np.array([1 / (em * stretch[symbol]), 1 / em])
         traces = [written.traces[trace] * scale for trace in members[token]]
         rise = float(np.clip(rises[symbol], -LARGEST_RISE, LARGEST_RISE))
-        library.add(int(label[token]) - FIRST_TOKEN, picture, traces, typeset[symbol], boxes.levels[part][symbol], rise)
+        library.add(int(label[token]) - FIRST_TOKEN, image, traces, typeset[symbol], boxes.levels[part][symbol], rise)
 
 
 FIRST_TOKEN = 3  # the id of the first token of a vocabulary, after the three specials
 
 
 def _pen_of(traces: Sequence[np.ndarray], em: float) -> tuple[float, float]:
-    """Slant and step of the strokes of a picture."""
+    """Slant and step of the strokes of an image."""
     moves = np.concatenate([np.diff(trace, axis=0) for trace in traces]) / em
     lengths = np.hypot(*moves.T) if len(moves) else np.zeros(0)
     if not (lengths > 0).any():
@@ -368,7 +368,7 @@ def import_mathnote(archive: Path, folder: Path, progress: bool = True) -> list[
             scale = np.hypot(*typeset) / max(float(np.median(diagonals)), 1e-6)
             for traces, diagonal in zip(symbols[token], diagonals, strict=True):
                 if LEAST_SIZE < diagonal * scale / np.hypot(*typeset) < LARGEST_SIZE:
-                    library.add(number, NO_PICTURE, [trace * scale for trace in traces], typeset)
+                    library.add(number, NO_IMAGE, [trace * scale for trace in traces], typeset)
     return sorted(unknown)
 
 

@@ -1,14 +1,14 @@
 """Synthetic ink: the strokes of real symbols, put where the typesetter puts the tokens of any label.
 
-    pictures = SyntheticInk(standard, vocabulary, [(library, is_allowed)], Scaling(0.5))
-    pictures.sizes(seed, epoch), pictures.picture(index, seed, epoch), pictures.boxes(index, seed, epoch)
+    images = SyntheticInk(standard, vocabulary, [(library, is_allowed)], Scaling(0.5))
+    images.sizes(seed, epoch), images.image(index, seed, epoch), images.boxes(index, seed, epoch)
 
-Every picture follows the hand of one real picture: how far its writer spreads symbols, and the writer's own symbols
+Every image follows the hand of one real image: how far its writer spreads symbols, and the writer's own symbols
 where there are any, else those of writers with a similar slant. A symbol keeps the size that it had against the
 typesetter's box, its own shape, and its place above or below the line. All is drawn by the rule that draws InkML: an
 ordinary trace is 28 pixels high, the pen 3 wide.
 
-What a picture looks like is a pure function of (seed, epoch, index), and its size is known before it is drawn.
+What an image looks like is a pure function of (seed, epoch, index), and its size is known before it is drawn.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dataset.images.strokes import Strokes, boxes_of, draw, vary
 from dataset.images.symbol_pool import Source, gather
 from dataset.images.token_boxes import TokenBoxes, as_written, token_boxes
 from dataset.vocabulary import SPECIALS, Vocabulary
-from utils.reading.pictures import resize
+from utils.reading.images import resize
 
 CHUNK = 4096  # labels planned together
 # What stands around an environment, by the first letter of its name: matrices, cases, and arrays with lines in them.
@@ -68,10 +68,10 @@ def _delimiters(labels: Sequence[Sequence[str]], boxes: TokenBoxes) -> Iterator[
 
 
 class SyntheticInk(ImageSource):
-    """Pictures of labels in the ink of others. Deterministic in (seed, epoch, index), for any number of workers.
+    """Images of labels in the ink of others. Deterministic in (seed, epoch, index), for any number of workers.
 
     lengths: (N,) int32, tokens a label.   simulated: tokens that nobody has written; a simulated hand draws them.
-    failures: [(tokens, reason)], labels that cannot be drawn at all; they have no picture here.
+    failures: [(tokens, reason)], labels that cannot be drawn at all; they have no image here.
     """
 
     def __init__(
@@ -126,24 +126,24 @@ class SyntheticInk(ImageSource):
         return self._standard.label_hash()
 
     def sizes(self, seed: int, epoch: int) -> np.ndarray:
-        """(N, 2) height and width in pixels of every picture in this epoch."""
+        """(N, 2) height and width in pixels of every image in this epoch."""
         sizes = np.empty((len(self), 2), np.int32)
         for number in range(-(-len(self) // CHUNK)):
             sizes[number * CHUNK : (number + 1) * CHUNK] = self._plan(number, seed, epoch).sizes
         sizes = self._scaling.scaled(sizes)[1]
         return sizes if self.augmentation is None else sizes_after(sizes, seed, epoch, self.augmentation)
 
-    def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
+    def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0."""
         strokes, traces, pen = self._written(index, seed, epoch)
-        picture = draw(traces, strokes.size, pen)
+        image = draw(traces, strokes.size, pen)
         scale = float(self._scaling.scaled(np.array([strokes.size]))[0][0])
         if scale != 1:
-            picture = resize(picture, scale)
-        return picture if self.augmentation is None else augment(picture, index, seed, epoch, self.augmentation)
+            image = resize(image, scale)
+        return image if self.augmentation is None else augment(image, index, seed, epoch, self.augmentation)
 
     def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
-        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `picture`; NaN without ink."""
+        """float32 (L, 4): left, top, right, bottom of each token's ink in pixels of `image`; NaN without ink."""
         strokes, traces, pen = self._written(index, seed, epoch)
         boxes = boxes_of(strokes, traces, pen, int(self.lengths[index]))
         size = self._scaling.scaled(np.array([strokes.size]))[1][0]
@@ -151,11 +151,11 @@ class SyntheticInk(ImageSource):
         return boxes if self.augmentation is None else boxes_after(boxes, size, index, seed, epoch, self.augmentation)
 
     def strokes(self, index: int, seed: int, epoch: int) -> Strokes:
-        """What is written of this picture, in pixels of full size, before strokes are distorted."""
+        """What is written of this image, in pixels of full size, before strokes are distorted."""
         return self._written(index, seed, epoch)[0]
 
     def _plan(self, number: int, seed: int, epoch: int) -> Plan:
-        """The plan of a chunk of labels. Those of one epoch are kept: alone, a picture takes as long as thirty."""
+        """The plan of a chunk of labels. Those of one epoch are kept: alone, an image takes as long as thirty."""
         if self._planned != (seed, epoch):
             self._planned, self._plans = (seed, epoch), {}
         if number not in self._plans:
@@ -164,8 +164,8 @@ class SyntheticInk(ImageSource):
         return self._plans[number]
 
     def _written(self, index: int, seed: int, epoch: int) -> tuple[Strokes, list[np.ndarray], int]:
-        """A picture's strokes, its traces as this epoch has them, and the pen. Kept until the next is asked for."""
-        index = range(len(self))[index]  # an IndexError where there is no such picture, and -1 is the last
+        """An image's strokes, its traces as this epoch has them, and the pen. Kept until the next is asked for."""
+        index = range(len(self))[index]  # an IndexError where there is no such image, and -1 is the last
         if self._last[0] != (index, seed, epoch):
             strokes = self._planner.strokes(index, self._plan(index // CHUNK, seed, epoch), index % CHUNK)
             self._last = (

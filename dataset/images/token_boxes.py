@@ -57,23 +57,23 @@ def as_written(boxes: TokenBoxes, labels: Sequence[Sequence[str]]) -> TokenBoxes
 def _lowered_groups(tokens: Sequence[str]) -> Iterator[tuple[int, int, int, float]]:
     """Numerators, scripts and limits: first and last + 1 token, whose they are, and em by which they move down."""
     opened, closes = [], {}
-    for place, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
         if token == "{":
-            opened.append(place)
+            opened.append(index)
         elif token == "}" and opened:
-            closes[opened.pop()] = place
-    bases: dict[int, int] = {}  # of a script that has just ended, by the place after it
-    for place, token in enumerate(tokens):
-        close = closes.get(place + 1)
+            closes[opened.pop()] = index
+    bases: dict[int, int] = {}  # of a script that has just ended, by the index after it
+    for index, token in enumerate(tokens):
+        close = closes.get(index + 1)
         if close is None:
             continue
         if token == r"\frac":
-            yield place + 2, close, place, NUMERATOR
-        elif token in ("^", "_") and place:
-            base = bases.get(place, place - 1)
+            yield index + 2, close, index, NUMERATOR
+        elif token in ("^", "_") and index:
+            base = bases.get(index, index - 1)
             bases[close + 1] = base
             upper, lower = LARGE_OPERATORS.get(tokens[base], (SUPERSCRIPT, SUBSCRIPT))
-            yield place + 2, close, base, upper if token == "^" else lower
+            yield index + 2, close, base, upper if token == "^" else lower
 
 
 # Kinds of labels by how they are laid out: on one line, with scripts, high without a rule, and with rules, low or high.

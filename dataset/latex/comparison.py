@@ -1,4 +1,4 @@
-"""What a prediction has in common with the truth: tokens, structure, symbols, the picture that it draws."""
+"""What a prediction has in common with the truth: tokens, structure, symbols, the image that it draws."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -128,8 +128,8 @@ def kinds(tokens: Sequence[str]) -> tuple[str, ...]:
 # ---- of two ----------------------------------------------------------------------------------------------------------
 
 
-def same_picture(a: Sequence[str], b: Sequence[str]) -> bool:
-    """Whether two labels draw the same picture: the same glyphs and rules in the same places, in any order.
+def same_image(a: Sequence[str], b: Sequence[str]) -> bool:
+    """Whether two labels draw the same image: the same glyphs and rules in the same places, in any order.
 
     What cannot be drawn looks like itself alone.
     """
@@ -159,10 +159,10 @@ def _marks(layout: Layout) -> np.ndarray:
 
 
 class Comparison(NamedTuple):
-    """A prediction beside the truth. Errors are edits of tokens; `normal` ones those of both labels normalised.
+    """A prediction beside the truth. Errors are edits of tokens; `normal` ones those of both labels normalized.
 
-    What was not read to its end has at least one error: that end. Structure, symbols and pictures are those of the
-    normalised labels, so that what is right after normalising draws the same picture, too.
+    What was not read to its end has at least one error: that end. Structure, symbols and images are those of the
+    normalized labels, so that what is right after normalizing draws the same image, too.
     """
 
     is_read: bool
@@ -174,7 +174,7 @@ class Comparison(NamedTuple):
     symbols: int  # of the truth
     same_structure: bool
     is_well_formed: bool
-    same_picture: bool
+    same_image: bool
 
     @property
     def is_exact(self) -> bool:
@@ -185,14 +185,14 @@ class Comparison(NamedTuple):
         return self.is_read and self.normal_errors == 0
 
 
-def compare(truth: Sequence[str], prediction: Sequence[str] | None, is_cut: bool = False) -> Comparison:
-    """prediction: None where there is none, which is wrong in every token.   is_cut: it never came to its end."""
+def compare(truth: Sequence[str], prediction: Sequence[str] | None, is_truncated: bool = False) -> Comparison:
+    """prediction: None where there is none, which is wrong in every token.   is_truncated: it never came to its end."""
     truth, normal_truth = list(truth), normalize(truth)
     signs = symbols(normal_truth)
     lengths = len(truth), len(normal_truth), len(signs)
     if prediction is None:
         pairs = [count for length in lengths for count in (length, length)]
-        return Comparison(False, *pairs, same_structure=False, is_well_formed=False, same_picture=False)
+        return Comparison(False, *pairs, same_structure=False, is_well_formed=False, same_image=False)
     prediction, normal = list(prediction), normalize(prediction)
     is_normal, own = normal == normal_truth, structure(normal)
     errors = (
@@ -200,11 +200,13 @@ def compare(truth: Sequence[str], prediction: Sequence[str] | None, is_cut: bool
         0 if is_normal else edit_distance(normal_truth, normal),
         0 if is_normal else edit_distance(signs, symbols(normal)),
     )
-    pairs = [count for found, length in zip(errors, lengths, strict=True) for count in (max(found, is_cut), length)]
+    pairs = [
+        count for found, length in zip(errors, lengths, strict=True) for count in (max(found, is_truncated), length)
+    ]
     return Comparison(
         True,
         *map(int, pairs),
-        same_structure=not is_cut and (is_normal or (own is not None and own == structure(normal_truth))),
-        is_well_formed=not is_cut and is_well_formed(prediction),
-        same_picture=not is_cut and same_picture(normal_truth, normal),
+        same_structure=not is_truncated and (is_normal or (own is not None and own == structure(normal_truth))),
+        is_well_formed=not is_truncated and is_well_formed(prediction),
+        same_image=not is_truncated and same_image(normal_truth, normal),
     )

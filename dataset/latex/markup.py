@@ -1,4 +1,4 @@
-r"""Commands that colour, number, name or space a formula: what they take is no part of what is written by hand.
+r"""Commands that color, number, name or space a formula: what they take is no part of what is written by hand.
 
 without_markup([r"\color", "{", "r", "e", "d", "}", "x", r"\tag", "{", "1", "}"])  ->  ["x"]
 """
@@ -68,7 +68,7 @@ def _after_markup(tokens: Sequence[str], position: int) -> int | None:
     position += 1
     if tokens[position : position + 1] == ["*"]:
         position += 1
-    if tokens[position : position + 1] == ["["]:  # a colour model, or what a \smash keeps
+    if tokens[position : position + 1] == ["["]:  # a color model, or what a \smash keeps
         if "]" not in tokens[position:]:
             return None
         position = tokens.index("]", position) + 1

@@ -2,7 +2,7 @@ r"""One spelling for each formula: labels that a reader of the ink could not tel
 
     normalize(r"x ^ 2 \le { \left( y \right) } '".split())  ->  x ^ { 2 } \leq ( y ) ^ { \prime }
 
-Data sets differ in spelling, and within one the annotators do. A recogniser cannot see which spelling was meant, so
+Data sets differ in spelling, and within one the annotators do. A recognizer cannot see which spelling was meant, so
 scores are told twice: of the tokens as they are, and after these rules. A rule is here only where two spellings are
 written by hand in the same way; that they *mean* the same is not enough: `\phi` and `\varphi`, `\ldots` and `\cdots`,
 `\leq` and `\leqslant` stay apart.
@@ -124,7 +124,7 @@ class Rule(NamedTuple):
 
 
 def normalize(tokens: Sequence[str]) -> list[str]:
-    """The label in its one spelling: what was normalised already stays as it is. Never raises.
+    """The label in its one spelling: what was normalized already stays as it is. Never raises.
 
     Writing it from its tree puts braces around every argument and around nothing else, and subscripts first. A
     label that is not well-formed has no tree: only the signs of it that have two names get the same one.

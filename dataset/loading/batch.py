@@ -1,10 +1,9 @@
-"""From pictures to batches: what one step sees."""
+"""From images to batches: what one step sees."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +11,12 @@ import torch
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one step, padded to the largest of them. A picture kind that the stage does not use is None.
+    """Images of one step, padded to the largest of them. An image kind that the stage does not use is None.
 
     labels (B, L) int64 vocabulary ids without start and end, padded with 0; lengths (B,) int64 tokens.
-    ink and standard (B, 1, H, W) uint8, ink 255 on paper 0; their paddings (B, H, W) bool, True outside the picture.
-    indices: places in the pictures that the loader was given.
-    tokens: to be predicted, ends included.   pixels, padded_pixels: what the pictures hold, and what the batch costs.
+    ink and standard (B, 1, H, W) uint8, ink 255 on paper 0; their paddings (B, H, W) bool, True outside the image.
+    indices: places in the images that the loader was given.
+    tokens: to be predicted, ends included.   pixels, padded_pixels: what the images hold, and what the batch costs.
     boxes (B, L, 4) float32 left, top, right, bottom of each token's ink, in pixels of the ink (of the standard image
     where there is none), NaN where it has no ink or is not known; None where no loss asks for them.
     """
@@ -47,7 +46,7 @@ class Batch:
         """(B, H, W) bool of one domain."""
         return self.standard_padding if domain == "standard" else self.ink_padding
 
-    def truths(self) -> list[list[int]]:
+    def references(self) -> list[list[int]]:
         """The labels as lists of ids."""
         return [row[:length] for row, length in zip(self.labels.tolist(), self.lengths.tolist(), strict=True)]
 
@@ -58,7 +57,7 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def split(self) -> tuple[Batch, Batch]:
-        """Two halves, each padded to its own largest picture and longest label."""
+        """Two halves, each padded to its own largest image and longest label."""
         middle = len(self) // 2
         return self._part(slice(0, middle)), self._part(slice(middle, None))
 
@@ -68,17 +67,17 @@ class Batch:
 
     def _part(self, rows: slice) -> Batch:
         lengths = self.lengths[rows]
-        pictures: dict[str, Any] = {}
+        parts: dict[str, torch.Tensor] = {}
         pixels = padded = 0
         for kind in ("ink", "standard"):
             images, padding = getattr(self, kind), getattr(self, f"{kind}_padding")
             if images is None:
                 continue
-            images, is_picture = images[rows], ~padding[rows]
-            height, width = int(is_picture.any(2).sum(1).max()), int(is_picture.any(1).sum(1).max())
-            pictures[kind] = images[:, :, :height, :width]
-            pictures[f"{kind}_padding"] = ~is_picture[:, :height, :width]
-            pixels += int(is_picture.sum())
+            images, is_image = images[rows], ~padding[rows]
+            height, width = int(is_image.any(2).sum(1).max()), int(is_image.any(1).sum(1).max())
+            parts[kind] = images[:, :, :height, :width]
+            parts[f"{kind}_padding"] = ~is_image[:, :height, :width]
+            pixels += int(is_image.sum())
             padded += len(lengths) * height * width
         longest = max(int(lengths.max()), 1)
         return replace(
@@ -91,32 +90,32 @@ class Batch:
             boxes=None if self.boxes is None else self.boxes[rows, :longest],
             pixels=pixels,
             padded_pixels=padded,
-            **pictures,
+            **parts,
         )
 
 
-def stack(pictures: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (H, W) uint8 -> (B, 1, H, W) uint8, zero-padded below and to the right, and the padding (B, H, W)."""
-    height, width = (max(picture.shape[side] for picture in pictures) for side in (0, 1))
-    images = np.zeros((len(pictures), 1, height, width), np.uint8)
-    padding = np.ones((len(pictures), height, width), bool)
-    for i, picture in enumerate(pictures):
-        images[i, 0, : picture.shape[0], : picture.shape[1]] = picture
-        padding[i, : picture.shape[0], : picture.shape[1]] = False
-    return torch.from_numpy(images), torch.from_numpy(padding)
+def stack(images: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (H, W) uint8 -> (B, 1, H, W) uint8, zero-padded below and to the right, and the padding (B, H, W)."""
+    height, width = (max(image.shape[side] for image in images) for side in (0, 1))
+    stacked = np.zeros((len(images), 1, height, width), np.uint8)
+    padding = np.ones((len(images), height, width), bool)
+    for i, image in enumerate(images):
+        stacked[i, 0, : image.shape[0], : image.shape[1]] = image
+        padding[i, : image.shape[0], : image.shape[1]] = False
+    return torch.from_numpy(stacked), torch.from_numpy(padding)
 
 
 def blank_batch(count: int, height: int, width: int, tokens: int, kind: str) -> Batch:
     """A batch of such sizes, to measure with.   kind: "standard", "ink", "synthetic" or "pairs"."""
-    picture, label = np.zeros((height, width), np.uint8), np.full(tokens, 3, np.int32)
-    ink, standard = picture if kind != "standard" else None, picture if kind in ("standard", "pairs") else None
+    image, label = np.zeros((height, width), np.uint8), np.full(tokens, 3, np.int32)
+    ink, standard = image if kind != "standard" else None, image if kind in ("standard", "pairs") else None
     boxes = np.tile(np.float32([0, 0, width, height]), (tokens, 1))
     return collate([Item(index, "blank", label, ink, standard, boxes) for index in range(count)])
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture, or the pair of one label, on its way into a batch."""
+    """One image, or the pair of one label, on its way into a batch."""
 
     index: int
     name: str
@@ -127,20 +126,25 @@ class Item:
 
 
 def collate(items: Sequence[Item]) -> Batch | None:
-    """Items -> Batch; nothing where there are none, which happens to a process that has no picture in a step."""
+    """Items -> Batch; nothing where there are none, which happens to a process that has no image in a step."""
     if not items:
         return None
     lengths = [len(item.label) for item in items]
     labels = np.zeros((len(items), max(*lengths, 1)), np.int64)
     for row, item in zip(labels, items, strict=True):
         row[: len(item.label)] = item.label
-    parts: dict[str, Any] = {"ink": None, "ink_padding": None, "standard": None, "standard_padding": None}
+    parts: dict[str, torch.Tensor | None] = {
+        "ink": None,
+        "ink_padding": None,
+        "standard": None,
+        "standard_padding": None,
+    }
     pixels = padded = 0
     for kind in ("ink", "standard"):
         if getattr(items[0], kind) is not None:
-            pictures = [getattr(item, kind) for item in items]
-            parts[kind], parts[f"{kind}_padding"] = stack(pictures)
-            pixels += sum(picture.size for picture in pictures)
+            images = [getattr(item, kind) for item in items]
+            parts[kind], parts[f"{kind}_padding"] = stack(images)
+            pixels += sum(image.size for image in images)
             padded += parts[kind].numel()
     if items[0].boxes is not None:
         boxes = np.full((*labels.shape, 4), np.nan, np.float32)

@@ -1,4 +1,4 @@
-"""What a stage reads: the opened data set, the pictures of a stage, and loaders that deal them out in batches."""
+"""What a stage reads: the opened data set, the images of a stage, and loaders that deal them out in batches."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from dataset.images.mixture import Mixture, between
 from dataset.images.scaling import Scaling
 from dataset.images.source import ImageSource
 from dataset.images.standard import STANDARD, VARIED, StandardImages, Styles
-from dataset.images.store import ImageStore, open_split, split_validation
+from dataset.images.store import ImageStore, open_split
 from dataset.images.strokes import open_strokes
 from dataset.images.symbols import SymbolLibrary, open_library
 from dataset.images.synthetic import SyntheticInk
 from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
+from dataset.loading.validation import split_validation
 from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler
 from dataset.vocabulary import Vocabulary
 from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
@@ -70,16 +71,16 @@ class Data:
                 raise DataError(f"{folder}: nothing left for {name}; expected more labels, or another validation_share")
 
     def about(self) -> dict:
-        """What whoever reads with the weights must do to a picture, as plain values."""
-        return {name: getattr(self.settings, name) for name in PICTURE_SETTINGS}
+        """What whoever reads with the weights must do to an image, as plain values."""
+        return {name: getattr(self.settings, name) for name in IMAGE_SETTINGS}
 
     def counts(self) -> dict[str, int]:
-        """Pictures a split."""
+        """Images a split."""
         return {name: len(self._part(name)[1]) for name in ("train", "validation", *self.splits)}
 
     def describe(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
-        return f"{len(self.vocabulary.tokens)} tokens; pictures: {counts}"
+        return f"{len(self.vocabulary.tokens)} tokens; images: {counts}"
 
     def text(self, ids: list[int]) -> str:
         """A label as a person writes it."""
@@ -92,7 +93,7 @@ class Data:
         limit: int | None = None,
         strokes: StrokeAugmentation | None = None,
     ) -> HandwrittenImages:
-        """The handwriting of "train", "validation" or a test split; at most `limit` pictures, evenly chosen.
+        """The handwriting of "train", "validation" or a test split; at most `limit` images, evenly chosen.
 
         strokes: how they are distorted where they are known; None: they are not looked for.
         """
@@ -164,7 +165,7 @@ class Data:
         own = open_library(self.folder / "train", self.vocabulary)
         if own is not None:
             store, indices = self._part("train")
-            sources.append((own, own.of_pictures([store.name(int(index)) for index in indices])))
+            sources.append((own, own.of_images([store.name(int(index)) for index in indices])))
         for name in self.settings.symbols:
             folder = Path(self.settings.root) / name
             if (folder / "symbols" / "store.json").is_file():
@@ -195,7 +196,7 @@ class Data:
         ink = self.ink(split, augmentation, strokes=strokes)
         partners = _find(standard.label_hash(), ink.label_hash())
         if (partners < 0).any():
-            print(f"{(partners < 0).sum()} pictures of {split} have no standard image to learn from", file=sys.stderr)
+            print(f"{(partners < 0).sum()} images of {split} have no standard image to learn from", file=sys.stderr)
         return Pairs(ink.part(partners >= 0), standard, partners[partners >= 0])
 
     def _part(self, split: str) -> tuple[ImageStore, np.ndarray]:
@@ -217,7 +218,7 @@ class Pairs(ImageSource):
     """Ink with the standard image of the same label, its partner, for alignment."""
 
     def __init__(self, ink: HandwrittenImages, standard: StandardImages, partners: np.ndarray):
-        """partners: (N,) for each picture of ink, the index of its label in `standard`."""
+        """partners: (N,) for each image of ink, the index of its label in `standard`."""
         self.ink, self.standard, self.partners = ink, standard, partners
         self.lengths = ink.lengths
 
@@ -228,8 +229,8 @@ class Pairs(ImageSource):
         """(N, 2) height and width of the ink."""
         return self.ink.sizes(seed, epoch)
 
-    def picture(self, index: int, seed: int, epoch: int) -> np.ndarray:
-        return self.ink.picture(index, seed, epoch)
+    def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        return self.ink.image(index, seed, epoch)
 
     def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
         return self.ink.boxes(index, seed, epoch)
@@ -241,7 +242,7 @@ class Pairs(ImageSource):
         return self.ink.name(index)
 
     def partner(self, index: int, seed: int, epoch: int) -> np.ndarray:
-        return self.standard.picture(int(self.partners[index]), seed, epoch)
+        return self.standard.image(int(self.partners[index]), seed, epoch)
 
     def partner_sizes(self, seed: int, epoch: int) -> np.ndarray:
         return self.standard.sizes(seed, epoch)[self.partners]
@@ -260,7 +261,7 @@ class Items:
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
         source = self.source
-        image, partner = source.picture(index, self.seed, epoch), source.partner(index, self.seed, epoch)
+        image, partner = source.image(index, self.seed, epoch), source.partner(index, self.seed, epoch)
         ink, standard = (None, image) if self.kind == "standard" else (image, partner)
         boxes = source.boxes(index, self.seed, epoch) if self.with_boxes else None
         return Item(index, source.name(index), source.label(index), ink, standard, boxes)
@@ -308,7 +309,7 @@ class Loader:
 
     @property
     def oversize(self) -> int:
-        """Pictures that cost more than the budget alone; each has a batch of its own."""
+        """Images that cost more than the budget alone; each has a batch of its own."""
         return self.sampler.oversize
 
     def set_max_pixels(self, max_pixels: int) -> None:
@@ -324,7 +325,7 @@ class Loader:
         return self.sampler.state_dict(batches_done) | {"progress": self.progress}
 
     def counts(self, step: int) -> np.ndarray:
-        """(world_size, 2) int: tokens (ends included) and pictures of each process's batch in a step of this epoch."""
+        """(world_size, 2) int: tokens (ends included) and images of each process's batch in a step of this epoch."""
         batches = self.sampler.batches_of(step)
         return np.array([[self.items.source.lengths[batch].sum() + len(batch), len(batch)] for batch in batches])
 
@@ -350,19 +351,19 @@ class _Keys:
 # ---- from a config to loaders ----------------------------------------------------------------------------------------
 
 SYNTHETIC_SEED = 0
-PICTURE_SETTINGS = ("picture_scale", "max_height", "max_width")
-READING_PIXELS, READING_PICTURES = 1_000_000, 64  # a batch's budget where nothing is trained
+IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
+READING_PIXELS, READING_IMAGES = 1_000_000, 64  # a batch's budget where nothing is trained
 
 
 def _scaling(about: dict) -> Scaling:
-    return Scaling(about["picture_scale"], about["max_height"], about["max_width"])
+    return Scaling(about["image_scale"], about["max_height"], about["max_width"])
 
 
 def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """For each wanted key its place in `keys`, or -1."""
     order = np.argsort(keys)
-    places = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
-    return np.where(keys[places] == wanted, places, -1)
+    indices = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    return np.where(keys[indices] == wanted, indices, -1)
 
 
 def check_stages(data: Data, config: Config) -> None:
@@ -371,7 +372,7 @@ def check_stages(data: Data, config: Config) -> None:
     for stage in config.stages:
         _require_boxes(data, stage)
     if open_strokes(data.folder / "train") is None:
-        mixed = [stage.name for stage in config.stages if stage.pictures == "ink" and _needs_boxes(stage)]
+        mixed = [stage.name for stage in config.stages if stage.images == "ink" and _needs_boxes(stage)]
         if mixed:
             print(
                 f"{data.folder.name} has no pen strokes: in stage {' and '.join(mixed)}, losses that need boxes "
@@ -381,11 +382,11 @@ def check_stages(data: Data, config: Config) -> None:
 
 
 def _augmentations(settings: AugmentConfig) -> tuple[Augmentation, StrokeAugmentation]:
-    """What the section `augment` of a config says about pictures and about strokes. Raises ConfigError."""
-    pictures = dict(vars(settings))
-    strokes = vars(pictures.pop("strokes"))
+    """What the section `augment` of a config says about images and about strokes. Raises ConfigError."""
+    images = dict(vars(settings))
+    strokes = vars(images.pop("strokes"))
     made = []
-    for key, kind, values in (("augment", Augmentation, pictures), ("augment.strokes", StrokeAugmentation, strokes)):
+    for key, kind, values in (("augment", Augmentation, images), ("augment.strokes", StrokeAugmentation, strokes)):
         try:
             made.append(kind(**values))
         except ValueError as error:
@@ -401,7 +402,7 @@ def _needs_boxes(stage: StageConfig) -> list[str]:
 def _require_boxes(data: Data, stage: StageConfig) -> None:
     """Raises DataError where a loss needs boxes, and no image of the stage has any."""
     is_mixed = min(stage.synthetic.first, stage.synthetic.last) > 0
-    has_boxes = is_mixed or stage.pictures in ("standard", "synthetic")
+    has_boxes = is_mixed or stage.images in ("standard", "synthetic")
     if _needs_boxes(stage) and not has_boxes and open_strokes(data.folder / "train") is None:
         names = " and ".join(f"`{name}`" for name in _needs_boxes(stage))
         raise DataError(
@@ -411,15 +412,15 @@ def _require_boxes(data: Data, stage: StageConfig) -> None:
         )
 
 
-def _training_pictures(data: Data, stage: StageConfig, config: Config) -> ImageSource:
+def _training_images(data: Data, stage: StageConfig, config: Config) -> ImageSource:
     """What a stage shows, as its config says."""
     styles = VARIED if stage.styles == "varied" else STANDARD
     augmentation, strokes = _augmentations(config.augment) if stage.augment else (None, AS_WRITTEN)
-    if stage.pictures == "standard":
+    if stage.images == "standard":
         return data.standard("train", styles, stage.expressions.synthetic)
-    if stage.pictures == "synthetic":
+    if stage.images == "synthetic":
         return data.synthetic_ink(stage.expressions.synthetic, augmentation, strokes)
-    if stage.pictures == "pairs":
+    if stage.images == "pairs":
         return data.pairs("train", styles, augmentation, strokes)
     ink = data.ink("train", augmentation, strokes=strokes)
     synthetic, replay = stage.synthetic, stage.replay
@@ -433,7 +434,7 @@ def _training_pictures(data: Data, stage: StageConfig, config: Config) -> ImageS
         sources.append(data.standard("train", styles, stage.expressions.synthetic))
 
     def counts(passed: float) -> list[int]:
-        """As many pictures of handwriting as there is ink, a share of them synthetic; standard images besides."""
+        """As many images of handwriting as there is ink, a share of them synthetic; standard images besides."""
         drawn = round(len(ink) * between(synthetic.first, synthetic.last, passed))
         shown = round(len(ink) * between(replay.first, replay.last, passed))
         return [len(ink) - drawn, *([drawn] if has_synthetic else []), *([shown] if has_replay else [])]
@@ -455,9 +456,9 @@ def make_loaders(
     stride: of the encoder, in pixels.   memory: what a step needs, where it was measured.
     """
     _require_boxes(data, stage)
-    limit = config.training.validation_pictures
-    train = _training_pictures(data, stage, config)
-    if stage.pictures == "standard":
+    limit = config.training.validation_images
+    train = _training_images(data, stage, config)
+    if stage.images == "standard":
         kind, validation = "standard", data.standard("validation", STANDARD, limit=limit)
     else:
         kind, validation = "ink", data.ink("validation", limit=limit)
@@ -475,23 +476,23 @@ def make_loaders(
             partner_sizes=train.partner_sizes,
         )
         sampler = AdaptiveBatchSampler(train.sizes, max_pixels, config.batch.max_samples, cost, plan=plan)
-    items = Items(train, stage.pictures, config.seed, with_boxes=bool(_needs_boxes(stage)))
+    items = Items(train, stage.images, config.seed, with_boxes=bool(_needs_boxes(stage)))
     pin_memory = torch.cuda.is_available()  # what lies there is copied to a GPU while it computes
     return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, kind, **share)
 
 
 def reading_loader(
-    pictures: ImageSource, stride: int, kind: Kind = "ink", most_pictures: int = READING_PICTURES, **share: int
+    images: ImageSource, stride: int, kind: Kind = "ink", max_images: int = READING_IMAGES, **share: int
 ) -> Loader:
-    """Every picture once, the same way each time, in batches of like size.   share: rank and world_size."""
+    """Every image once, the same way each time, in batches of like size.   share: rank and world_size."""
     sampler = AdaptiveBatchSampler(
-        pictures.sizes(0, 0),
+        images.sizes(0, 0),
         READING_PIXELS,
-        most_pictures,
+        max_images,
         mixing=0,
         plan=EpochPlan(shuffle=False, stride=stride, **share),
     )
-    return Loader(Items(pictures, kind, 0), sampler)
+    return Loader(Items(images, kind, 0), sampler)
 
 
 def open_split_loader(
@@ -500,11 +501,11 @@ def open_split_loader(
     about: dict,
     stride: int,
     store: ImageStore | None = None,
-    most_pictures: int = READING_PICTURES,
+    max_images: int = READING_IMAGES,
 ) -> tuple[Vocabulary, Loader]:
     """A split to be read by a checkpoint that says `about` itself. Raises DataError when there is no such split.
 
-    store: its pictures, where they are open already.   most_pictures: in a batch.
+    store: its images, where they are open already.   max_images: in a batch.
     """
     prepare_if_needed(folder)
     if not (folder / split / "labels.txt").exists():
@@ -513,5 +514,5 @@ def open_split_loader(
     vocabulary = Vocabulary(about["vocabulary"])
     if store is None:
         store = open_split(folder, split, vocabulary)
-    pictures = HandwrittenImages(store, np.arange(len(store)), _scaling(about["data"]))
-    return vocabulary, reading_loader(pictures, stride, most_pictures=most_pictures)
+    images = HandwrittenImages(store, np.arange(len(store)), _scaling(about["data"]))
+    return vocabulary, reading_loader(images, stride, max_images=max_images)

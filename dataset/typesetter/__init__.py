@@ -4,7 +4,7 @@ fonts             outlines and metrics of the glyphs that come with matplotlib
 computer_modern   what those outlines do not say about themselves
 symbol_table      every symbol command: its class, character and glyph
 symbols           what a token looks like in a font family
-boxes             boxes, styles, and the spaces between neighbours
+boxes             boxes, styles, and the spaces between neighbors
 typeset           rows of symbols, and who sets what; the rest of it in
   scripts, fractions, delimiters, decorations, matrices
 drawing           from placed glyphs to pixels

@@ -1,4 +1,4 @@
-"""What typesetting is made of: boxes, the context in which a piece is set, the spaces between neighbours."""
+"""What typesetting is made of: boxes, the context in which a piece is set, the spaces between neighbors."""
 
 from functools import cache
 from typing import NamedTuple
@@ -12,7 +12,7 @@ LEAST_RULE = 0.3  # em; a bar over nothing, or over a negative space, is still a
 
 CLASS = {"ord": ORD, "op": OP, "bin": BIN, "rel": REL, "open": OPEN, "close": CLOSE, "punct": PUNCT, "inner": INNER}
 
-# The TeXbook, chapter 18: mu between two neighbours, in text; in scripts only where the table has a star.
+# The TeXbook, chapter 18: mu between two neighbors, in text; in scripts only where the table has a star.
 _SPACING = """
          Ord  Op   Bin  Rel  Open Close Punct Inner
     Ord   0    3*   4    5    0    0     0     3

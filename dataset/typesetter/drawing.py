@@ -13,7 +13,7 @@ from dataset.typesetter import fonts
 
 SUPERSAMPLING = 2
 # cv2.fillPoly also fills every pixel that an edge touches: it goes about this far, in finer pixels, beyond the outline.
-# Chosen so that pictures have as much ink, and as close to the same grey values, as with 32-fold supersampling.
+# Chosen so that images have as much ink, and as close to the same grey values, as with 32-fold supersampling.
 OVERFILL = 0.45
 
 
@@ -41,7 +41,7 @@ class Placed(NamedTuple):
 # ---- sizes -----------------------------------------------------------------------------------------------------------
 
 
-def picture_size(extents: np.ndarray, style) -> tuple[np.ndarray, np.ndarray]:
+def image_size(extents: np.ndarray, style) -> tuple[np.ndarray, np.ndarray]:
     """Height and width in pixels of what `draw` returns, without drawing.
 
     extents: (..., 3) width, height, depth in em, as in `Layout.extents`. The numbers of the style may be arrays of the
@@ -58,13 +58,13 @@ def picture_size(extents: np.ndarray, style) -> tuple[np.ndarray, np.ndarray]:
 def room(width, height, style):
     """Width and height in em of the ink with all jitter that the style allows.
 
-    Sums and products alone, for numbers and arrays alike: one picture and a million get the same size to the last bit.
+    Sums and products alone, for numbers and arrays alike: one image and a million get the same size to the last bit.
     """
     bolder = (abs(style.weight) + style.weight) / 2  # 0 where strokes get thinner
     slack = abs(style.scale_jitter) + 0.5 * abs(style.rotation_jitter) + bolder
     squeezed = (abs(style.spacing) - style.spacing) / 2  # the signs at both ends keep their own width
     stretched = (abs(style.script_shift) + style.script_shift) / 2
-    height = height * (1.0 + stretched) + 2 * abs(style.wander) + slack
+    height = height * (1.0 + stretched) + 2 * abs(style.baseline_jitter) + slack
     width = width * (1.0 + style.spacing) + squeezed + slack + abs(style.slant) * height
     return width, height
 
@@ -93,10 +93,10 @@ def _rule(steps: int) -> Shape:
 
 
 def place(layout, style) -> Placed:
-    """The outlines of a layout's signs where the style puts them, in pixels of the picture."""
+    """The outlines of a layout's signs where the style puts them, in pixels of the image."""
     shapes = [_glyph(font, glyph, style.chinese_font) for font, glyph in layout.glyph_ids[:, :2].tolist()]
     # a rule follows a wandering baseline only where it has corners
-    shapes += [_rule(int(2 * width) + 1 if style.wander else 1) for width in layout.rule_places[:, 2].tolist()]
+    shapes += [_rule(int(2 * width) + 1 if style.baseline_jitter else 1) for width in layout.rule_places[:, 2].tolist()]
     tokens = np.concatenate([layout.glyph_ids[:, 2], layout.rule_tokens])
     places = np.concatenate([layout.glyph_places, layout.rule_places])  # (signs, 4): x, y, scale x, scale y
     sizes = [len(shape.points) for shape in shapes]
@@ -157,12 +157,12 @@ def _freely(points, sizes, centres, tokens, places, rules: int, style) -> np.nda
     maps = np.repeat(maps, sizes, axis=0)
     x = maps[:, 0] * points[:, 0] + maps[:, 1] * points[:, 1] + maps[:, 4]
     y = maps[:, 2] * points[:, 0] + maps[:, 3] * points[:, 1] + maps[:, 5]
-    if style.wander:
+    if style.baseline_jitter:
         long, short = random.uniform((5, 2.5), (10, 4))  # wavelengths, em
         phases = random.uniform(0, 2 * np.pi, 2)
         wave = np.sin(x * np.float32(2 * np.pi / long) + np.float32(phases[0]))
         wave += np.sin(x * np.float32(2 * np.pi / short) + np.float32(phases[1])) / 2
-        y += wave * np.float32(style.wander / 1.5)
+        y += wave * np.float32(style.baseline_jitter / 1.5)
     if style.slant:
         x += y * np.float32(style.slant)
     return np.stack([x, y], axis=1)

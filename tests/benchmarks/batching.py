@@ -1,8 +1,8 @@
-"""How long an epoch takes with fixed and with adaptive batches: the same model, the same pictures, in turn.
+"""How long an epoch takes with fixed and with adaptive batches: the same model, the same images, in turn.
 
-    python tests/benchmarks/batching.py --dataset CROHME --pictures 2000
+    python tests/benchmarks/batching.py --dataset CROHME --images 2000
 
-Prints seconds, pictures a second and the share of padding for batches of 8 by chance, batches of 8 of like size,
+Prints seconds, images a second and the share of padding for batches of 8 at random, batches of 8 of like size,
 and the Adaptive Batch Sampler; then how many times faster than the first each one is.
 """
 
@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument("--root", default=str(ROOT / "datasets"))
     parser.add_argument("--dataset", default="CROHME")
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--pictures", type=int, default=2000, help="so many of the training pictures, by chance")
-    parser.add_argument("--max-pixels", type=int, default=1_350_000, help="budget, scaled with the pictures' area")
+    parser.add_argument("--images", type=int, default=2000, help="so many of the training images, at random")
+    parser.add_argument("--max-pixels", type=int, default=1_350_000, help="budget, scaled with the images' area")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
@@ -42,7 +42,7 @@ def main() -> None:
     data = open_data(config.data, config.dataset, config.seed)
     ink = data.ink("train")
     chosen = np.zeros(len(ink), bool)
-    chosen[np.random.default_rng(0).permutation(len(ink))[: options.pictures]] = True
+    chosen[np.random.default_rng(0).permutation(len(ink))[: options.images]] = True
     ink = ink.part(chosen)
 
     torch.manual_seed(0)
@@ -50,9 +50,9 @@ def main() -> None:
     train_only(model, ("handwritten_encoder", "decoder"))
     objective, stride = Objective(model, config.stages[-1].losses), model.handwritten_encoder.stride
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    max_pixels = int(options.max_pixels * config.data.picture_scale**2)
+    max_pixels = int(options.max_pixels * config.data.image_scale**2)
     samplers = {
-        "8 by chance": FixedBatchSampler(ink.sizes, 8, plan=EpochPlan(stride=stride)),
+        "8 at random": FixedBatchSampler(ink.sizes, 8, plan=EpochPlan(stride=stride)),
         "8 of like size": FixedBatchSampler(ink.sizes, 8, pool=64, plan=EpochPlan(stride=stride)),
         f"adaptive, {max_pixels:,} px": AdaptiveBatchSampler(ink.sizes, max_pixels, plan=EpochPlan(stride=stride)),
     }
@@ -73,15 +73,15 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    for _ in zip(range(3), Loader(Items(ink, "ink", 0), samplers["8 by chance"]), strict=False):
+    for _ in zip(range(3), Loader(Items(ink, "ink", 0), samplers["8 at random"]), strict=False):
         pass  # the first batches pay for what libraries set up
     seconds = {name: [] for name in samplers}
     for number in range(options.rounds):
         for name, sampler in samplers.items():
             seconds[name].append(epoch(sampler, number))
-    slowest = min(seconds["8 by chance"])
-    print(f"{len(ink)} pictures of {config.dataset}, {options.preset}, {device}, {torch.get_num_threads()} threads")
-    print(f"{'batches':28} {'seconds':>8} {'pictures/s':>10} {'padding':>8} {'batches':>8} {'faster':>7}")
+    slowest = min(seconds["8 at random"])
+    print(f"{len(ink)} images of {config.dataset}, {options.preset}, {device}, {torch.get_num_threads()} threads")
+    print(f"{'batches':28} {'seconds':>8} {'images/s':>10} {'padding':>8} {'batches':>8} {'faster':>7}")
     for name, sampler in samplers.items():
         best, facts = min(seconds[name]), sampler.summary()
         print(

@@ -3,7 +3,7 @@
     python tests/benchmarks/decoding.py loop                                   GRU decoder against the plain loop
     python tests/benchmarks/decoding.py beam --split datasets/CROHME/2014      cached search against re-run prefixes
     python tests/benchmarks/decoding.py small                                  the small preset: learning and reading
-    python tests/benchmarks/decoding.py full --threads 2                       the full model: seconds a picture
+    python tests/benchmarks/decoding.py full --threads 2                       the full model: seconds an image
 
 Weights are random. In all but `loop` every text is made to end at its label's own length, as a trained network
 would end it. Times are CPU times of this process, so that other processes disturb them less.
@@ -44,16 +44,16 @@ class EndsOnTime:
         self.decoder, self.lengths, self.directions = decoder, lengths, decoder.directions
 
     def start(self, features, padding, counts=None):
-        picture, past = self.decoder.start(features, padding, counts)
-        return DecoderState(picture | {"lengths": self.lengths}, past | {"written": torch.zeros_like(self.lengths)})
+        constant, past = self.decoder.start(features, padding, counts)
+        return DecoderState(constant | {"lengths": self.lengths}, past | {"written": torch.zeros_like(self.lengths)})
 
     def step(self, state, tokens):
         written = state.past["written"]
-        logits, (picture, past), attention = self.decoder.step(state, tokens)
+        logits, (constant, past), attention = self.decoder.step(state, tokens)
         lengths = state.image["lengths"].repeat_interleave(len(tokens) // len(state.image["lengths"]))
         logits[:, [START, END]] = torch.where(written >= lengths, 100.0, -100.0)[:, None]
         past = past | {"written": written + 1}
-        return logits, DecoderState(picture | {"lengths": state.image["lengths"]}, past), attention
+        return logits, DecoderState(constant | {"lengths": state.image["lengths"]}, past), attention
 
     def __call__(self, *arguments):
         return self.decoder(*arguments)
@@ -66,14 +66,14 @@ class ReRun:
         self.decoder, self.directions = decoder, decoder.directions
 
     def start(self, features, padding, counts=None):
-        picture = {"features": features, "padding": padding} | ({} if counts is None else {"counts": counts})
-        return DecoderState(picture, {"tokens": torch.zeros(len(features), 0, dtype=torch.long)})
+        constant = {"features": features, "padding": padding} | ({} if counts is None else {"counts": counts})
+        return DecoderState(constant, {"tokens": torch.zeros(len(features), 0, dtype=torch.long)})
 
     def step(self, state, tokens):
         tokens = torch.cat([state.past["tokens"], tokens[:, None]], 1)
-        picture = state.image
-        decoded = self.decoder(picture["features"], picture["padding"], tokens, picture.get("counts"))
-        return decoded.logits[:, -1].clone(), DecoderState(picture, {"tokens": tokens}), decoded.attention[:, -1]
+        constant = state.image
+        decoded = self.decoder(constant["features"], constant["padding"], tokens, constant.get("counts"))
+        return decoded.logits[:, -1].clone(), DecoderState(constant, {"tokens": tokens}), decoded.attention[:, -1]
 
     def __call__(self, *arguments):
         return self.decoder(*arguments)
@@ -104,19 +104,19 @@ def loop() -> None:
         fast = seconds(lambda: decoder(features, padding, tokens, counts).logits.sum().backward())  # noqa: B023
         loop = PlainGRUDecoder(decoder)
         plain = seconds(lambda: loop(features, padding, tokens, counts).logits.sum().backward())  # noqa: B023
-        print(f"{name} sizes, 8 pictures, 40 tokens, forward and backward: {fast:.3f} s, plain loop {plain:.3f} s, "
+        print(f"{name} sizes, 8 images, 40 tokens, forward and backward: {fast:.3f} s, plain loop {plain:.3f} s, "
               f"{plain / fast:.2f} x")  # fmt: skip
 
 
-def open_pictures(split: Path, count: int, scale: float) -> list[tuple[torch.Tensor, int, str]]:
-    """The first pictures of a split in the plain form, ink 1 on paper 0, the lengths of their labels, and names."""
-    from utils.reading.pictures import normalize_image, read_picture, resize
+def open_images(split: Path, count: int, scale: float) -> list[tuple[torch.Tensor, int, str]]:
+    """The first images of a split in the plain form, ink 1 on paper 0, the lengths of their labels, and names."""
+    from utils.reading.images import normalize_image, read_image, resize
 
     items = []
     for line in (split / "labels.txt").read_text(encoding="utf-8").splitlines()[:count]:
         name, label = line.split("\t")
-        picture = resize(normalize_image(read_picture(next((split / "images").glob(f"{name}.*")))), scale)
-        items.append((torch.from_numpy(picture) / 255, len(label.split()), name))
+        image = resize(normalize_image(read_image(next((split / "images").glob(f"{name}.*")))), scale)
+        items.append((torch.from_numpy(image) / 255, len(label.split()), name))
     return items
 
 
@@ -130,22 +130,22 @@ def by_size(items: list[tuple[torch.Tensor, int, str]], size: int) -> list[tuple
 
 
 def batches(items: list[tuple[torch.Tensor, int, str]], size: int, random: Random | None = None):
-    """Pictures of about the same size together, or by chance: images, padding, lengths, names."""
+    """Images of about the same size together, or at random: images, padding, lengths, names."""
     items = random.sample(items, len(items)) if random else by_size(items, size)
     for first in range(0, len(items), size):
         part = items[first : first + size]
-        height, width = (max(picture.shape[side] for picture, *_ in part) for side in (0, 1))
+        height, width = (max(image.shape[side] for image, *_ in part) for side in (0, 1))
         images = torch.zeros(len(part), 1, height, width)
         padding = torch.ones(len(part), height, width, dtype=torch.bool)
-        for i, (picture, *_) in enumerate(part):
-            images[i, 0, : picture.shape[0], : picture.shape[1]] = picture
-            padding[i, : picture.shape[0], : picture.shape[1]] = False
+        for i, (image, *_) in enumerate(part):
+            images[i, 0, : image.shape[0], : image.shape[1]] = image
+            padding[i, : image.shape[0], : image.shape[1]] = False
         yield images, padding, torch.tensor([length for _, length, _ in part]), [name for *_, name in part]
 
 
 @torch.no_grad()
 def beam(split: Path, count: int, width: int) -> None:
-    items = open_pictures(split, count, 0.5)
+    items = open_images(split, count, 0.5)
     for kind in ("transformer", "gru"):
         torch.manual_seed(0)
         network = Recognizer(VOCABULARY, SMALL_ENCODER, kind, SMALL[kind], domains=("handwritten",)).eval()
@@ -160,15 +160,15 @@ def beam(split: Path, count: int, width: int) -> None:
                 spent[name] += (time.process_time() - start) / torch.get_num_threads()
                 texts[name] += [hypothesis.tokens for hypothesis in found]
         same = sum(one == other for one, other in zip(*texts.values(), strict=True))
-        print(f"{kind}, beam {width}, {network.decoder.directions} direction(s), {len(items)} pictures: "
+        print(f"{kind}, beam {width}, {network.decoder.directions} direction(s), {len(items)} images: "
               f"cached {spent['cached']:.1f} s, prefix re-run {spent['prefix re-run']:.1f} s, "
               f"{spent['prefix re-run'] / spent['cached']:.1f} x; {same} readings equal")  # fmt: skip
 
 
 @torch.no_grad()
 def full(split: Path, count: int, width: int) -> None:
-    """Seconds on the clock, the encoder and the padding of batches of 32 included; pictures from all over the split."""
-    items = open_pictures(split, 1_000_000, 1.0)
+    """Seconds on the clock, the encoder and the padding of batches of 32 included; images from all over the split."""
+    items = open_images(split, 1_000_000, 1.0)
     items = items[:: max(1, len(items) // count)]
     for kind in ("transformer", "gru"):
         torch.manual_seed(0)
@@ -186,8 +186,8 @@ def full(split: Path, count: int, width: int) -> None:
                     beam_search(decoder, features, cells, counts, beam=width)
                 spent += time.perf_counter() - started
             peak = getrusage(RUSAGE_SELF).ru_maxrss / 2**20  # GiB so far, where Linux counts KiB
-            print(f"{kind}, {name}, {torch.get_num_threads()} thread(s), {len(items)} pictures: "
-                  f"{1000 * spent / len(items):.0f} ms a picture; peak memory {peak:.1f} GiB", flush=True)  # fmt: skip
+            print(f"{kind}, {name}, {torch.get_num_threads()} thread(s), {len(items)} images: "
+                  f"{1000 * spent / len(items):.0f} ms an image; peak memory {peak:.1f} GiB", flush=True)  # fmt: skip
 
 
 def small(tokens: int = 16, height: int = 52, width: int = 152) -> None:
@@ -217,14 +217,14 @@ def small(tokens: int = 16, height: int = 52, width: int = 152) -> None:
             learning = batch / seconds(network.train() and learn)
             reading = batch / seconds(network.eval() and read)
             print(f"{kind}, {size:.2f} M parameters, batch {batch}, {torch.get_num_threads()} thread(s): "
-                  f"learns {learning:.0f} pictures/s, reads {reading:.0f} pictures/s")  # fmt: skip
+                  f"learns {learning:.0f} images/s, reads {reading:.0f} images/s")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["loop", "beam", "small", "full"])
     parser.add_argument("--split", type=Path, default=Path("datasets/CROHME/2014"), help="a split in the plain form")
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--beam", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -233,9 +233,9 @@ def main() -> None:
     if options.what == "loop":
         loop()
     elif options.what == "beam":
-        beam(options.split, options.pictures, options.beam)
+        beam(options.split, options.images, options.beam)
     elif options.what == "full":
-        full(options.split, options.pictures, options.beam)
+        full(options.split, options.images, options.beam)
     else:
         small()
 

@@ -13,7 +13,7 @@ Parts, the most valuable first, each with a limit of its own:
     ink      if time is left (--train-minutes), ink alone for the same minutes
 
 The folder of results ($OUT, else results/gpu) holds seven files: summary.json (times, settings and speeds, scores;
-written anew after each part), log.txt, tests.txt, runs.jsonl (a line an epoch), stages.safetensors and ink.safetensors
+written again after each part), log.txt, tests.txt, runs.jsonl (a line an epoch), stages.safetensors and ink.safetensors
 (16 bits, ready to read with), stages.png (curves). They are brought up to date while a run goes on, so nothing is lost
 when the whole is killed. What is missing in this Python is installed from datasets/wheels, see make gpu-wheels.
 """
@@ -306,8 +306,8 @@ def ink_alone(options: argparse.Namespace) -> str:
     from utils.config.loading import load_config
 
     config = load_config(ROOT / "config.yaml", choose_dataset(), options.preset, options.set)
-    stage = next(stage for stage in config.stages if stage.pictures == "ink")
-    ink = {"name": "handwritten", "pictures": "ink", "trains": ["handwritten_encoder", "decoder"], "augment": True}
+    stage = next(stage for stage in config.stages if stage.images == "ink")
+    ink = {"name": "handwritten", "images": "ink", "trains": ["handwritten_encoder", "decoder"], "augment": True}
     ink |= {"losses": stage.losses, "epochs": stage.epochs, "learning_rate": stage.learning_rate}
     return f"stages={json.dumps([ink])}"
 

@@ -3,8 +3,8 @@
     python tests/benchmarks/gpu_speed.py --dataset CROHME --preset gpu --out speed.json
 
 Budgets of a batch, bf16 against fp32, workers, and torch.compile, each a few steps of the longest stage that shows ink.
-The file is written anew after each measurement, so nothing is lost when time runs out. Its `chosen` are assignments for
---set: the smallest budget within a tenth of the best rate (more steps for the same images), bf16 or fp32 by rate, the
+The file is written again after each measurement, so nothing is lost when time runs out. Its `chosen` are assignments
+for --set: the smallest budget within a tenth of the best rate (more steps for the same images), bf16 or fp32 by rate, the
 fewest workers that draw images a third faster than they are learnt from, and compilation where it pays for itself.
 """
 
@@ -57,7 +57,7 @@ class Speed:
         set_threads(self.config.threads)
         self.context = DistributedContext(device=self.device)
         self.data = open_data(self.config.data, self.config.dataset, self.config.seed)
-        inked = [stage for stage in self.config.stages if stage.pictures == "ink"]
+        inked = [stage for stage in self.config.stages if stage.images == "ink"]
         self.stage = max(inked, key=lambda stage: stage.share or stage.epochs)
         self.results: dict[str, Any] = {"stage": self.stage.name, "rows": [], "workers": [], "profile": ""}
         self.chosen: dict[str, Any] = {}
@@ -144,7 +144,7 @@ class Speed:
             "compile": is_compiled,
             "first_steps": round(started - begun, 2),
             "seconds_a_step": round(seconds / len(batches[warm_up:]), 4),
-            "images_per_second": round(pixels / seconds / epoch["pixels"] * epoch["pictures"], 1),
+            "images_per_second": round(pixels / seconds / epoch["pixels"] * epoch["images"], 1),
             "steps_an_epoch": epoch["batches"],
             "padding": round(epoch["padding"], 3),
             "splits": len(trainer.sums.splits),

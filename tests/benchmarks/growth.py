@@ -2,8 +2,8 @@
 
     python tests/benchmarks/growth.py --dataset CROHME --times 1 10 100 --plot results/growth.png
 
-For each size: seconds in which `train/` is prepared from its pictures (of at most --prepare pictures, which are links
-to the originals); seconds and memory from the start of a process to the first batch; seconds to plan an epoch; pictures
+For each size: seconds in which `train/` is prepared from its images (of at most --prepare images, which are links
+to the originals); seconds and memory from the start of a process to the first batch; seconds to plan an epoch; images
 a second that one process reads, distorts and stacks, of those of the first 400 batches at most. But for preparing, the
 copies have the sizes and labels of the originals, and blank pixels: a file with holes, which takes no room on disk.
 """
@@ -25,12 +25,12 @@ SHOWN = {
     "first_batch_s": "start to first batch (s)",
     "plan_s": "planning an epoch (s)",
     "data_MiB": "memory for data (MiB)",
-    "pictures_per_second": "pictures/s",
+    "images_per_second": "images/s",
 }
 
 
 def enlarge(source: Path, target: Path, copies: int) -> None:
-    """A data set whose training split has the pictures of another, again and again."""
+    """A data set whose training split has the images of another, again and again."""
     import numpy as np
 
     from dataset.images.store import FILES, ImageStore
@@ -58,7 +58,7 @@ def enlarge(source: Path, target: Path, copies: int) -> None:
 
 
 def prepare(source: Path, target: Path, copies: int) -> float:
-    """Seconds to prepare a training split of so many copies of each picture."""
+    """Seconds to prepare a training split of so many copies of each image."""
     from dataset.images.store import open_split
     from dataset.vocabulary import Vocabulary
 
@@ -69,9 +69,9 @@ def prepare(source: Path, target: Path, copies: int) -> float:
     with open(folder / "labels.txt", "w", encoding="utf-8") as file:
         for copy in range(copies):
             file.writelines(f"{copy}-{line}\n" for line in lines)
-    for picture in (source / "train" / "images").iterdir():
+    for image in (source / "train" / "images").iterdir():
         for copy in range(copies):
-            os.link(picture, folder / "images" / f"{copy}-{picture.name}")
+            os.link(image, folder / "images" / f"{copy}-{image.name}")
     started = time.perf_counter()
     open_split(target, "train", Vocabulary.from_file(target / "vocabulary.txt"), progress=False)
     return time.perf_counter() - started
@@ -95,18 +95,18 @@ def first_batches(root: str, dataset: str, batching: str) -> None:
     next(batches)
     first = time.perf_counter()
     memory = resident() - before
-    pictures = sum(len(batch) for _, batch in zip(range(400), batches, strict=False))
+    images = sum(len(batch) for _, batch in zip(range(400), batches, strict=False))
     seconds = time.perf_counter() - first
     planning = time.perf_counter()
     train.set_epoch(1)
     len(train)
     found = {
-        "pictures": data.counts()["train"],
+        "images": data.counts()["train"],
         "imports_s": imported - started,
         "first_batch_s": first - started,
         "plan_s": time.perf_counter() - planning,
         "data_MiB": memory / 2**20,
-        "pictures_per_second": pictures / seconds,
+        "images_per_second": images / seconds,
     }
     print(json.dumps(found))
 
@@ -117,18 +117,18 @@ def resident() -> int:
 
 
 def draw(found: list[dict], path: Path) -> None:
-    """A panel for each figure, over the number of pictures."""
+    """A panel for each figure, over the number of images."""
     from matplotlib.ticker import NullFormatter
 
     from utils.plots import new_figure
 
-    sizes = [values["pictures"] for values in found]
+    sizes = [values["images"] for values in found]
     figure = new_figure(3 * len(SHOWN), 2.8)
     for axes, (key, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
-        points = [(values["pictures"], values[key]) for values in found if key in values]
+        points = [(values["images"], values[key]) for values in found if key in values]
         axes.loglog(*zip(*points, strict=True), marker="o")
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("training pictures")
+        axes.set_xlabel("training images")
         axes.set_xlim(min(sizes) / 2, max(sizes) * 2)
         axes.set_ylim(min(y for _, y in points) / 10, max(y for _, y in points) * 10)
         for axis in (axes.xaxis, axes.yaxis):
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--root", default=str(ROOT / "datasets"))
     parser.add_argument("--dataset", default="CROHME")
     parser.add_argument("--times", type=int, nargs="+", default=[1, 10, 100], help="sizes to copy the data set to")
-    parser.add_argument("--prepare", type=int, default=100_000, metavar="N", help="prepare at most N pictures")
+    parser.add_argument("--prepare", type=int, default=100_000, metavar="N", help="prepare at most N images")
     parser.add_argument("--batching", default="adaptive", choices=["fixed", "adaptive"])
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, as PNG")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -158,7 +158,7 @@ def main() -> None:
             if done.returncode:
                 raise SystemExit(done.stderr)
             found.append(json.loads(done.stdout.splitlines()[-1]))
-            if found[-1]["pictures"] <= options.prepare:
+            if found[-1]["images"] <= options.prepare:
                 found[-1]["prepare_s"] = prepare(source, Path(folder) / "prepared" / options.dataset, copies)
                 shutil.rmtree(Path(folder) / "prepared")
             print(json.dumps({name: round(value, 2) for name, value in found[-1].items()}), flush=True)

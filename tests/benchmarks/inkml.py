@@ -1,4 +1,4 @@
-"""How well labels and pictures made from InkML agree with the published ones.
+"""How well labels and images made from InkML agree with the published ones.
 
     python tests/benchmarks/inkml.py --inkml FOLDER --truth datasets/CROHME/train
 
@@ -20,10 +20,10 @@ from utils.errors import DataError  # noqa: E402
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of the ink of two pictures, laid corner on corner."""
+    """Intersection over union of the ink of two images, laid corner on corner."""
     sheet = np.zeros((2, *np.maximum(one.shape, other.shape)), bool)
-    for page, picture in zip(sheet, (one, other), strict=True):
-        page[: picture.shape[0], : picture.shape[1]] = picture > 0
+    for page, image in zip(sheet, (one, other), strict=True):
+        page[: image.shape[0], : image.shape[1]] = image > 0
     return sheet.all(axis=0).sum() / sheet.any(axis=0).sum()
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     for path in sorted(options.inkml.glob("*.inkml")):
         try:
             ink = read_inkml(path, needs_truth=True)
-            picture = rasterise(ink.traces)
+            image = rasterise(ink.traces)
         except DataError as error:
             bad.append(str(error))
             continue
@@ -52,8 +52,8 @@ def main() -> None:
         linked += sum(symbol.token is not None for symbol in ink.symbols)
         visible += len(ink.symbols)
         given = cv2.imread(str(options.truth / "images" / f"{ink.name}.png"), cv2.IMREAD_GRAYSCALE)
-        sizes.append(np.abs(np.subtract(picture.shape, given.shape)).max())
-        overlaps.append(overlap(picture, given))
+        sizes.append(np.abs(np.subtract(image.shape, given.shape)).max())
+        overlaps.append(overlap(image, given))
     seconds = time.perf_counter() - start
     for problem in bad:
         print("cannot be read:", problem)
@@ -61,8 +61,8 @@ def main() -> None:
     print(f"symbols with their token {linked / visible:.2%} of {visible}")
     print(f"sizes within 1 px:       {np.mean(np.array(sizes) <= 1):.2%} of {len(sizes)}")
     equal = np.mean(np.array(overlaps) == 1)
-    print(f"intersection over union: mean {np.mean(overlaps):.4f}, pictures all equal {equal:.1%}")
-    print(f"{len(sizes) / seconds:.0f} files a second, reading the given pictures included")
+    print(f"intersection over union: mean {np.mean(overlaps):.4f}, images all equal {equal:.1%}")
+    print(f"{len(sizes) / seconds:.0f} files a second, reading the given images included")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What is lost when a clean picture becomes a photograph: ExpRate and wrong tokens, distortion by distortion.
+"""What is lost when a clean image becomes a photograph: ExpRate and wrong tokens, distortion by distortion.
 
     python tests/benchmarks/photographs.py --checkpoint PATH --dataset CROHME --split 2014 --count 200
 
-Each picture is laid on a sheet of paper and "photographed" with one distortion alone, then with all of them together.
-Distortions are seeded for each picture. `--show FOLDER` writes the photographs and, beside them, what the network saw.
+Each image is laid on a sheet of paper and "photographed" with one distortion alone, then with all of them together.
+Distortions are seeded for each image. `--show FOLDER` writes the photographs and, beside them, what the network saw.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from utils.errors import DataError  # noqa: E402
 from utils.evaluation.metrics import edit_distance, scores  # noqa: E402
 from utils.tables import table  # noqa: E402
 
-SYMBOL = 28  # pixels: about the height of a written letter in the clean pictures
+SYMBOL = 28  # pixels: about the height of a written letter in the clean images
 ALL = "everything"
 KINDS = {
     "sheet of paper": (),  # dark ink with some paper around, and nothing else
@@ -47,9 +47,9 @@ KINDS = {
 
 
 def photograph(ink: np.ndarray, kind: str, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A picture, uint8 (H, W) with ink 255 on paper 0, as it may come from a camera.
+    """An image, uint8 (H, W) with ink 255 on paper 0, as it may come from a camera.
 
-    Returns uint8 (H', W'), and (3, 3), which takes pixels (x, y, 1) of the picture to it.
+    Returns uint8 (H', W'), and (3, 3), which takes pixels (x, y, 1) of the image to it.
     """
     parts = set(KINDS[kind])
     for choice, options in (("polarity", ("invert", "")), ("lines", ("ruled", "squared", "", "")),
@@ -181,32 +181,32 @@ def main() -> None:
     for kind in ["clean", *options.kinds]:
         prepared, photographs, seconds, no_ink = [], [], 0.0, 0
         for place in places:
-            picture = store.picture(place)
+            image = store.image(place)
             if kind != "clean":
                 random = np.random.default_rng((options.seed, list(KINDS).index(kind), place))
-                picture, _ = photograph(picture, kind, random)
+                image, _ = photograph(image, kind, random)
             start = time.perf_counter()
             try:
-                prepared.append(reader.prepare(picture, store.name(place)))
+                prepared.append(reader.prepare(image, store.name(place)))
             except DataError:
                 prepared.append(None)
                 no_ink += 1
             seconds += time.perf_counter() - start
-            photographs.append(picture)
+            photographs.append(image)
         readings = iter(reader.read_many([one for one in prepared if one is not None], options.beam))
         readings = [one if one is None else next(readings) for one in prepared]
         predictions = [one and list(one.tokens) for one in readings]
         results[kind] = scores(truths, predictions) | {"no_ink": no_ink, "cleaning_ms": 1000 * seconds / len(places)}
         if options.show:
-            for place, picture, truth, reading in zip(places, photographs, truths, readings, strict=True):
+            for place, image, truth, reading in zip(places, photographs, truths, readings, strict=True):
                 errors = edit_distance(truth, reading.tokens) if reading else len(truth)
                 name = f"{kind.replace(' ', '-')}-{store.name(place)}-{errors}.png"
-                show(options.show / name, picture, reading.image if reading else np.zeros((4, 4), np.uint8))
+                show(options.show / name, image, reading.image if reading else np.zeros((4, 4), np.uint8))
     if options.json:
         print(json.dumps(results))
         return
     clean = results["clean"]
-    rows = [("pictures", "ExpRate %", "lost", "wrong tokens %", "more", "no ink", "cleaning ms")]
+    rows = [("images", "ExpRate %", "lost", "wrong tokens %", "more", "no ink", "cleaning ms")]
     for kind, values in results.items():
         rate, wrong = values["exprate"], values["token_error_rate"]
         lost, more = clean["exprate"] - rate, wrong - clean["token_error_rate"]
@@ -220,10 +220,10 @@ def show(path: Path, photograph: np.ndarray, seen: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     width = min(1000, max(photograph.shape[1], seen.shape[1]))
     parts = []
-    for picture in (photograph, 255 - seen):
-        scale = min(1.0, width / picture.shape[1])
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        parts.append(cv2.copyMakeBorder(picture, 0, 6, 0, width - picture.shape[1], cv2.BORDER_CONSTANT, value=128))
+    for image in (photograph, 255 - seen):
+        scale = min(1.0, width / image.shape[1])
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        parts.append(cv2.copyMakeBorder(image, 0, 6, 0, width - image.shape[1], cv2.BORDER_CONSTANT, value=128))
     cv2.imwrite(str(path), np.concatenate(parts))
 
 

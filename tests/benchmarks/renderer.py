@@ -15,7 +15,9 @@ from dataset.renderer import FAMILIES, Layout, Style, draw_ink, layout
 
 EM = 50  # pixels
 MATHTEXT_LABELS = 60  # it is slow
-CASUAL = Style(weight=0.02, slant=0.2, spacing=0.1, script_shift=0.1, wander=0.1, scale_jitter=0.1, rotation_jitter=0.1)
+CASUAL = Style(
+    weight=0.02, slant=0.2, spacing=0.1, script_shift=0.1, baseline_jitter=0.1, scale_jitter=0.1, rotation_jitter=0.1
+)
 
 
 def best_rate(work: Callable[[], None], count: int, repeats: int) -> tuple[float, float]:

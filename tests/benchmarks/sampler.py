@@ -2,7 +2,7 @@
 
     python tests/benchmarks/sampler.py
 
-Sizes are those of CROHME's training pictures where they are found (../shared/data or the folder HMER_DATA, else
+Sizes are those of CROHME's training images where they are found (../shared/data or the folder HMER_DATA, else
 datasets/CROHME), and drawn from a log-normal distribution otherwise. Every number is the mean of 6 epochs.
 """
 
@@ -27,7 +27,7 @@ EPOCHS = 6
 
 
 def crohme_sizes() -> np.ndarray | None:
-    """(N, 2) height and width of CROHME's training pictures, from the headers of the PNG files; None without them."""
+    """(N, 2) height and width of CROHME's training images, from the headers of the PNG files; None without them."""
     data = Path(os.environ.get("HMER_DATA", ROOT.parent / "shared" / "data"))
     for folder in (data / "CROHME", ROOT / "datasets" / "CROHME"):
         headers = [path.open("rb").read(24) for path in sorted((folder / "train" / "images").glob("*.png"))]
@@ -45,7 +45,7 @@ def made_up_sizes(count: int, seed: int = 0) -> np.ndarray:
 
 
 def fill_in_order(order: np.ndarray, sizes: np.ndarray, max_pixels: int, stride: int) -> list[list[int]]:
-    """Take pictures as they come; a batch ends before it would cost more than max_pixels."""
+    """Take images as they come; a batch ends before it would cost more than max_pixels."""
     rounded = (-(-sizes // stride) * stride).tolist()
     batches, batch, height, width = [], [], 0, 0
     for index in order.tolist():
@@ -109,7 +109,7 @@ def compare(sizes: np.ndarray, max_pixels: int, stride: int) -> None:
     area = sizes.prod(axis=1).sum()
     rounding = f"sides rounded up to {stride} px" if stride > 1 else "no rounding"
     print(f"\nbudget {max_pixels / 1e6:.2f} Mpx; {rounding}")
-    print(f"{'':34}{'padding':>9}{'batches':>9}{'pictures':>10}{'filled':>8}{'over budget':>13}{'new pairs':>11}")
+    print(f"{'':34}{'padding':>9}{'batches':>9}{'images':>10}{'filled':>8}{'over budget':>13}{'new pairs':>11}")
     for name in WAYS:
         epochs = epochs_of(name, sizes, max_pixels, stride)
         costs = [np.array([len(b) * rounded[b].max(axis=0).prod() for b in batches]) for batches in epochs]
@@ -123,7 +123,7 @@ def compare(sizes: np.ndarray, max_pixels: int, stride: int) -> None:
 
 
 def time_plans() -> None:
-    """Print how long it takes to plan an epoch of many pictures, and how much memory."""
+    """Print how long it takes to plan an epoch of many images, and how much memory."""
     print("\nplanning an epoch, 1.35 Mpx, sides rounded up to 16 px")
     for count in (10_000, 100_000, 1_000_000):
         sizes = made_up_sizes(count)
@@ -136,21 +136,21 @@ def time_plans() -> None:
         len(sampler)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        print(f"{count:>9,} pictures: {batches:>6,} batches in {seconds:.2f} s of one core, {peak / 1e6:.0f} MB")
+        print(f"{count:>9,} images: {batches:>6,} batches in {seconds:.2f} s of one core, {peak / 1e6:.0f} MB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--no-timing", action="store_true", help="leave out the plans of up to a million pictures")
+    parser.add_argument("--no-timing", action="store_true", help="leave out the plans of up to a million images")
     arguments = parser.parse_args()
     sizes = crohme_sizes()
     if sizes is None:
         sizes = made_up_sizes(8835)
-        print("no CROHME pictures found: sizes are made up")
+        print("no CROHME images found: sizes are made up")
     height, width = sizes.mean(axis=0)
-    print(f"{len(sizes)} pictures, {height:.0f} x {width:.0f} px in the mean, {sizes.prod(axis=1).sum():,} px in all")
-    print("padding: share of the computed pixels outside the pictures; pictures: in a batch, in the mean;")
-    print("new pairs: share of batch mates that were none in the epoch before, the least of all epochs")
+    print(f"{len(sizes)} images, {height:.0f} x {width:.0f} px in the mean, {sizes.prod(axis=1).sum():,} px in all")
+    print("padding: share of the computed pixels outside the images; images: in a batch, in the mean;")
+    print("new pairs: share of neighbors in the batch that were none in the epoch before, the least of all epochs")
     for stride in (1, 16):
         for max_pixels in (1_350_000, 2_700_000):
             compare(sizes, max_pixels, stride)

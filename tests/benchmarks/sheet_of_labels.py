@@ -19,7 +19,7 @@ PAPER = (255, 255, 255)
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw labels, one below the other, as the typesetter sees them.")
     parser.add_argument("labels", nargs="*", help="LaTeX labels, or files of labels (one a line, or name<TAB>label)")
-    parser.add_argument("--out", required=True, help="picture to write, PNG")
+    parser.add_argument("--out", required=True, help="image to write, PNG")
     parser.add_argument("--boxes", action="store_true", help="a frame around each token's ink")
     parser.add_argument("--tokens", action="store_true", help="each frame's token written above it; implies --boxes")
     parser.add_argument("--count", type=int, default=100, help="labels to take from each file (default: %(default)s)")
@@ -32,34 +32,43 @@ def main() -> None:
         "slant": "lean to the right",
         "spacing": "share by which distances along the line grow",
         "script-shift": "share by which distances from the baseline grow",
-        "wander": "em by which the baseline strays",
+        "baseline_jitter": "em by which the baseline strays",
         "scale-jitter": "each sign's own size, a share",
         "rotation-jitter": "each sign's own turn, radians",
     }.items():
         parser.add_argument(f"--{name}", type=float, default=0.0, help=meaning)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    freedoms = ("weight", "slant", "spacing", "script_shift", "wander", "scale_jitter", "rotation_jitter", "seed")
+    jitters = (
+        "weight",
+        "slant",
+        "spacing",
+        "script_shift",
+        "baseline_jitter",
+        "scale_jitter",
+        "rotation_jitter",
+        "seed",
+    )
     style = Style(
         font=options.font,
         display=not options.inline,
         chinese_font=options.chinese_font,
         em=options.em,
         margin=24 if options.tokens else 8,  # names need room
-        **{name: getattr(options, name) for name in freedoms},
+        **{name: getattr(options, name) for name in jitters},
     )
-    pictures, failures = [], 0
+    images, failures = [], 0
     for label in _labels(options.labels, options.count):
         try:
-            pictures.append(_picture_for_people(label, style, options.boxes or options.tokens, options.tokens))
+            images.append(_image_for_people(label, style, options.boxes or options.tokens, options.tokens))
         except RenderError as error:
             print(error, file=sys.stderr)
             failures += 1
-    if pictures:
-        width = max(picture.shape[1] for picture in pictures)
-        sheet = [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=PAPER) for p in pictures]
+    if images:
+        width = max(image.shape[1] for image in images)
+        sheet = [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=PAPER) for p in images]
         cv2.imwrite(options.out, np.concatenate(sheet))
-        print(f"{options.out}: {len(pictures)} labels" + (f", {failures} cannot be drawn" if failures else ""))
+        print(f"{options.out}: {len(images)} labels" + (f", {failures} cannot be drawn" if failures else ""))
     if failures:
         sys.exit(1)
 
@@ -75,20 +84,20 @@ def _labels(arguments: list[str], count: int) -> list[str]:
     return labels
 
 
-def _picture_for_people(label: str, style: Style, with_boxes: bool, with_names: bool) -> np.ndarray:
-    """(H, W, 3): a label's picture, with its tokens' boxes and names on request."""
+def _image_for_people(label: str, style: Style, with_boxes: bool, with_names: bool) -> np.ndarray:
+    """(H, W, 3): a label's image, with its tokens' boxes and names on request."""
     drawn = layout(label, style)
-    picture = cv2.cvtColor(draw(drawn, style), cv2.COLOR_GRAY2BGR)
+    image = cv2.cvtColor(draw(drawn, style), cv2.COLOR_GRAY2BGR)
     if with_boxes:
         tokens = tokenize(label)
         for token, *corners in drawn.boxes(style):
             left, top, right, bottom = (round(corner) for corner in corners)
-            colour = [int(value) for value in np.random.default_rng(token).integers(0, 200, 3)]
-            cv2.rectangle(picture, (left - 1, top - 1), (right, bottom), colour, 1)
+            color = [int(value) for value in np.random.default_rng(token).integers(0, 200, 3)]
+            cv2.rectangle(image, (left - 1, top - 1), (right, bottom), color, 1)
             if with_names:
                 name, place, font = f"{token} {tokens[token]}", (left, top - 3), cv2.FONT_HERSHEY_SIMPLEX
-                cv2.putText(picture, name, place, font, 0.3, colour, 1, cv2.LINE_AA)
-    return picture
+                cv2.putText(image, name, place, font, 0.3, color, 1, cv2.LINE_AA)
+    return image
 
 
 if __name__ == "__main__":

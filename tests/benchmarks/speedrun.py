@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "results" / "speedrun.tsv"
-COLUMNS = ("date", "commit", "dataset", "preset", "minutes", "seed", "settings", "note", "pictures", "exprate",
+COLUMNS = ("date", "commit", "dataset", "preset", "minutes", "seed", "settings", "note", "images", "exprate",
            "at_most_1", "wrong_tokens")  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def main() -> int:
         options.seed,
         " ".join(options.set),
         options.note,
-        sum(epoch["pictures"] for epoch in log),
+        sum(epoch["images"] for epoch in log),
         f"{scores['exprate']:.1f}",
         f"{scores['at_most_1']:.1f}",
         f"{scores['token_error_rate']:.1f}",

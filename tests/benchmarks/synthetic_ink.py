@@ -4,7 +4,7 @@
     python tests/benchmarks/synthetic_ink.py --dataset CROHME --out sheet.png --tell-apart
 
 Draws sheet.png (real ink left, synthetic ink of the same label right) and sheet-histograms.png, and prints percentiles
-and the pictures a core draws a second. With --tell-apart a small network learns for a minute to tell both apart on half
+and the images a core draws a second. With --tell-apart a small network learns for a minute to tell both apart on half
 of the labels, and is tested on the other half: an error of 50 % means that it cannot.
 """
 
@@ -31,14 +31,14 @@ STANDING = frozenset("0123456789ABCDEFGHIKLMNPRSTVXYacehikmnorsuvwxz")
 
 
 def measure(strokes: Strokes, label: list[str], found: dict[str, list[float]]) -> None:
-    """Add what one picture says to `found`."""
+    """Add what one image says to `found`."""
     boxes = boxes_of(strokes, strokes.traces, 1, len(label))
     left, top, right, bottom = boxes.T
     height = bottom - top
     plain = [index for index, token in enumerate(label) if token in STANDING and np.isfinite(top[index])]
     line = float(np.median(height[plain])) if plain else np.nan
-    found["picture height, px"].append(strokes.size[0])
-    found["picture width, px"].append(strokes.size[1])
+    found["image height, px"].append(strokes.size[0])
+    found["image width, px"].append(strokes.size[1])
     found["strokes a symbol"] += [len(symbol) for symbol in strokes.symbols if symbol]
     for index, token in enumerate(label):
         if token == r"\frac" and label[index + 2] in STANDING and line > 0:
@@ -60,7 +60,7 @@ def measure(strokes: Strokes, label: list[str], found: dict[str, list[float]]) -
 
 
 def couples(data: Data, limit: int, seed: int) -> tuple[SyntheticInk, list[tuple[int, int]]]:
-    """Synthetic ink in full size, and pairs: indices of a real picture of train, and of its label in synthetic ink."""
+    """Synthetic ink in full size, and pairs: indices of a real image of train, and of its label in synthetic ink."""
     ink = data.ink("train")
     synthetic = data.synthetic_ink()
     find = {each: index for index, each in enumerate(synthetic.label_hash().tolist())}
@@ -113,24 +113,24 @@ def draw_sheet(data: Data, synthetic: SyntheticInk, pairs: list[tuple[int, int]]
     """Real ink left, synthetic ink of the same label right; dark on light."""
     ink, width, rows = data.ink("train"), 520, []
     for index, twin in pairs:
-        pictures = ink.picture(index, 0, 0), synthetic.picture(twin, seed, 0)
-        row = np.zeros((max(picture.shape[0] for picture in pictures) + 8, 2 * width), np.uint8)
-        for column, picture in enumerate(pictures):
-            picture = picture[:, : width - 8]
-            row[4 : 4 + picture.shape[0], column * width : column * width + picture.shape[1]] = picture
+        images = ink.image(index, 0, 0), synthetic.image(twin, seed, 0)
+        row = np.zeros((max(image.shape[0] for image in images) + 8, 2 * width), np.uint8)
+        for column, image in enumerate(images):
+            image = image[:, : width - 8]
+            row[4 : 4 + image.shape[0], column * width : column * width + image.shape[1]] = image
         rows.append(row)
     cv2.imwrite(str(path), 255 - np.concatenate(rows))
 
 
-def speed(data: Data, picture_scale: float) -> float:
-    """Pictures, with their boxes, that one core draws a second; planning of all of them included."""
-    data.settings.picture_scale = picture_scale
+def speed(data: Data, image_scale: float) -> float:
+    """Images, with their boxes, that one core draws a second; planning of all of them included."""
+    data.settings.image_scale = image_scale
     ink = data.synthetic_ink()
     order = np.random.default_rng(0).permutation(len(ink))
     started = time.process_time()
     ink.sizes(0, 0)
     for index in order.tolist():
-        ink.picture(index, 0, 0)
+        ink.image(index, 0, 0)
         ink.boxes(index, 0, 0)
     return len(ink) / (time.process_time() - started)
 
@@ -139,13 +139,13 @@ def speed(data: Data, picture_scale: float) -> float:
 
 
 def tell_apart(data: Data, pairs: list[tuple[int, int]], seconds: float, seed: int) -> float:
-    """The share of held-out pictures, as many of each kind, that a small network takes for the other kind."""
+    """The share of held-out images, as many of each kind, that a small network takes for the other kind."""
     import torch
     from torch import nn
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    data.settings.picture_scale = 0.5
+    data.settings.image_scale = 0.5
     ink, synthetic = data.ink("train"), data.synthetic_ink()
     random = np.random.default_rng(seed)
     layers, channels = [], 1
@@ -156,22 +156,22 @@ def tell_apart(data: Data, pairs: list[tuple[int, int]], seconds: float, seed: i
     body, head = nn.Sequential(*layers), nn.Linear(channels, 1)
     optimizer = torch.optim.AdamW([*body.parameters(), *head.parameters()], 2e-3)
     is_test = (ink.label_hash() % np.uint64(2)).astype(bool)
-    # Neighbours in width make a batch: little of it is padding.
+    # Neighbors in width make a batch: little of it is padding.
     widths = ink.sizes(0, 0)[:, 1]
     pairs = sorted(pairs, key=lambda pair: (widths[pair[0]], pair))
     parts = [[pair for pair in pairs if is_test[pair[0]] == side] for side in (False, True)]
 
     def batch(some: list[tuple[int, int]], epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        pictures = [ink.picture(index, 0, 0) for index, _ in some]
-        pictures += [synthetic.picture(twin, seed, epoch) for _, twin in some]
-        height, width = (max(picture.shape[side] for picture in pictures) for side in (0, 1))
-        images = np.zeros((len(pictures), 1, height, width), np.float32)
-        for image, picture in zip(images, pictures, strict=True):
-            image[0, : picture.shape[0], : picture.shape[1]] = picture / 255
-        return torch.from_numpy(images), torch.arange(len(pictures)) // len(some)
+        images = [ink.image(index, 0, 0) for index, _ in some]
+        images += [synthetic.image(twin, seed, epoch) for _, twin in some]
+        height, width = (max(image.shape[side] for image in images) for side in (0, 1))
+        stacked = np.zeros((len(images), 1, height, width), np.float32)
+        for row, image in zip(stacked, images, strict=True):
+            row[0, : image.shape[0], : image.shape[1]] = image / 255
+        return torch.from_numpy(stacked), torch.arange(len(images)) // len(some)
 
     def scores(images: torch.Tensor) -> torch.Tensor:
-        # The mean over what is not empty: the size of the picture alone says little.
+        # The mean over what is not empty: the size of the image alone says little.
         seen = nn.functional.max_pool2d(images, 16, ceil_mode=True) > 0
         features = body(images)
         seen = seen[..., : features.shape[2], : features.shape[3]]
@@ -195,7 +195,7 @@ def tell_apart(data: Data, pairs: list[tuple[int, int]], seconds: float, seed: i
         for start in range(0, len(parts[1]) - 15, 64):  # a quarter of them, of every width
             images, truth = batch(parts[1][start : start + 16], 1_000)
             wrong += ((scores(images) > 0) != truth.bool()).tolist()
-    print(f"{step} steps of 16 pictures of each kind; tested on {len(wrong)} pictures")
+    print(f"{step} steps of 16 images of each kind; tested on {len(wrong)} images")
     return float(np.mean(wrong))
 
 
@@ -205,13 +205,13 @@ def main() -> None:
     parser.add_argument("--root", default="datasets")
     parser.add_argument("--symbols", nargs="*", default=[], help="data sets that lend their symbols")
     parser.add_argument("--out", type=Path, required=True, help="the sheet, a PNG file")
-    parser.add_argument("--count", type=int, default=4000, help="pictures to measure (default: %(default)s)")
-    parser.add_argument("--shown", type=int, default=24, help="pictures on the sheet (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=4000, help="images to measure (default: %(default)s)")
+    parser.add_argument("--shown", type=int, default=24, help="images on the sheet (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tell-apart", action="store_true", help="train a network to tell real from synthetic ink")
     parser.add_argument("--seconds", type=float, default=90, help="CPU time that it learns (default: %(default)s)")
     options = parser.parse_args()
-    limits = {"picture_scale": 1.0, "max_height": 512, "max_width": 2048, "validation_share": 0.05}
+    limits = {"image_scale": 1.0, "max_height": 512, "max_width": 2048, "validation_share": 0.05}
     settings = SimpleNamespace(root=options.root, symbols=options.symbols, **limits)
     data = open_data(settings, options.dataset, 0)
     synthetic, pairs = couples(data, options.count, options.seed)
@@ -221,10 +221,10 @@ def main() -> None:
     draw_histograms(real, drawn, histograms)
     draw_sheet(data, synthetic, pairs[: options.shown], options.out, options.seed)
     print(f"{options.out}, {histograms}")
-    print(f"{speed(data, 0.5):.0f} pictures with boxes a core second, at picture_scale 0.5")
+    print(f"{speed(data, 0.5):.0f} images with boxes a core second, at image_scale 0.5")
     if options.tell_apart:
         error = tell_apart(data, couples(data, 1 << 30, options.seed)[1], options.seconds, options.seed)
-        print(f"taken for the other kind: {100 * error:.1f} % of the held-out pictures (50 %: cannot be told apart)")
+        print(f"taken for the other kind: {100 * error:.1f} % of the held-out images (50 %: cannot be told apart)")
 
 
 if __name__ == "__main__":

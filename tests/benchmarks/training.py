@@ -5,11 +5,11 @@
     python tests/benchmarks/training.py --cases plain:gru:handwritten:random adaptive:gru:handwritten:adaptive
     python tests/benchmarks/training.py --against HEAD~3                   the same of another revision, in turn
 
-A case is NAME:DECODER:STAGE:BATCHES[:PROCESSES]. Batches are `random` (8 pictures by chance), `fixed` (as
+A case is NAME:DECODER:STAGE:BATCHES[:PROCESSES]. Batches are `random` (8 images at random), `fixed` (as
 train_stage.py deals them) or `adaptive`; NAME `plain` takes the plain path of tests/plain.py. Several PROCESSES train
 one model together, as torchrun starts them; their memory is summed up. Each case is measured for itself, so that peak
 memory is its own; the cases take turns, --rounds times, so that a busy machine is unfair to all alike.
-A few steps see too few pictures to count them: pictures/s are those of an epoch, all of its padded pixels at the rate
+A few steps see too few images to count them: images/s are those of an epoch, all of its padded pixels at the rate
 measured. Shares of time are of a pass with timers (and, on a GPU, waits) around the parts; the rate, of one without.
 """
 
@@ -143,7 +143,7 @@ def measure(options: argparse.Namespace) -> dict:
     rate = operations / counted * padded / seconds
     found = {
         "seconds_a_step": seconds / options.steps,
-        "pictures_per_second": padded / seconds / epoch["pixels"] * epoch["pictures"],
+        "images_per_second": padded / seconds / epoch["pixels"] * epoch["images"],
         "padded_megapixels_per_second": padded / seconds / 1e6,
         "padding": epoch["padding"],
         "shares": shares,
@@ -266,10 +266,10 @@ def mean(results: list[dict]) -> dict:
 
 
 def show(found: dict[str, dict]) -> str:
-    columns = ["s/step", "pictures/s", "padded Mpx/s", "padding", *PARTS, "peak GB", "GFLOP/s", "of peak"]
+    columns = ["s/step", "images/s", "padded Mpx/s", "padding", *PARTS, "peak GB", "GFLOP/s", "of peak"]
     lines = ["| case | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for case, values in found.items():
-        cells = [f"{values['seconds_a_step']:.3f}", f"{values['pictures_per_second']:.2f}"]
+        cells = [f"{values['seconds_a_step']:.3f}", f"{values['images_per_second']:.2f}"]
         cells += [f"{values['padded_megapixels_per_second']:.3f}", f"{values['padding']:.0%}"]
         cells += [f"{values['shares'][part]:.0%}" for part in PARTS]
         cells += [f"{values['peak_memory_gb']:.2f}", f"{values['gflops']:.0f}", f"{values['share_of_peak_rate']:.0%}"]
@@ -312,14 +312,14 @@ def main() -> None:
         return
     print(show(found))
     first, *rest = found
-    base = found[first]["pictures_per_second"]
+    base = found[first]["images_per_second"]
     for case in rest:
-        print(f"{case}: {found[case]['pictures_per_second'] / base:.2f} times the pictures/s of {first}")
+        print(f"{case}: {found[case]['images_per_second'] / base:.2f} times the images/s of {first}")
     for case in cases if options.against else ():
         one, other = found[case], found[f"{case} @ {options.against}"]
-        ratio = one["pictures_per_second"] / other["pictures_per_second"]
+        ratio = one["images_per_second"] / other["images_per_second"]
         memory = one["peak_memory_gb"] / other["peak_memory_gb"]
-        print(f"{case}: {ratio:.2f} x the pictures/s, {memory:.2f} x the memory of {options.against}")
+        print(f"{case}: {ratio:.2f} x the images/s, {memory:.2f} x the memory of {options.against}")
 
 
 if __name__ == "__main__":

@@ -40,13 +40,13 @@ SMALLER = ["model.encoder.layers=[2, 2, 2]"] if ON_CPU else []
 NO_DROPOUT = ["model.encoder.dropout=0", "model.transformer.dropout=0", "model.gru.dropout=0"]
 ATTENDED = {"label": 1.0, "attention": 1.0, "symbols": 1.0}
 STAGES = {
-    "standard": {"pictures": "standard", "trains": ("standard_encoder", "decoder"), "losses": ATTENDED},
+    "standard": {"images": "standard", "trains": ("standard_encoder", "decoder"), "losses": ATTENDED},
     "alignment": {
-        "pictures": "pairs",
+        "images": "pairs",
         "trains": ("handwritten_encoder",),
         "losses": {"label": 1.0, "context_cosine": 1.0, "distribution": 0.5},
     },
-    "handwritten": {"pictures": "ink", "trains": ("handwritten_encoder", "decoder"), "losses": ATTENDED},
+    "handwritten": {"images": "ink", "trains": ("handwritten_encoder", "decoder"), "losses": ATTENDED},
 }
 
 
@@ -90,7 +90,7 @@ def trainer_of(stage_name, decoder="transformer", *assignments):
 
 def batch_of(stage_name, count=4, height=64, width=160, tokens=12):
     """A batch of the same image again and again: so BatchNorm finds in its pieces what it finds in the whole."""
-    batch = blank_batch(count, height, width, tokens, STAGES[stage_name]["pictures"])
+    batch = blank_batch(count, height, width, tokens, STAGES[stage_name]["images"])
     image = torch.randint(0, 256, (height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for images in (batch.ink, batch.standard):
         if images is not None:
@@ -227,7 +227,7 @@ def train_sample(folder, root, workers, stop_after=None, resume=False):
         f"data.root={root}",
         f"data.workers={workers}",
         "data.validation_share=0.2",
-        "data.picture_scale=0.5",
+        "data.image_scale=0.5",
     ]
     assignments += ["batch.max_pixels=60000", "training.save_minutes=1e-9", "stages.handwritten.epochs=2"]
     config = load_config(ROOT / "config.yaml", "SAMPLE", None, assignments)

@@ -20,8 +20,13 @@ from pydantic import TypeAdapter, ValidationError
 from utils.config.schema import Config, Location, stage_errors
 from utils.errors import ConfigError
 
-# Keys that have another name today, and what a run's folder keeps beside its configuration.
-FORMER_KEYS = {("training", "average_last"): "swa_epochs"}
+# Keys by their names in older files, and what a run's folder keeps beside its configuration.
+FORMER_KEYS = {
+    "average_last": "swa_epochs",
+    "picture_scale": "image_scale",
+    "pictures": "images",
+    "validation_pictures": "validation_images",
+}
 ONLY_IN_RUNS = ("batching",)
 
 
@@ -109,16 +114,23 @@ def read_config(path: str | Path) -> tuple[dict, dict, dict]:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a table of keys")
-    for *tables, old in FORMER_KEYS:
-        table = values
-        for name in tables:
-            table = table.get(name) if isinstance(table, dict) else None
-        if isinstance(table, dict) and old in table:
-            table.setdefault(FORMER_KEYS[*tables, old], table[old])
-            del table[old]
+    values = with_present_keys(values)
     for name in ONLY_IN_RUNS:
         values.pop(name, None)
     return values, values.pop("presets", None) or {}, values.pop("datasets", None) or {}
+
+
+def with_present_keys(values: Any) -> Any:
+    """The same values, with each key of FORMER_KEYS under its present name, unless it stands beside that one."""
+    if isinstance(values, list):
+        return [with_present_keys(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    present = {}
+    for name, value in values.items():
+        now = FORMER_KEYS.get(name, name)
+        present[name if now in values else now] = with_present_keys(value)
+    return present
 
 
 # --- overrides ------------------------------------------------------------------------------------------------
@@ -146,7 +158,7 @@ def set_value(values: dict, assignment: str) -> Assignment:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: not a YAML value: {text}") from error
-    *path, last = key.split(".")
+    *path, last = (FORMER_KEYS.get(part, part) for part in key.split("."))
     table: Any = values
     location: list[str | int] = []
     for part in path:

@@ -81,10 +81,10 @@ IntegerRange = Annotated[tuple[PositiveInteger, PositiveInteger], BeforeValidato
 
 @config_table
 class DataConfig:
-    """Where pictures come from and how large they may be."""
+    """Where images come from and how large they may be."""
 
     root: Text
-    picture_scale: PositiveNumber
+    image_scale: PositiveNumber
     max_height: PositiveInteger
     max_width: PositiveInteger
     validation_share: Share
@@ -94,7 +94,7 @@ class DataConfig:
 
 @config_table
 class BatchConfig:
-    """How many pictures a step sees: a fixed count (train_stage.py), or a budget (train_stage_ABS.py)."""
+    """How many images a step sees: a fixed count (train_stage.py), or a budget (train_stage_ABS.py)."""
 
     batch_size: PositiveInteger
     pool: PositiveInteger
@@ -161,7 +161,7 @@ class TrainingConfig:
     label_smoothing: Share
     input_noise: Share = 0.0
     validate_every: PositiveInteger
-    validation_pictures: PositiveInteger
+    validation_images: PositiveInteger
     save_minutes: PositiveNumber
     minutes: PositiveNumber | None = None
     clock: Literal["wall", "cpu", "steps"] = "wall"
@@ -170,7 +170,7 @@ class TrainingConfig:
     compile: Flag = False
 
 
-PICTURES = ("standard", "synthetic", "pairs", "ink")
+IMAGES = ("standard", "synthetic", "pairs", "ink")
 PARTS = ("standard_encoder", "handwritten_encoder", "decoder")
 LOSSES = (
     "label",
@@ -226,7 +226,7 @@ class ExpressionsConfig:
 
 @config_table
 class ReplayConfig:
-    """Standard images shown among the ink: so many for each picture of ink, in the first epoch and in the last."""
+    """Standard images shown among the ink: so many for each image of ink, in the first epoch and in the last."""
 
     first: NonNegativeNumber = 0.0
     last: NonNegativeNumber = 0.0
@@ -242,10 +242,10 @@ class SyntheticConfig:
 
 @config_table
 class StageConfig:
-    """One stage of training. A stage is data: which pictures, what learns, from which losses, for how long."""
+    """One stage of training. A stage is data: which images, what learns, from which losses, for how long."""
 
     name: Text
-    pictures: Literal["standard", "synthetic", "pairs", "ink"]
+    images: Literal["standard", "synthetic", "pairs", "ink"]
     trains: tuple[Literal["standard_encoder", "handwritten_encoder", "decoder"], ...]
     losses: dict[str, NonNegativeNumber]
     epochs: PositiveInteger
@@ -273,8 +273,8 @@ class Config:
     stages: tuple[StageConfig, ...]
 
     def domains(self) -> tuple[str, ...]:
-        """The kinds of pictures that need an encoder: the handwritten one always, for it is what the run is for."""
-        needs_standard = any(stage.pictures in ("standard", "pairs") for stage in self.stages)
+        """The kinds of images that need an encoder: the handwritten one always, for it is what the run is for."""
+        needs_standard = any(stage.images in ("standard", "pairs") for stage in self.stages)
         return ("standard", "handwritten") if needs_standard else ("handwritten",)
 
     def uses_loss(self, name: str) -> bool:
@@ -297,7 +297,7 @@ Location = tuple[str | int, ...]  # of a value in the configuration, such as ("s
 
 
 def stage_errors(config: Config) -> list[tuple[Location, str]]:
-    """What types cannot say: which losses and parts make sense for which pictures."""
+    """What types cannot say: which losses and parts make sense for which images."""
     errors: list[tuple[Location, str]] = []
     for index, stage in enumerate(config.stages):
         here = ("stages", index)
@@ -308,9 +308,9 @@ def stage_errors(config: Config) -> list[tuple[Location, str]]:
         if not stage.trains:
             errors.append(((*here, "trains"), f"expected at least one of {', '.join(PARTS)}"))
         errors += [((*here, "losses", *where), why) for where, why in _loss_errors(stage, config.model.counting)]
-        unseen = "handwritten_encoder" if stage.pictures == "standard" else "standard_encoder"
+        unseen = "handwritten_encoder" if stage.images == "standard" else "standard_encoder"
         if unseen in stage.trains:
-            errors.append(((*here, "trains"), f"{unseen} does not see `pictures: {stage.pictures}`"))
+            errors.append(((*here, "trains"), f"{unseen} does not see `images: {stage.images}`"))
         errors += [((*here, *where), why) for where, why in _mix_errors(stage)]
         if stage.share is None and any(other.share is not None for other in config.stages):
             errors.append(((*here, "share"), "missing; where one stage has a share of the time, all need one"))
@@ -324,8 +324,8 @@ def _loss_errors(stage: StageConfig, counting: int) -> list[tuple[Location, str]
     for name in stage.losses:
         if name not in LOSSES + FORMER_LOSSES:
             errors.append(((name,), f"unknown loss; known: {', '.join(LOSSES)}"))
-        elif name in PAIR_LOSSES and stage.pictures != "pairs":
-            errors.append(((name,), f"needs `pictures: pairs`, this stage has {stage.pictures}"))
+        elif name in PAIR_LOSSES and stage.images != "pairs":
+            errors.append(((name,), f"needs `images: pairs`, this stage has {stage.images}"))
         elif name == "counting" and not counting:
             errors.append(((name,), "needs `model.counting` above 0"))
     if not any(stage.losses.values()):
@@ -336,13 +336,13 @@ def _loss_errors(stage: StageConfig, counting: int) -> list[tuple[Location, str]
 def _mix_errors(stage: StageConfig) -> list[tuple[Location, str]]:
     errors: list[tuple[Location, str]] = []
     is_replayed = stage.replay.first > 0 or stage.replay.last > 0
-    if is_replayed and stage.pictures != "ink":
-        errors.append((("replay",), f"standard images among ink; expected `pictures: ink`, got {stage.pictures}"))
+    if is_replayed and stage.images != "ink":
+        errors.append((("replay",), f"standard images among ink; expected `images: ink`, got {stage.images}"))
     is_mixed = stage.synthetic.first > 0 or stage.synthetic.last > 0
-    if is_mixed and stage.pictures != "ink":
-        errors.append((("synthetic",), f"synthetic ink among ink; expected `pictures: ink`, got {stage.pictures}"))
-    has_new = stage.pictures in ("standard", "synthetic") or is_replayed or is_mixed
+    if is_mixed and stage.images != "ink":
+        errors.append((("synthetic",), f"synthetic ink among ink; expected `images: ink`, got {stage.images}"))
+    has_new = stage.images in ("standard", "synthetic") or is_replayed or is_mixed
     if stage.expressions.synthetic and not has_new:
         where = ("expressions", "synthetic")
-        errors.append((where, "new expressions have no ink; expected `pictures: standard`"))
+        errors.append((where, "new expressions have no ink; expected `images: standard`"))
     return errors

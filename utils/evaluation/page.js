@@ -88,7 +88,7 @@ function paint(item, index) {
   bring(sheet.parentElement, column * share, (column + 1) * share);
 }
 
-// Show one token of an item, here and there and in the picture; null: none.
+// Show one token of an item, here and there and in the image; null: none.
 function look(item, index) {
   for (const element of all(".here")) element.classList.remove("here");
   for (const told of all(".told:not(:empty)")) told.replaceChildren();

@@ -46,10 +46,10 @@ GROUPS = {"length": "tokens of the reference", "depth": "nesting depth", "kind":
 class Drawn:
     """A label as it is printed.
 
-    picture: uint8 (H, W), dark on light.   boxes: (token, left, top, right, bottom) in pixels, of tokens with ink.
+    image: uint8 (H, W), dark on light.   boxes: (token, left, top, right, bottom) in pixels, of tokens with ink.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     boxes: Sequence[tuple[int, float, float, float, float]]
 
 
@@ -199,7 +199,7 @@ def _confusions(confusions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 # ---- gallery ---------------------------------------------------------------------------------------------------------
 
 
-def _picture(image: np.ndarray) -> dict[str, Any]:
+def _image(image: np.ndarray) -> dict[str, Any]:
     """uint8 (H, W) as a data URI, with its size."""
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(file, "PNG")
@@ -252,7 +252,7 @@ def _item(item: ReportItem) -> dict[str, Any]:
         "errors": item.errors,
         "looks_same": item.visually_equal,
         "least": min((confidence for confidence in confidences if confidence is not None), default=None),
-        "picture": _picture(255 - item.image),  # dark on light
+        "image": _image(255 - item.image),  # dark on light
         "natural": f"{scale * width:.0f}",
         "maps": _maps(item),
         "reference": reference,
@@ -290,8 +290,8 @@ def _label(tokens: Sequence[str], marks: Sequence[bool], drawn: Drawn | None) ->
     return {
         "text": " ".join(tokens),
         "tokens": [{"text": token, "differs": bool(mark)} for token, mark in zip(tokens, marks, strict=True)],
-        "picture": _picture(drawn.picture) if drawn else None,
-        "natural": drawn.picture.shape[1] if drawn else 0,
+        "image": _image(drawn.image) if drawn else None,
+        "natural": drawn.image.shape[1] if drawn else 0,
         "boxes": [
             {
                 "token": token,

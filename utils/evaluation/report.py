@@ -46,7 +46,7 @@ def prediction_row(item: ScoredItem) -> dict[str, Any]:
         "is_truncated": bool(read and read.is_truncated),
         "alternatives": [[" ".join(tokens), finite(score)] for tokens, score in read.alternatives] if read else [],
         "errors": comparison.errors,
-        "same_picture": comparison.same_picture,
+        "same_image": comparison.same_image,
         "normalized_equal": comparison.is_normal,
     }
 
@@ -90,5 +90,5 @@ def report_item(
         stride=source.stride,
         confidences=None if confidences is None else confidences.tolist(),
         alternatives=[(" ".join(tokens), finite(score)) for tokens, score in alternatives],
-        visually_equal=item.comparison.same_picture,
+        visually_equal=item.comparison.same_image,
     )

@@ -63,7 +63,7 @@ class Comparison(Protocol):
     symbols: int
     same_structure: bool
     is_well_formed: bool
-    same_picture: bool
+    same_image: bool
     is_exact: bool
     is_normal: bool
 
@@ -108,7 +108,7 @@ def compute_scores(items: Sequence[ScoredItem], conventions: Conventions) -> dic
     shares = {
         "structure_exprate": column("same_structure"),
         "well_formed": column("is_well_formed"),
-        "visual_exprate": column("same_picture"),
+        "visual_exprate": column("same_image"),
     }
     return {
         "exact": exact,

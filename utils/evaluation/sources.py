@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.errors import CheckpointError, DataError
 from utils.evaluation.scores import Prediction
-from utils.reading.pictures import normalize_image, read_picture
+from utils.reading.images import normalize_image, read_image
 from utils.reading.reader import Decoded, Prepared, Reader, Search
 from utils.training.distributed import SINGLE_PROCESS
 from utils.training.progress import progress
@@ -53,7 +53,7 @@ class FileSource:
 
     def image(self, name: str) -> np.ndarray | None:
         try:
-            return normalize_image(read_picture(self.images[name])) if name in self.images else None
+            return normalize_image(read_image(self.images[name])) if name in self.images else None
         except DataError as error:
             print(f"no image in the report: {error}", file=sys.stderr)
             return None

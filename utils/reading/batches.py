@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def in_batches(
     """
     batches = _Batches(images, max_images or MAX_IMAGES, MAX_PIXELS.get(device.type, MAX_PIXELS["cuda"]))
     fail = None if on_failure is None else lambda batch, error: on_failure(batch.indices[0], error)
-    results: list[Any] = [None] * len(images)
+    results: list[T | None] = [None] * len(images)
     for batch, found in each_batch(batches, work, device, on_failure=fail):
         for index, result in zip(batch.indices, found, strict=True):
             results[index] = result

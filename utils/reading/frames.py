@@ -1,6 +1,6 @@
-"""Frames: lines along or near the edges of a picture, that a screenshot, a scanner or a table leaves around a formula.
+"""Frames: lines along or near the edges of an image, that a screenshot, a scanner or a table leaves around a formula.
 
-Two kinds. What reaches the picture's own edge is cropped: its rows or columns differ from the paper as wholes, and end
+Two kinds. What reaches the image's own edge is cropped: its rows or columns differ from the paper as wholes, and end
 abruptly. What runs around the ink at some distance from the edge is erased: one piece of ink, straight along at least
 three sides of its bounding box. Bars, brackets, roots and letters such as E stay: they leave no ink of its own inside,
 or lie close to it.
@@ -10,42 +10,42 @@ import cv2
 import numpy as np
 
 MAX_FRAMES = 6  # one inside another
-# The least side of a picture, in pixels, that frames are looked for in; the largest share of a side that a frame takes.
+# The least side of an image, in pixels, that frames are looked for in; the largest share of a side that a frame takes.
 MIN_SIDE, MAX_THICKNESS = 16, 0.25
-# The share of a row that differs from the paper; the grey levels by which it does, unless the picture is two-valued.
+# The share of a row that differs from the paper; the grey levels by which it does, unless the image is two-valued.
 COVERED, MIN_CONTRAST = 0.95, 24
 # Within so many pixels after its last row a frame is over, and the paper is there again, up to this share.
 SOFT_EDGE, PAPER_AGAIN = 3, 0.25
 # One side alone may be a bar over a formula. A frame is longer than the ink, at both ends by this share of the
-# picture's side, and farther from it than half of the ink's height.
+# image's side, and farther from it than half of the ink's height.
 LONGER, FARTHER = 0.06, 0.5
 LEAST_INK = 4  # pixels: the larger side of a piece of ink that is no speck
-# Of a frame at a distance: its share of the picture's sides, how much of a side is straight, and how straight.
+# Of a frame at a distance: its share of the image's sides, how much of a side is straight, and how straight.
 RING_SHARE, RING_COVERED, STRAIGHT = 0.6, 0.9, 0.03
 
 
-def remove_frames(picture: np.ndarray) -> tuple[np.ndarray, int, int]:
+def remove_frames(image: np.ndarray) -> tuple[np.ndarray, int, int]:
     """Take frames away from uint8 (H, W), of any polarity.
 
-    Returns uint8 (H', W'), and the row and the column of the given picture at which it begins. A picture without a
+    Returns uint8 (H', W'), and the row and the column of the given image at which it begins. An image without a
     frame is returned as it is.
     """
     top = left = 0
     for _ in range(MAX_FRAMES):
-        if min(picture.shape) < MIN_SIDE:
+        if min(image.shape) < MIN_SIDE:
             break
-        box = _inside_of_edges(picture)
+        box = _inside_of_edges(image)
         if box is not None:
-            picture, top, left = picture[box[0] : box[1], box[2] : box[3]], top + box[0], left + box[2]
+            image, top, left = image[box[0] : box[1], box[2] : box[3]], top + box[0], left + box[2]
             continue
-        paper = _paper_level(picture)
-        ink = _ink_on(picture, paper)
+        paper = _paper_level(image)
+        ink = _ink_on(image, paper)
         border = np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]])
-        ring = find_ring(ink) if border.mean() < 0.5 else None  # else the middle of a small picture is ink
+        ring = find_ring(ink) if border.mean() < 0.5 else None  # else the middle of a small image is ink
         if ring is None:
             break
-        picture = np.where(cv2.dilate(ring, np.ones((3, 3), np.uint8)) > 0, np.uint8(paper), picture)
-    return picture, top, left
+        image = np.where(cv2.dilate(ring, np.ones((3, 3), np.uint8)) > 0, np.uint8(paper), image)
+    return image, top, left
 
 
 def find_ring(ink: np.ndarray) -> np.ndarray | None:
@@ -82,30 +82,30 @@ def _thickness(own: np.ndarray) -> int:
     return max(1, int(min(np.median(depth) for depth in depths)))
 
 
-def _paper_level(picture: np.ndarray) -> int:
-    height, width = picture.shape
-    middle = picture[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+def _paper_level(image: np.ndarray) -> int:
+    height, width = image.shape
+    middle = image[height // 4 : -(height // 4), width // 4 : -(width // 4)]
     return int(np.percentile(middle, 50, method="nearest"))
 
 
-def _ink_on(picture: np.ndarray, paper: int) -> np.ndarray:
+def _ink_on(image: np.ndarray, paper: int) -> np.ndarray:
     """uint8 (H, W) of 0 and 1: what differs from the paper by more than half of what differs most."""
-    difference = cv2.absdiff(picture, np.full_like(picture, paper))
+    difference = cv2.absdiff(image, np.full_like(image, paper))
     return (difference > 0.5 * float(difference.max())).astype(np.uint8)
 
 
-def _inside_of_edges(picture: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of what a frame along the picture's own edges encloses; None where there is none."""
-    paper = _paper_level(picture)
-    difference = picture.astype(np.int16) - paper
-    is_two_valued = np.count_nonzero(np.bincount(picture.ravel(), minlength=256)) <= 2
+def _inside_of_edges(image: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of what a frame along the image's own edges encloses; None where there is none."""
+    paper = _paper_level(image)
+    difference = image.astype(np.int16) - paper
+    is_two_valued = np.count_nonzero(np.bincount(image.ravel(), minlength=256)) <= 2
     least = 1 if is_two_valued else MIN_CONTRAST
     sides = (difference, difference[::-1], difference.T, difference.T[::-1])  # top, bottom, left, right
     top, bottom, left, right = thickness = [_frame_rows(side, least) for side in sides]
     if not any(thickness):
         return None
-    height, width = picture.shape
-    inner = picture[top : height - bottom, left : width - right]
+    height, width = image.shape
+    inner = image[top : height - bottom, left : width - right]
     if min(inner.shape) < MIN_SIDE // 2 or not 0 < (ink := _ink_on(inner, paper)).mean() < 0.5:
         return None
     if not ((top or bottom) and (left or right)):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import DataError
-from utils.reading.pictures import read_picture, resize
+from utils.reading.images import read_image, resize
 from utils.reading.reader import INK_SUFFIXES, Prepared, Reader
 
 STDIN = "-"
@@ -92,7 +92,7 @@ def _open(reader: Reader, file: str, options: argparse.Namespace) -> Iterator[In
         prepared = reader.prepare(file, name)
         given = 255 - prepared.views[0].image
     else:
-        given = read_picture(sys.stdin.buffer.read() if file == STDIN else file, name)
+        given = read_image(sys.stdin.buffer.read() if file == STDIN else file, name)
         prepared = reader.prepare(given, name, options.clean)
     thumbnail = resize(given, min(1.0, MAX_THUMBNAIL / max(given.shape))) if options.sheet else None
     parts = prepared.each_line() if options.lines == "split" else (prepared,)

@@ -1,6 +1,6 @@
 """Ruled and squared paper: find its printed lines and take them away, without the ink that crosses them.
 
-A printed line is long, straight, thin, even, and reaches from one edge of the picture to the other; a fraction bar
+A printed line is long, straight, thin, even, and reaches from one edge of the image to the other; a fraction bar
 begins and ends on the paper.
 """
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Lines are looked for in a picture of at most this side.
+# Lines are looked for in an image of at most this side.
 HOUGH_SIDE = 900
 STEEPEST = 30.0  # degrees from level, or from upright
 PARALLEL = 3.0  # degrees that perspective turns one line against the next
-# How much of the picture's width a line must cross; where many lines are known, those that cut a corner are looked for.
+# How much of the image's width a line must cross; where many lines are known, those that cut a corner are looked for.
 CROSSES, CUTS = 0.4, 0.06
 # How far a line may stray from straight, to either side: at least so many pixels, and a share of the smaller side.
 LEAST_STRAY, STRAY_SHARE = 5, 0.02
@@ -22,16 +22,16 @@ SEEN, SEEN_AT_END, END = 0.75, 0.5, 0.12
 # A line is as dark as its median, up to this factor, but where ink crosses it. There, on so large a share of its way,
 # it keeps within so many pixels of a slightly bent curve. Writing that happens to lie in a line does not.
 EVEN, SEEN_EVEN, STRAIGHT = 1.7, 0.5, 1.5
-# Thickest line: pixels, and share of the picture's smaller side.
+# Thickest line: pixels, and share of the image's smaller side.
 THICKEST, THICKEST_SHARE = 7, 0.025
-# Fewer lines than this, and not fainter than this share of the ink: they may be bars of a picture cut out narrowly.
+# Fewer lines than this, and not fainter than this share of the ink: they may be bars of an image cut out narrowly.
 MANY, FAINT = 3, 0.7
-MOST_LINES = 200
+MAX_LINES = 200
 MAX_MISSES = 150  # in a row; candidates come with most pixels first, and noise has thousands of them
 
 
 class Line(NamedTuple):
-    """A printed line of the picture.   columns: (n,).   rows: (n,) of its middle.   profile: (2 * stray + 1,)."""
+    """A printed line of the image.   columns: (n,).   rows: (n,) of its middle.   profile: (2 * stray + 1,)."""
 
     columns: np.ndarray
     rows: np.ndarray
@@ -45,17 +45,17 @@ class Line(NamedTuple):
 
 
 def remove_lines(contrast: np.ndarray, noise: float) -> tuple[np.ndarray, list[float]]:
-    """Take printed lines out of a picture.
+    """Take printed lines out of an image.
 
     contrast: (H, W) float32, about 0 on paper and at most 1 in ink.   noise: its standard deviation on paper.
     Returns it without lines, and the angles of those that were nearly level, in degrees, clockwise.
     """
     angles: list[float] = []
     for is_upright in (False, True):
-        picture = np.ascontiguousarray(contrast.T) if is_upright else contrast.copy()
-        lines = _find_lines(picture, noise)
+        image = np.ascontiguousarray(contrast.T) if is_upright else contrast.copy()
+        lines = _find_lines(image, noise)
         if lines:
-            contrast = np.ascontiguousarray(picture.T) if is_upright else picture
+            contrast = np.ascontiguousarray(image.T) if is_upright else image
             angles += [line.angle for line in lines] if not is_upright else []
     return contrast, angles
 
@@ -99,7 +99,7 @@ def _take_lines(
             # What is left of a line at its edges may be found once more.
             if not any(_is_same(line, other) for other in lines):
                 lines.append(line)
-            if len(lines) == MOST_LINES:
+            if len(lines) == MAX_LINES:
                 break
 
 
@@ -126,7 +126,7 @@ def _candidates(mask: np.ndarray, angles: tuple[float, float], crosses: float) -
     found = cv2.HoughLines(small, 1, np.radians(0.25), votes, min_theta=low, max_theta=high)
     if found is None:
         return []
-    rho, theta = found.reshape(-1, found.shape[-1])[: 20 * MOST_LINES, :2].T
+    rho, theta = found.reshape(-1, found.shape[-1])[: 20 * MAX_LINES, :2].T
     return list(zip((-np.cos(theta) / np.sin(theta)).tolist(), (shrink * rho / np.sin(theta)).tolist(), strict=True))
 
 

@@ -1,6 +1,6 @@
-"""Any picture a person has -> clean ink, as training saw it: two-valued, of the usual size and thickness, level.
+"""Any image a person has -> clean ink, as training saw it: two-valued, of the usual size and thickness, level.
 
-A picture that was drawn like a training picture stays as it is. In any other one the paper's light is evened out,
+An image that was drawn like a training image stays as it is. In any other one the paper's light is evened out,
 printed lines are taken away, and ink is told from paper; it is turned level and brought to the usual size and pen.
 """
 
@@ -15,29 +15,29 @@ import numpy as np
 from utils.errors import DataError
 from utils.reading.components import Pieces, pieces_of, stroke_width, symbol_height
 from utils.reading.frames import find_ring, remove_frames
+from utils.reading.images import CLEAN_SPREAD, LEAST_CONTRAST, MARGIN, find_ink
 from utils.reading.paper_lines import remove_lines
-from utils.reading.pictures import CLEAN_SPREAD, LEAST_CONTRAST, MARGIN, find_ink
 
 # What training saw. CROHME's rule draws traces 28 px high on average, with a pen of 3 px: then the connected pieces of
 # ink (those at least a quarter as high as the high ones) have this mean height, give or take 12 %. SAMPLE comes close.
-# A network that learnt from pictures of another size needs another number here.
+# A network that learnt from images of another size needs another number here.
 SYMBOL_HEIGHT = 34.0
 PEN, PENS = 3.5, (2.2, 4.5)
-# A two-valued picture whose ink is within these sizes and thicknesses is taken for one that was drawn for training.
+# A two-valued image whose ink is within these sizes and thicknesses is taken for one that was drawn for training.
 DRAWN_HEIGHTS, DRAWN_PENS = (12.0, 120.0), (2.0, 5.0)
 
-# Cleaning works on a picture of at most this side; where symbols then are small, their part is looked at again.
+# Cleaning works on an image of at most this side; where symbols then are small, their part is looked at again.
 WORK_SIDE = 1600
 # Of the usual size: what else the writing may be, in the order in which it is tried.
 SIZES = (1.0, 0.8, 1.25)
 LARGEST_SIDE = 2500  # pixels that ink is enlarged to, at most
-# A sheet on a desk: its share of the picture, and by how many grey levels it is brighter.
+# A sheet on a desk: its share of the image, and by how many grey levels it is brighter.
 SHEET_AREA, SHEET_STANDS_OUT = (0.15, 0.95), 25
 LEAST_SYMBOL = 4  # pixels: smaller pieces are grain, where there are no larger ones
 # Degrees: the spread of how people hold a camera, and what is turned back: less is not sure, more was meant so.
 USUAL_SKEW = 10.0
 SKEWS = (3.0, 25.0)
-MOST_BARS = 30  # so many of the longest straight pieces say how far a page is turned
+MAX_BARS = 30  # so many of the longest straight pieces say how far a page is turned
 
 
 class CleanInk(NamedTuple):
@@ -75,29 +75,29 @@ def clean_photograph(image: np.ndarray, name: str = "image") -> list[CleanInk]:
     Size and skew of writing can only be guessed: the likeliest guess comes first, then others. The network's own score
     can tell which one is read best.
     """
-    picture, top, left = remove_frames(image)
-    picture, to_given = cut_out_sheet(picture)
+    paper, top, left = remove_frames(image)
+    paper, to_given = cut_out_sheet(paper)
     to_given = _shift(left, top) @ to_given
-    page = Page.of(picture, to_given, name)
-    if page.shrink > 1 and page.height < SYMBOL_HEIGHT:  # small writing on a large picture: there is more to see
+    page = Page.of(paper, to_given, name)
+    if page.shrink > 1 and page.height < SYMBOL_HEIGHT:  # small writing on a large paper: there is more to see
         left, top, right, bottom = page.surroundings()
-        if (right - left) * (bottom - top) < 0.8 * picture.size:
+        if (right - left) * (bottom - top) < 0.8 * paper.size:
             with suppress(DataError):
-                page = Page.of(picture[top:bottom, left:right], to_given @ _shift(left, top), name)
+                page = Page.of(paper[top:bottom, left:right], to_given @ _shift(left, top), name)
     skew = page.skew()
     return [page.draw(angle, size) for angle in dict.fromkeys((skew, 0.0)) for size in SIZES]
 
 
-def cut_out_sheet(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A sheet of paper that lies in the picture with all four corners, seen from above; else the picture.
+def cut_out_sheet(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A sheet of paper that lies in the image with all four corners, seen from above; else the image.
 
-    Returns uint8 (H', W') and (3, 3), which takes its pixels to those of the picture.
+    Returns uint8 (H', W') and (3, 3), which takes its pixels to those of the image.
     """
-    whole = picture, np.eye(3)
-    if min(picture.shape) < 200:
+    whole = image, np.eye(3)
+    if min(image.shape) < 200:
         return whole
-    shrink = max(picture.shape) / 400
-    small = cv2.resize(picture, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+    shrink = max(image.shape) / 400
+    small = cv2.resize(image, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
     # Ink and shadows of pens must not cut the sheet into pieces.
     small = cv2.morphologyEx(small, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     _, bright = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
@@ -120,8 +120,8 @@ def cut_out_sheet(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Upper left, upper right, lower right, lower left.
     corners = corners[np.argsort(corners[:, 1])]
     corners = np.concatenate([corners[:2][np.argsort(corners[:2, 0])], corners[2:][np.argsort(-corners[2:, 0])]])
-    finer = min(1.0, 2 * WORK_SIDE / max(picture.shape))
-    large = picture if finer == 1 else cv2.resize(picture, None, fx=finer, fy=finer, interpolation=cv2.INTER_AREA)
+    finer = min(1.0, 2 * WORK_SIDE / max(image.shape))
+    large = image if finer == 1 else cv2.resize(image, None, fx=finer, fy=finer, interpolation=cv2.INTER_AREA)
     corners = (corners + 0.5) * (shrink * finer) - 0.5
     sides = np.linalg.norm(corners - np.roll(corners, -1, axis=0), axis=1)
     width, height = (int(sides[[0, 2]].mean()), int(sides[[1, 3]].mean()))
@@ -133,16 +133,16 @@ def cut_out_sheet(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sheet, np.diag([1 / finer, 1 / finer, 1.0]) @ np.linalg.inv(to_flat)
 
 
-def is_drawn(picture: np.ndarray) -> bool:
-    """True for a picture like those of the training set: two-valued, with strokes and symbols of the usual size."""
-    levels = np.flatnonzero(np.bincount(picture.ravel(), minlength=256))
+def is_drawn(image: np.ndarray) -> bool:
+    """True for an image like those of the training set: two-valued, with strokes and symbols of the usual size."""
+    levels = np.flatnonzero(np.bincount(image.ravel(), minlength=256))
     if len(levels) != 2:
         return False
-    picture, _, _ = remove_frames(picture)
-    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    image, _, _ = remove_frames(image)
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     if np.ptp(border):
         return False
-    ink = (picture != border[0]).astype(np.uint8)
+    ink = (image != border[0]).astype(np.uint8)
     low, high = DRAWN_PENS
     if not low <= stroke_width(ink) <= high:
         return False
@@ -154,10 +154,10 @@ def is_drawn(picture: np.ndarray) -> bool:
 
 
 class Page:
-    """What was found on a picture of paper: how dark each pixel is, and which are ink."""
+    """What was found on an image of paper: how dark each pixel is, and which are ink."""
 
     def __init__(self, contrast: np.ndarray, to_given: np.ndarray, shrink: float, name: str):
-        """contrast: (H, W), see contrast_of().   to_given: (3, 3).   shrink: of the picture that it was found in."""
+        """contrast: (H, W), see contrast_of().   to_given: (3, 3).   shrink: of the image that it was found in."""
         self.shrink, self.to_given, self.name = shrink, to_given, name
         noise = noise_of(contrast)
         self.contrast, self.line_angles = remove_lines(contrast, noise)
@@ -175,17 +175,17 @@ class Page:
         self.height = symbol_height(self.pieces)
 
     @classmethod
-    def of(cls, picture: np.ndarray, to_given: np.ndarray, name: str) -> Page:
+    def of(cls, image: np.ndarray, to_given: np.ndarray, name: str) -> Page:
         """Find the ink of uint8 (H, W). Raises DataError where there is none."""
-        shrink = max(1.0, max(picture.shape) / WORK_SIDE)
-        small = picture
+        shrink = max(1.0, max(image.shape) / WORK_SIDE)
+        small = image
         if shrink > 1:
-            small = cv2.resize(picture, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
-        scale = np.diag([picture.shape[1] / small.shape[1], picture.shape[0] / small.shape[0], 1.0])
+            small = cv2.resize(image, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        scale = np.diag([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0], 1.0])
         return cls(contrast_of(small), to_given @ scale, shrink, name)
 
     def surroundings(self) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom, in pixels of the picture, of the ink and some paper."""
+        """Left, top, right, bottom, in pixels of the image, of the ink and some paper."""
         rows, columns = np.flatnonzero(self.ink.any(axis=1)), np.flatnonzero(self.ink.any(axis=0))
         paper = 2 * self.height
         low = np.array([columns[0] - paper, rows[0] - paper]).clip(0)
@@ -270,28 +270,28 @@ def _usual_pen(ink: np.ndarray, finer: int) -> np.ndarray:
     return (inside > lost).astype(np.uint8)
 
 
-def contrast_of(picture: np.ndarray) -> np.ndarray:
+def contrast_of(image: np.ndarray) -> np.ndarray:
     """How much darker than the paper around it each pixel is: (H, W) float32, about 0 on paper, at most 1.
 
     Light ink on dark paper is turned over first.
     """
-    if min(picture.shape) < 3:  # nobody writes that small
-        return np.zeros(picture.shape, np.float32)
-    if not has_dark_ink(picture):
-        picture = 255 - picture
+    if min(image.shape) < 3:  # nobody writes that small
+        return np.zeros(image.shape, np.float32)
+    if not has_dark_ink(image):
+        image = 255 - image
     # The paper: what is left when everything thinner than the window is filled with the light beside it. Found in a
-    # smaller picture: light changes slowly.
-    shrink = max(1.0, max(picture.shape) / 500)
-    small = picture
+    # smaller image: light changes slowly.
+    shrink = max(1.0, max(image.shape) / 500)
+    small = image
     if shrink > 1:
-        small = cv2.resize(picture, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(image, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
     side = int(np.clip(min(small.shape) // 4, 15, 61)) | 1
-    # Beyond its edges the picture goes on as it was going: a slope stays a slope.
+    # Beyond its edges the image goes on as it was going: a slope stays a slope.
     around = np.pad(small.astype(np.float32), side, mode="reflect", reflect_type="odd")
     window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     paper = cv2.medianBlur(cv2.morphologyEx(around, cv2.MORPH_CLOSE, window), 5)[side:-side, side:-side]
-    paper = cv2.resize(paper, picture.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    contrast = 1 - (picture + 1.0) / (paper + 1.0)
+    paper = cv2.resize(paper, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    contrast = 1 - (image + 1.0) / (paper + 1.0)
     return contrast - np.median(contrast)
 
 
@@ -301,14 +301,14 @@ def noise_of(contrast: np.ndarray) -> float:
     return 1.4826 * float(np.median(-lighter)) if lighter.size > 0.05 * contrast.size else 0.0
 
 
-def has_dark_ink(picture: np.ndarray) -> bool:
+def has_dark_ink(image: np.ndarray) -> bool:
     """Strokes are few and sharp, so they are the long tail of the differences from the local mean."""
-    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     low, paper, high = np.percentile(border, (5, 50, 95), method="nearest")
     if high - low <= CLEAN_SPREAD:
-        return bool(picture.mean() < paper)
-    side = int(np.clip(min(picture.shape) // 4, 31, 101)) | 1
-    difference = picture.astype(np.float32)
+        return bool(image.mean() < paper)
+    side = int(np.clip(min(image.shape) // 4, 31, 101)) | 1
+    difference = image.astype(np.float32)
     difference -= cv2.blur(difference, (side, side))
     return bool((difference**3).mean() < 0)
 
@@ -349,7 +349,7 @@ def _is_writing(pieces: Pieces, is_ink: np.ndarray) -> np.ndarray:
 
 
 def _at_edge(pieces: Pieces) -> np.ndarray:
-    """(n,): pieces that touch the edge of the picture."""
+    """(n,): pieces that touch the edge of the image."""
     return (pieces.corners == 0).any(axis=1) | (pieces.corners + pieces.sizes == pieces.labels.shape[::-1]).any(axis=1)
 
 
@@ -359,7 +359,7 @@ def _only(pieces: Pieces, is_chosen: np.ndarray) -> np.ndarray:
 
 
 def _is_blot(pieces: Pieces) -> np.ndarray:
-    """(n,): pieces at the edge of the picture that no pen drew: a thumb, the desk, the edge of a deep shadow."""
+    """(n,): pieces at the edge of the image that no pen drew: a thumb, the desk, the edge of a deep shadow."""
     at_edge = _at_edge(pieces)
     if not at_edge.any() or at_edge.all():
         return np.zeros(len(pieces.areas), bool)
@@ -373,14 +373,14 @@ def _is_blot(pieces: Pieces) -> np.ndarray:
 def skew_cues(pieces: Pieces, height: float) -> list[tuple[float, float]]:
     """What tells how far writing is turned: (angle, standard deviation), in degrees clockwise.
 
-    Standard deviations were measured on CROHME's training pictures, which nobody turned.
+    Standard deviations were measured on CROHME's training images, which nobody turned.
     """
     cues = []
     # Long straight pieces: fraction bars, minus signs. They rise a little, by 2 degrees.
     angles, lengths = [], []
     widths, heights = pieces.sizes.T
     may_be_bar = np.flatnonzero((widths >= 0.4 * height) & (heights <= 0.7 * widths))
-    for i in may_be_bar[np.argsort(-widths[may_be_bar])][:MOST_BARS]:
+    for i in may_be_bar[np.argsort(-widths[may_be_bar])][:MAX_BARS]:
         (left, top), (width, tall) = pieces.corners[i], pieces.sizes[i]
         y, x = np.nonzero(pieces.labels[top : top + tall, left : left + width] == i + 1)
         values, vectors = np.linalg.eigh(np.cov(np.stack([x, y]).astype(float)))

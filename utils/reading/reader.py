@@ -22,16 +22,17 @@ import torch
 from torch import nn
 
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.reading.batches import in_batches
+from utils.reading.batches import ImageBatch, in_batches
+from utils.reading.images import read_image, resize
 from utils.reading.photographs import CleanInk, clean_photograph, is_drawn
-from utils.reading.pictures import read_picture, resize
 from utils.reading.strokes import as_strokes
 from utils.reading.text_lines import find_text_lines
 from utils.reading.warnings import warnings_about
+from utils.training.interfaces import Explanation, Hypothesis
 from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights
 
 Image = Any  # a path, the bytes of a file, a PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4)
-PICTURE_SETTINGS = ("picture_scale", "max_height", "max_width")
+IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
 INK_SUFFIXES = (".inkml", ".json")
 # The share of a token's attention that its box leaves out on each side.
 BOX_TAIL = 0.1
@@ -122,20 +123,20 @@ class Prepared(NamedTuple):
 class Decoded(NamedTuple):
     """A hypothesis of the network for a prepared image.   view: the index of the view that it belongs to.
 
-    explanation: `confidences` (L,) and `attention` (L, h, w) of its tokens, where they were asked for.
+    explanation: of its tokens, where it was asked for.
     """
 
-    hypothesis: Any
+    hypothesis: Hypothesis
     view: int
-    explanation: Any = None
+    explanation: Explanation | None = None
 
 
 class Reader:
     """A network with all that it takes to read images with it: Reader.load(path).read(image).latex."""
 
     def __init__(self, model: nn.Module, vocabulary: Vocabulary, data: dict[str, Any], language: Language,
-                 device: Any = "cpu"):  # fmt: skip
-        """model: a Recognizer with an encoder of handwriting.   data: `picture_scale`, `max_height` and `max_width` of
+                 device: str | torch.device = "cpu"):  # fmt: skip
+        """model: a Recognizer with an encoder of handwriting.   data: `image_scale`, `max_height` and `max_width` of
         its training images, and optionally `clean`, whether photographs among them were cleaned (see prepare)."""
         self.model = model.to(device).eval().requires_grad_(False)
         self.vocabulary, self.data, self.language = vocabulary, data, language
@@ -143,7 +144,7 @@ class Reader:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, build: Callable[[dict], nn.Module], language: Language,
-                        device: Any = "cpu") -> Reader:  # fmt: skip
+                        device: str | torch.device = "cpu") -> Reader:  # fmt: skip
         """Read a checkpoint.   build(architecture): the network that a checkpoint describes.
 
         Raises CheckpointError for one that is missing, broken or foreign.
@@ -153,7 +154,7 @@ class Reader:
         try:
             model = build({**about["architecture"], "domains": ("handwritten",)})
             data = dict(about["data"])
-            _ = [data[name] for name in PICTURE_SETTINGS]  # a KeyError where one is missing
+            _ = [data[name] for name in IMAGE_SETTINGS]  # a KeyError where one is missing
             vocabulary = language.make_vocabulary([str(token) for token in about["vocabulary"]])
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -206,7 +207,7 @@ class Reader:
         name = name or (str(image) if isinstance(image, (str, Path)) else "image")
         if isinstance(image, (str, Path)) and str(image).lower().endswith(INK_SUFFIXES):
             return self.prepare_strokes(self._read_strokes(Path(image), name), name)
-        given = read_picture(image, name)
+        given = read_image(image, name)
         when = self.data.get("clean", "auto") if clean_when == "auto" else clean_when
         is_cleaned = when == "always" or (when == "auto" and not is_drawn(given))
         views = clean_photograph(given, name) if is_cleaned else [CleanInk.of_drawn(given, name)]
@@ -238,7 +239,7 @@ class Reader:
         indices = [index for index, view in enumerate(chosen) if view is not None]
         images = [prepared[index].views[chosen[index]].image for index in indices]
 
-        def work(batch: Any) -> list[tuple[Any, Any]]:
+        def work(batch: ImageBatch) -> list[tuple[Hypothesis, Explanation | None]]:
             encoded = self.model.encode(batch.images, batch.padding, "handwritten")
             hypotheses = self.model.read_encoded(encoded, *search)
             tokens = [hypothesis.tokens for hypothesis in hypotheses]
@@ -254,14 +255,14 @@ class Reader:
 
     def explain(
         self, images: Sequence[np.ndarray], tokens: Sequence[Sequence[str]], max_images: int | None = None
-    ) -> list[Any]:
+    ) -> list[Explanation]:
         """How sure the network is of each token of given labels, and where it looks: `confidences` and `attention`.
 
         images: uint8 (H, W), as prepared.   tokens: a label for each of them.
         """
         ids = [self.vocabulary.encode(label) for label in tokens]
 
-        def work(batch: Any) -> list[Any]:
+        def work(batch: ImageBatch) -> list[Explanation]:
             return self.model.explain(batch.images, batch.padding, [ids[index] for index in batch.indices])
 
         return in_batches(images, work, self.device, max_images)
@@ -308,7 +309,7 @@ class Reader:
     def _resized(self, ink: CleanInk) -> CleanInk:
         height, width = ink.image.shape
         limits = (self.data["max_height"] / height, self.data["max_width"] / width)
-        resized = resize(ink.image, min(self.data["picture_scale"], *limits))
+        resized = resize(ink.image, min(self.data["image_scale"], *limits))
         to_clean = np.diag([width / resized.shape[1], height / resized.shape[0], 1.0])
         return ink._replace(image=resized, to_given=ink.to_given @ to_clean)
 
@@ -322,7 +323,7 @@ class Reader:
         guesses = [(index, view) for index, one in enumerate(prepared) if len(one.views) > 1
                    for view in range(len(one.views))]  # fmt: skip
 
-        def work(batch: Any) -> list[float]:
+        def work(batch: ImageBatch) -> list[float]:
             hypotheses = self.model.read(batch.images, batch.padding)
             return [hypothesis.score - 1e4 * hypothesis.is_truncated for hypothesis in hypotheses]
 

@@ -133,7 +133,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter], context: Distributed
     has_gradient = context.any([parameter.grad is not None for parameter in learning])
     used = [parameter for parameter, has_one in zip(learning, has_gradient, strict=True) if has_one]
     for parameter in used:
-        if parameter.grad is None:  # this process had no picture, or none that reaches the parameter
+        if parameter.grad is None:  # this process had no image, or none that reaches the parameter
             parameter.grad = torch.zeros_like(parameter)
     context.sum_(parameter.grad for parameter in used)
 

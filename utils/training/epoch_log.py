@@ -11,6 +11,14 @@ import numpy as np
 import torch
 
 from utils.errors import LossError
+from utils.training.interfaces import LabeledBatch
+
+# Names of a line by what they were in older files.
+FORMER_NAMES = {
+    "pictures": "images",
+    "pictures_per_second": "images_per_second",
+    "validation_of_mean": "validation_of_swa",
+}
 
 
 class LossWatch:
@@ -22,7 +30,7 @@ class LossWatch:
         self.last = math.nan
 
     def see(self, loss: torch.Tensor, norm: torch.Tensor, names: Sequence[str]) -> bool:
-        """Note a step's loss, the norm of its gradient, and its pictures. Returns whether `last` is new."""
+        """Note a step's loss, the norm of its gradient, and its images. Returns whether `last` is new."""
         self.unseen.append((loss.detach(), norm.detach(), names))
         if len(self.unseen) < self.every:
             return False
@@ -30,7 +38,7 @@ class LossWatch:
         return True
 
     def check(self) -> None:
-        """Raises LossError where a loss or gradient since the last check is not finite; names the pictures."""
+        """Raises LossError where a loss or gradient since the last check is not finite; names the images."""
         if not self.unseen:
             return
         losses = torch.stack([loss for loss, _, _ in self.unseen]).tolist()
@@ -40,7 +48,7 @@ class LossWatch:
                 shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
                 raise LossError(
                     f"stage {self.stage}, epoch {self.epoch}: the loss is {loss}, its gradient {norm}; "
-                    f"pictures: {shown}; a smaller learning_rate or clip_norm may help"
+                    f"images: {shown}; a smaller learning_rate or clip_norm may help"
                 )
         self.last = losses[-1]
         self.unseen.clear()
@@ -58,13 +66,13 @@ class EpochSums:
         splits: Iterable = (),
     ):
         self.losses, self.seconds, self.cpu_seconds = dict(losses or {}), seconds, cpu_seconds
-        self.batches = [list(batch) for batch in batches]  # pictures, pixels, padded pixels
-        self.splits = [list(batch) for batch in splits]  # those that did not fit into memory: pictures, padded pixels
+        self.batches = [list(batch) for batch in batches]  # images, pixels, padded pixels
+        self.splits = [list(batch) for batch in splits]  # those that did not fit into memory: images, padded pixels
 
-    def add(self, batch: Any, losses: dict, total: torch.Tensor, pictures: int, was_split: bool) -> None:
-        """losses: this process's share of the step's means.   pictures: of the step, in all processes."""
+    def add(self, batch: LabeledBatch, losses: dict, total: torch.Tensor, images: int, was_split: bool) -> None:
+        """losses: this process's share of the step's means.   images: of the step, in all processes."""
         for name, value in {**losses, "total": total}.items():
-            self.losses[name] = self.losses.get(name, 0) + value.float() * pictures
+            self.losses[name] = self.losses.get(name, 0) + value.float() * images
         self.batches.append([len(batch), batch.pixels, batch.padded_pixels])
         if was_split:
             self.splits.append([len(batch), batch.padded_pixels])
@@ -83,7 +91,7 @@ class EpochSums:
         losses = {name: sum(part["losses"].get(name, 0.0) for part in parts) / counts.sum() for name in names}
         return {
             "losses": {name: round(value, 5) for name, value in losses.items()},
-            "pictures": int(counts.sum()),
+            "images": int(counts.sum()),
             "batches": len(counts),
             "mean_batch": round(float(counts.mean()), 2),
             "largest_batch": int(counts.max()),
@@ -92,15 +100,14 @@ class EpochSums:
             "splits": [batch for part in parts for batch in part["splits"]],
             "seconds": round(seconds, 2),
             "cpu_seconds": round(sum(part["cpu_seconds"] for part in parts), 2),  # of the training processes
-            "pictures_per_second": round(float(counts.sum()) / max(seconds, 1e-9), 1),
+            "images_per_second": round(float(counts.sum()) / max(seconds, 1e-9), 1),
         }
 
 
 def read_line(text: str) -> dict[str, Any]:
     """A line of log.jsonl; what earlier versions wrote has today's names."""
     line = json.loads(text)
-    if "validation_of_mean" in line:
-        line["validation_of_swa"] = line.pop("validation_of_mean")
+    line = {FORMER_NAMES.get(name, name): value for name, value in line.items()}
     for name in ("validation", "validation_of_swa"):
         if name in line:
             line[name] = with_exprate(line[name])
@@ -115,7 +122,7 @@ def with_exprate(scores: dict[str, Any]) -> dict[str, Any]:
 def describe(line: dict, title: str) -> str:
     """One line for a person about an epoch."""
     losses = "  ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
-    text = f"{title}  {losses}  {line['pictures_per_second']:.0f} pictures/s"
+    text = f"{title}  {losses}  {line['images_per_second']:.0f} images/s"
     if "validation" in line:
         text += f"  validation ExpRate {line['validation']['exprate']:.1f} %"
         text += f"  wrong tokens {line['validation']['token_error_rate']:.1f} %"

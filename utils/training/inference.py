@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from utils.evaluation.metrics import scores
 from utils.training.devices import autocast
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
 from utils.training.epoch_log import with_exprate
+from utils.training.interfaces import AnyBatch, Hypothesis, LabeledBatch, Loader
 from utils.training.memory import free_memory
 from utils.training.progress import progress
 
@@ -19,27 +20,27 @@ T = TypeVar("T")
 
 
 class Prediction(NamedTuple):
-    """What a model read in one picture: its name, the label's token ids, and the hypothesis (its `tokens` are ids)."""
+    """What a model read in one image: its name, the label's token ids, and the hypothesis (its `tokens` are ids)."""
 
     name: str
     reference: list[int]
-    hypothesis: Any
+    hypothesis: Hypothesis
 
 
 @torch.no_grad()
 def each_batch(
-    batches: Iterable[Any],
-    work: Callable[[Any], Sequence[T]],
+    batches: Iterable[AnyBatch | None],
+    work: Callable[[AnyBatch], Sequence[T]],
     device: torch.device,
     title: str = "",
-    on_failure: Callable[[Any, Exception], None] | None = None,
+    on_failure: Callable[[AnyBatch, Exception], None] | None = None,
     context: DistributedContext = SINGLE_PROCESS,
-) -> Iterator[tuple[Any, Sequence[T]]]:
+) -> Iterator[tuple[AnyBatch, Sequence[T]]]:
     """Yield (batch, work(batch)) of all batches, on the device and without gradients, with a progress bar.
 
-    batches: have len(), to(device) and split() into two halves; None where a process has no picture.
-    on_failure(batch, error): called with a batch of one picture whose work failed; a larger batch that fails is done
-        again in halves, down to the picture at fault. None: the error is raised.
+    batches: have a len(); None where a process has no image.
+    on_failure(batch, error): called with a batch of one image whose work failed; a larger batch that fails is done
+        again in halves, down to the image at fault. None: the error is raised.
     """
     for whole in progress(batches, title, context):
         parts = [whole] if whole is not None and len(whole) else []
@@ -63,25 +64,25 @@ def each_batch(
 
 def predict(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Loader,
     device: torch.device,
     domain: str,
     title: str = "",
     context: DistributedContext = SINGLE_PROCESS,
 ) -> list[Prediction]:
-    """Read every picture by greedy autoregressive decoding; the predictions come in the pictures' own order.
+    """Read every image by greedy autoregressive decoding; the predictions come in the images' own order.
 
     domain: "standard" or "handwritten", which encoder reads. Each process reads its own batches, and gets the
     predictions of all.
     """
     model.eval()
 
-    def read(batch: Any) -> Sequence[Any]:
+    def read(batch: LabeledBatch) -> Sequence[Hypothesis]:
         return model.read(batch.images(domain), batch.padding(domain), domain=domain)
 
     found = []
     for batch, hypotheses in each_batch(batches, read, device, title, context=context):
-        found += zip(batch.indices, batch.names, batch.truths(), hypotheses, strict=True)
+        found += zip(batch.indices, batch.names, batch.references(), hypotheses, strict=True)
     return [Prediction(*rest) for _, *rest in sorted(context.gather(found), key=lambda one: one[0])]
 
 

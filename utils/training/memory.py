@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import MemoryLimitError
 from utils.training.devices import autocast, random_state, restore_random_state
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
+from utils.training.interfaces import LabeledBatch
 from utils.training.optimization import train_only
 from utils.training.run_folder import Run
+
+T = TypeVar("T")
 
 MAX_PROBE_SECONDS = 20
 OUT_OF_MEMORY = (
@@ -53,15 +56,15 @@ def free_memory() -> None:
 
 
 def run_in_pieces(
-    batch: Any,
-    step: Callable[[Any], Any],
+    batch: LabeledBatch | None,
+    step: Callable[[LabeledBatch], T],
     start_over: Callable[[], None],
     context: DistributedContext = SINGLE_PROCESS,
     indivisible: Sequence[str] = (),
-) -> tuple[list[Any], bool]:
+) -> tuple[list[T], bool]:
     """Run a step over a whole batch, or over as many pieces of it as memory asks for.
 
-    batch: has len(), split() into two, names and padded_pixels; None or empty where a process has no picture.
+    batch: None or empty where a process has no image.
     step(piece): forward and backward, adding to the gradients. Its loss is divided by the tokens of the *whole* batch
         (of all processes), so the pieces add up to the whole. It must exchange nothing with other processes, see
         sum_gradients.
@@ -70,9 +73,9 @@ def run_in_pieces(
     indivisible: losses whose gradient would be another one in pieces; where there are any, the batch stays whole.
 
     Each attempt starts from the same random state. Only BatchNorm keeps the statistics of a failed attempt, which are
-    those of some of the same pictures once more.
+    those of some of the same images once more.
     Returns what step returned for each piece, and whether any process had to split: all get the same answer.
-    Raises MemoryLimitError, in all processes, when a single picture does not fit, or a batch that must stay whole.
+    Raises MemoryLimitError, in all processes, when a single image does not fit, or a batch that must stay whole.
     """
     pieces = [batch] if batch is not None and len(batch) else []
     random = random_state(context.device)
@@ -100,7 +103,7 @@ def run_in_pieces(
     return results, was_split
 
 
-def _attempt(pieces: Sequence[Any], step: Callable[[Any], Any]) -> tuple[list[Any], Any]:
+def _attempt(pieces: Sequence[LabeledBatch], step: Callable[[LabeledBatch], T]) -> tuple[list[T], LabeledBatch | None]:
     """What step returned for each piece, and the piece that ran out of memory; None where none did."""
     results = []
     for piece in pieces:
@@ -113,24 +116,24 @@ def _attempt(pieces: Sequence[Any], step: Callable[[Any], Any]) -> tuple[list[An
     return results, None
 
 
-def _why_too_large(batch: Any, indivisible: Sequence[str], device: torch.device) -> str:
-    """batch: of one picture, or one that must stay whole; None where it is another process's."""
+def _why_too_large(batch: LabeledBatch | None, indivisible: Sequence[str], device: torch.device) -> str:
+    """batch: of one image, or one that must stay whole; None where it is another process's."""
     if batch is None:
-        return "another process has a picture or batch that does not fit into memory; it says which"
+        return "another process has an image or batch that does not fit into memory; it says which"
     if len(batch) == 1:
         return (
-            f"{batch.names[0]}: this picture alone ({batch.padded_pixels:,} pixels) needs more memory than there is on "
+            f"{batch.names[0]}: this image alone ({batch.padded_pixels:,} pixels) needs more memory than there is on "
             f"{device}; {REMEDIES}"
         )
     return (
-        f"a batch of {len(batch)} pictures ({batch.padded_pixels:,} pixels) needs more memory than there is on "
+        f"a batch of {len(batch)} images ({batch.padded_pixels:,} pixels) needs more memory than there is on "
         f"{device}, and {', '.join(indivisible)} would have another gradient in pieces; smaller batches "
         f"(batch.max_pixels, batch.batch_size) would help"
     )
 
 
 REMEDIES = (
-    "smaller max_height and max_width or picture_scale, a smaller model, or a device with more memory would help, "
+    "smaller max_height and max_width or image_scale, a smaller model, or a device with more memory would help, "
     "and so would ending other programs that use it"
 )
 
@@ -175,7 +178,7 @@ class MemoryModel:
     """What a training step needs: base + per_pixel x pixels x (1 + token_cost x longest label), in bytes.
 
     pixels: padded, count x tallest x widest. The second term is the encoder; the third is attention, which keeps
-    something for every token and feature cell. max_pixels is the budget that this leaves room for.
+    something for every token and feature position. max_pixels is the budget that this leaves room for.
     """
 
     base: float
@@ -205,7 +208,7 @@ def fit_memory(
     available: bytes that are free (see free_bytes). reserved: bytes of that which something else will take later,
         such as the optimizer's averages. share: of what is left, how much to plan with.
 
-    Batches double from two pictures on, with short and with long labels, until one takes a quarter of what is free
+    Batches double from two images on, with short and with long labels, until one takes a quarter of what is free
     or time is up. A probe that does not fit ends it as well. Processes should use the smallest budget of them all.
     Raises MemoryLimitError when four probes do not fit.
     """
@@ -216,7 +219,7 @@ def fit_memory(
             break
         count *= 2
     if len(probes) < 4:
-        raise MemoryLimitError(f"not even {count} pictures of {height} x {width} pixels fit into memory; {REMEDIES}")
+        raise MemoryLimitError(f"not even {count} images of {height} x {width} pixels fit into memory; {REMEDIES}")
 
     pixels, length, taken = np.array(probes, np.float64).T
     terms = np.stack([np.ones_like(pixels), pixels, pixels * length], axis=1)
@@ -231,21 +234,21 @@ def fit_memory(
         raise MemoryLimitError(f"memory does not grow with the batch, it cannot be fitted: {probes}")
     max_pixels = int((share * (available - reserved) - max(base, 0)) / per_pixel)
     if max_pixels < height * width:
-        raise MemoryLimitError(f"there is no room for one picture of {height} x {width} pixels; {REMEDIES}")
+        raise MemoryLimitError(f"there is no room for one image of {height} x {width} pixels; {REMEDIES}")
     return MemoryModel(float(base), float(per_pixel), float(per_token / per_pixel), max_pixels, tuple(probes))
 
 
 def measure_memory(
     objective: nn.Module,
     stage: StageConfig,
-    make_batch: Callable[[int, int, int, int], Any],
+    make_batch: Callable[[int, int, int, int], LabeledBatch],
     device: torch.device,
     precision: str = "auto",
     share: float = 0.9,
 ) -> dict[str, Any]:
     """The fields of a MemoryModel: what a step of this stage needs on a CUDA device, from a few probes.
 
-    make_batch(count, height, width, tokens): a batch of such pictures and labels.   Nothing of the model is changed.
+    make_batch(count, height, width, tokens): a batch of such images and labels.   Nothing of the model is changed.
     """
     train_only(objective.model, stage.trains)
     buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
@@ -279,7 +282,7 @@ def measured_once(
     objective: nn.Module,
     stage: StageConfig,
     training: TrainingConfig,
-    make_batch: Callable[[int, int, int, int, str], Any],
+    make_batch: Callable[[int, int, int, int, str], LabeledBatch],
     run: Run,
     context: DistributedContext,
 ) -> MemoryModel | None:
@@ -290,8 +293,8 @@ def measured_once(
     if context.device.type != "cuda":
         return None
 
-    def make(*sizes: int) -> Any:
-        return make_batch(*sizes, stage.pictures)
+    def make(*sizes: int) -> LabeledBatch:
+        return make_batch(*sizes, stage.images)
 
     def probe() -> dict[str, Any]:
         return measure_memory(objective, stage, make, context.device, training.precision)

@@ -1,8 +1,6 @@
-"""What a training script tells a person: a table of the stages first; scores, curves and a sheet of pictures last."""
+"""What a training script tells a person: a table of the stages first; scores, curves and a sheet of images last."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,12 +10,13 @@ from utils.plots import draw_curves, draw_sheet
 from utils.tables import table
 from utils.training.clock import stage_seconds
 from utils.training.inference import predict, score
+from utils.training.interfaces import Loader, OpenedData
 from utils.training.run_folder import Run
 
 
 def score_table(splits: dict[str, dict[str, float]]) -> str:
     """Scores of several splits, a line each."""
-    rows = [("split", "pictures", "ExpRate %", "<=1", "<=2", "<=3", "wrong tokens %")]
+    rows = [("split", "images", "ExpRate %", "<=1", "<=2", "<=3", "wrong tokens %")]
     for name, values in splits.items():
         rates = [f"{values[key]:.2f}" for key in ("exprate", "at_most_1", "at_most_2", "at_most_3", "token_error_rate")]
         rows.append((name, values["items"], *rates))
@@ -28,15 +27,17 @@ def millions(model: nn.Module | None) -> str:
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M" if model else "none"
 
 
-def print_stages(config: Config, data: Any, model: nn.Module, run: Run, device: torch.device, batching: str) -> None:
+def print_stages(
+    config: Config, data: OpenedData, model: nn.Module, run: Run, device: torch.device, batching: str
+) -> None:
     """What is going to happen."""
     minutes = config.training.minutes
-    rows = [("stage", "pictures", "trains", "losses", "minutes" if minutes else "epochs", "learning rate")]
+    rows = [("stage", "images", "trains", "losses", "minutes" if minutes else "epochs", "learning rate")]
     for index, stage in enumerate(config.stages):
         losses = ", ".join(f"{name} {weight:g}" for name, weight in stage.losses.items())
         seconds = stage_seconds(minutes, config.stages, index, run.stage_seconds)
         length = stage.epochs if seconds is None else f"{seconds / 60:.1f}"
-        rows.append((stage.name, stage.pictures, ", ".join(stage.trains), losses, length, stage.learning_rate))
+        rows.append((stage.name, stage.images, ", ".join(stage.trains), losses, length, stage.learning_rate))
     print(f"\n{config.dataset}: {data.describe()}")
     print(f"model: {config.model.decoder}, {millions(model)} parameters, on {device}")
     print(f"{batching} batches; run {run.folder}")
@@ -48,8 +49,15 @@ def print_stages(config: Config, data: Any, model: nn.Module, run: Run, device: 
     print(table(rows) + "\n", flush=True)
 
 
-def report(model: nn.Module, data: Any, loaders: dict[str, Any], config: Config, run: Run, device: torch.device,
-           seconds: float) -> None:  # fmt: skip
+def report(
+    model: nn.Module,
+    data: OpenedData,
+    loaders: dict[str, Loader],
+    config: Config,
+    run: Run,
+    device: torch.device,
+    seconds: float,
+) -> None:
     """Read the validation and test splits with the final weights; write summary.json, curves.png and sheet.png."""
     splits, shown = {}, None
     for split, loader in loaders.items():
@@ -73,17 +81,17 @@ def report(model: nn.Module, data: Any, loaders: dict[str, Any], config: Config,
         }
     )
     title = f"{config.dataset}, {config.model.decoder}, seed {config.seed}"
-    run.save_picture("curves.png", lambda path: draw_curves(lines, path, title))
+    run.save_image("curves.png", lambda path: draw_curves(lines, path, title))
     split, loader, predictions = shown
     count = len(predictions)
     indices = [round(i * (count - 1) / 23) for i in range(24)] if count > 24 else range(count)
     items = []
     for index in indices:
         _, reference, hypothesis = predictions[index]
-        image = loader.items.source.picture(index, 0, 0)
+        image = loader.items.source.image(index, 0, 0)
         items.append((image, data.text(reference), data.text(hypothesis.tokens)))
     exprate = splits[split]["exprate"]
-    run.save_picture("sheet.png", lambda path: draw_sheet(items, path, f"{title}: {split}, ExpRate {exprate:.1f} %"))
+    run.save_image("sheet.png", lambda path: draw_sheet(items, path, f"{title}: {split}, ExpRate {exprate:.1f} %"))
 
     print("\n" + score_table(splits))
     print(f"\nsummary {run.folder / 'summary.json'}\ncurves  {run.folder / 'curves.png'}")

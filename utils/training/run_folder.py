@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from utils.config.loading import differences
+from utils.config.loading import differences, with_present_keys
 from utils.errors import CheckpointError, ConfigError
 from utils.files import atomic_path, atomic_write
 from utils.training.epoch_log import read_line
@@ -41,7 +41,7 @@ class Checkpoint:
 
     path: Path
     weights: dict[str, Any]
-    about: dict[str, Any]  # architecture, vocabulary (tokens), data (picture scale and limits), stage, epoch, scores
+    about: dict[str, Any]  # architecture, vocabulary (tokens), data (image scale and limits), stage, epoch, scores
 
 
 def save_checkpoint(path: Path, weights: dict[str, Any], about: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     if not isinstance(about, dict) or not {"architecture", "vocabulary", "data"} <= about.keys():
         raise CheckpointError(f"{path}: a safetensors file of another project: it does not say its architecture")
-    return Checkpoint(path, weights, about)
+    return Checkpoint(path, weights, about | {"data": with_present_keys(about["data"])})
 
 
 def load_weights(model: Any, checkpoint: Checkpoint) -> None:
@@ -108,7 +108,7 @@ class Run:
         """Continue: check that the run is the same one, or the same one made longer, and load where it stood."""
         self.about = about
         self.restored = self._load_state()
-        kept = yaml.safe_load(self._read("config.yaml"))
+        kept = with_present_keys(yaml.safe_load(self._read("config.yaml")))
         if self._read("vocabulary.txt").splitlines() != list(vocabulary):
             raise CheckpointError(f"{self.folder / 'vocabulary.txt'}: the vocabulary of the data has changed since")
         self._check_changes(kept, config)
@@ -237,8 +237,8 @@ class Run:
         self._write(path.name, json.dumps(found) + "\n")
         return found
 
-    def save_picture(self, name: str, draw: Callable[[Path], None]) -> Path:
-        """Let `draw` write a picture under a temporary name, then rename it."""
+    def save_image(self, name: str, draw: Callable[[Path], None]) -> Path:
+        """Let `draw` write an image under a temporary name, then rename it."""
         with atomic_path(self.folder / name) as path:
             draw(path)
         return self.folder / name

@@ -21,7 +21,7 @@ class TensorBoardLog:
 
     def add(self, line: dict[str, Any], number: int) -> None:
         """line: of the log.   number: of this line, counted from 1."""
-        values = {"learning_rate": line["learning_rate"], "images_per_second": line["pictures_per_second"]}
+        values = {"learning_rate": line["learning_rate"], "images_per_second": line["images_per_second"]}
         values |= {f"loss/{name}": value for name, value in line["losses"].items()}
         for kind in ("validation", "validation_of_swa"):
             values |= {f"{kind}/{name}": value for name, value in line.get(kind, {}).items() if name != "items"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from utils.training.devices import autocast, random_state, restore_random_state,
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext, mean_batch_norm, sum_gradients
 from utils.training.epoch_log import EpochSums, LossWatch, describe
 from utils.training.inference import predict, score
+from utils.training.interfaces import LabeledBatch, Loader, TrainingLoader
 from utils.training.memory import Budget, MemoryModel, run_in_pieces
 from utils.training.optimization import (
     learning_rate_factor,
@@ -40,13 +41,11 @@ LOSS_CHECK_STEPS = 20  # looking at a loss makes a GPU wait, so it is done so se
 class Loaders:
     """What a stage reads: batches to learn from, batches to validate on, and which encoder reads the latter.
 
-    train: len() steps an epoch, set_epoch(epoch, state, progress), state_dict(step), counts(step); see
-        dataset/loading/loaders.py.
     domain: "standard" or "handwritten".   memory: what a step needs, where it was measured.
     """
 
-    train: Any
-    validation: Any
+    train: TrainingLoader
+    validation: Loader
     domain: str
     memory: MemoryModel | None = None
 
@@ -182,7 +181,7 @@ class Trainer:
         self.watch.check()
         self.clock.stop()
 
-    def fetched(self, batches: Any) -> Iterator[Any]:
+    def fetched(self, batches: Iterable[LabeledBatch | None]) -> Iterator[LabeledBatch | None]:
         """The batches, as long as a signal that ends the loader's workers as well has not come."""
         iterator = iter(batches)
         while not self.time_is_used():
@@ -196,8 +195,8 @@ class Trainer:
                 self.stop_signal = self.stop.number
                 self.save_or_stop()
 
-    def train_step(self, batch: Any) -> None:
-        """One step of the optimizer over a batch of all processes; `batch` is this one's part, None for no picture."""
+    def train_step(self, batch: LabeledBatch | None) -> None:
+        """One step of the optimizer over a batch of all processes; `batch` is this one's part, None for no image."""
         batch = batch.to(self.device) if batch is not None else None
         steps = len(self.loaders.train)
         factor = learning_rate_factor(
@@ -223,31 +222,33 @@ class Trainer:
         if results:
             losses = {name: sum(piece[name] for piece, _ in results) for name in results[0][0]}
             total = sum(total for _, total in results)
-            self.sums.add(batch, losses, total, counts["pictures"], was_split)
+            self.sums.add(batch, losses, total, counts["images"], was_split)
             if self.watch.see(total, norm, batch.names):
                 self.bar.set_postfix(loss=f"{self.watch.last * self.context.world_size:.3f}", refresh=False)
         self.adapt_budget(batch, was_split)
 
-    def counts(self, batch: Any) -> dict[str, int | torch.Tensor]:
+    def counts(self, batch: LabeledBatch | None) -> dict[str, int | torch.Tensor]:
         """How many of each unit this step has in all processes; no GPU is waited for.
 
-        Tokens and pictures are known from the plan that each process has made alike; other units, which a loss finds
+        Tokens and images are known from the plan that each process has made alike; other units, which a loss finds
         in its batch, are summed where they are.
         """
         own = self.objective.count_units(batch)
         if self.context.world_size == 1:
             return own
         planned = self.loaders.train.counts(self.step)  # a row for each process
-        mine = dict(zip(("tokens", "pictures"), planned[self.context.rank].tolist(), strict=True))
+        mine = dict(zip(("tokens", "images"), planned[self.context.rank].tolist(), strict=True))
         assert mine.items() <= own.items(), f"step {self.step}: the sampler's plan says {mine}, the batch has {own}"
-        counts = dict(zip(("tokens", "pictures"), planned.sum(axis=0).tolist(), strict=True))
+        counts = dict(zip(("tokens", "images"), planned.sum(axis=0).tolist(), strict=True))
         others = {unit: number for unit, number in own.items() if unit not in counts}
         for unit, number in others.items():
             others[unit] = torch.zeros((), dtype=torch.float64, device=self.device).add_(number)
         self.context.sum_(others.values())
         return counts | others
 
-    def add_gradient(self, piece: Any, counts: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def add_gradient(
+        self, piece: LabeledBatch, counts: Mapping[str, int | torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Forward and backward over a piece of a step. Returns its losses, and their weighted sum.
 
         counts: of the whole step in all processes; each loss is the piece's share of the mean over its unit.
@@ -259,14 +260,14 @@ class Trainer:
         total.backward()
         return {name: loss.detach() for name, loss in losses.items()}, total.detach()
 
-    def adapt_budget(self, batch: Any, was_split: bool) -> None:
+    def adapt_budget(self, batch: LabeledBatch | None, was_split: bool) -> None:
         """Make the batches to come smaller after one that ran out of memory, and larger again after a while."""
         if not self.budget or not self.budget.record(was_split):
             return
         self.loaders.train.set_max_pixels(self.budget.max_pixels)
         if self.context.is_first:
             why = "out of memory" if was_split else "no batch ran out of memory for a while"
-            size = f"{len(batch)} pictures, {batch.padded_pixels:,} padded pixels" if batch else "no pictures"
+            size = f"{len(batch)} images, {batch.padded_pixels:,} padded pixels" if batch else "no images"
             tqdm.write(f"{self.plan.title}: {why} ({size}); from now on {self.budget.max_pixels:,} pixels a batch")
 
     def count_step(self) -> None:
@@ -331,7 +332,7 @@ class Trainer:
             raise
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Scores of a model on the validation pictures; its weights are kept where none were better."""
+        """Scores of a model on the validation images; its weights are kept where none were better."""
         title = f"{self.plan.title} validation"
         loaders = self.loaders
         scores = score(predict(model, loaders.validation, self.device, loaders.domain, title, self.context))

@@ -9,31 +9,31 @@ from PIL import Image
 
 from utils.errors import DataError
 from utils.reading.frames import remove_frames
-from utils.reading.pictures import MARGIN, normalize_image, read_picture, resize
+from utils.reading.images import MARGIN, normalize_image, read_image, resize
 
 
 def strokes(height=90, width=160):
     """Two-valued strokes, white on black, that leave a margin of ten pixels."""
-    picture = np.zeros((height, width), np.uint8)
-    cv2.circle(picture, (40, height // 2), 25, 255, 3)
-    cv2.line(picture, (80, 12), (width - 12, height - 12), 255, 3)
-    cv2.line(picture, (80, height - 12), (width - 12, 12), 255, 3)
-    return picture
+    image = np.zeros((height, width), np.uint8)
+    cv2.circle(image, (40, height // 2), 25, 255, 3)
+    cv2.line(image, (80, 12), (width - 12, height - 12), 255, 3)
+    cv2.line(image, (80, height - 12), (width - 12, 12), 255, 3)
+    return image
 
 
-def cropped(picture):
-    rows, columns = np.nonzero(picture)
-    return np.pad(picture[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1], MARGIN)
+def cropped(image):
+    rows, columns = np.nonzero(image)
+    return np.pad(image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1], MARGIN)
 
 
-def photograph(picture):
+def photograph(image):
     """Dark ink on light paper, brighter to the right, a soft shadow over the lower left, and the sensor's noise."""
-    height, width = picture.shape
+    height, width = image.shape
     light = np.linspace(130, 220, width)[None, :] * np.ones((height, 1))
     shadow = np.tri(height, width, -height // 4, dtype=np.float32)
     light *= 1 - 0.4 * cv2.GaussianBlur(shadow, (0, 0), 12)
-    noise = np.random.default_rng(0).normal(0, 2.5, picture.shape)
-    return (light * (1 - 0.6 * cv2.GaussianBlur(picture, (3, 3), 0.7) / 255.0) + noise).clip(0, 255).astype(np.uint8)
+    noise = np.random.default_rng(0).normal(0, 2.5, image.shape)
+    return (light * (1 - 0.6 * cv2.GaussianBlur(image, (3, 3), 0.7) / 255.0) + noise).clip(0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,15 @@ def test_polarity_and_margins_do_not_matter(make):
     assert np.array_equal(normalize_image(make(strokes())), cropped(strokes()))
 
 
-def test_a_normalized_picture_stays_as_it_is():
-    for picture in (strokes(), cv2.GaussianBlur(255 - strokes(), (3, 3), 0.8), photograph(strokes())):
-        once = normalize_image(picture)
+def test_a_normalized_image_stays_as_it_is():
+    for image in (strokes(), cv2.GaussianBlur(255 - strokes(), (3, 3), 0.8), photograph(strokes())):
+        once = normalize_image(image)
         assert np.array_equal(normalize_image(once), once)
 
 
-def test_a_blot_that_covers_most_of_the_picture_is_still_ink():
-    picture = np.pad(np.zeros((60, 60), np.uint8), 5, constant_values=255)
-    assert np.array_equal(normalize_image(picture), np.pad(np.full((60, 60), 255, np.uint8), MARGIN))
+def test_a_blot_that_covers_most_of_the_image_is_still_ink():
+    image = np.pad(np.zeros((60, 60), np.uint8), 5, constant_values=255)
+    assert np.array_equal(normalize_image(image), np.pad(np.full((60, 60), 255, np.uint8), MARGIN))
 
 
 @pytest.mark.parametrize("is_dark_ink", [True, False], ids=["ink on paper", "chalk on a board"])
@@ -77,7 +77,7 @@ def test_a_photograph_loses_its_shadow_and_keeps_its_ink(is_dark_ink):
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         np.full((30, 40), 255, np.uint8),
         np.zeros((30, 40), np.uint8),
@@ -86,9 +86,9 @@ def test_a_photograph_loses_its_shadow_and_keeps_its_ink(is_dark_ink):
     ],
     ids=["white", "black", "one pixel", "a photograph of an empty sheet"],
 )
-def test_a_picture_without_ink_is_an_error(picture):
+def test_a_image_without_ink_is_an_error(image):
     with pytest.raises(DataError, match=r"^a\.png: has no ink"):
-        normalize_image(picture, "a.png")
+        normalize_image(image, "a.png")
 
 
 # ---- frames ----------------------------------------------------------------------------------------------------------
@@ -96,18 +96,18 @@ def test_a_picture_without_ink_is_an_error(picture):
 
 def framed(ink: np.ndarray, sides: str, thickness: int, level: int = 255, distance: int = 0) -> np.ndarray:
     """Ink, dark 0 on paper 0, with straight lines along the sides named by their first letters."""
-    picture = np.pad(ink, 30)
-    height, width = picture.shape
+    image = np.pad(ink, 30)
+    height, width = image.shape
     near, far = distance, distance + thickness
     if "t" in sides:
-        picture[near:far, near : width - near] = level
+        image[near:far, near : width - near] = level
     if "b" in sides:
-        picture[height - far : height - near, near : width - near] = level
+        image[height - far : height - near, near : width - near] = level
     if "l" in sides:
-        picture[near : height - near, near:far] = level
+        image[near : height - near, near:far] = level
     if "r" in sides:
-        picture[near : height - near, width - far : width - near] = level
-    return picture
+        image[near : height - near, width - far : width - near] = level
+    return image
 
 
 @pytest.mark.parametrize("is_dark_ink", [True, False], ids=["ink on paper", "chalk on a board"])
@@ -128,29 +128,29 @@ def framed(ink: np.ndarray, sides: str, thickness: int, level: int = 255, distan
     ],
 )
 def test_a_frame_changes_nothing(sides, thickness, level, distance, is_dark_ink):
-    picture = framed(strokes(), sides, thickness, level, distance)
-    given = 255 - picture if is_dark_ink else picture
+    image = framed(strokes(), sides, thickness, level, distance)
+    given = 255 - image if is_dark_ink else image
     assert np.array_equal(normalize_image(given), cropped(strokes()))
 
 
 def test_two_frames_one_inside_the_other_change_nothing():
-    picture = np.pad(framed(strokes(), "tblr", 2), 6)
-    picture[:3] = picture[-3:] = 255
-    picture[:, :3] = picture[:, -3:] = 255
-    assert np.array_equal(normalize_image(255 - picture), cropped(strokes()))
+    image = np.pad(framed(strokes(), "tblr", 2), 6)
+    image[:3] = image[-3:] = 255
+    image[:, :3] = image[:, -3:] = 255
+    assert np.array_equal(normalize_image(255 - image), cropped(strokes()))
 
 
 @pytest.mark.parametrize("level", [255, 70])
 def test_a_frame_with_soft_edges_around_grey_writing_changes_nothing(level):
     soft = cv2.GaussianBlur(np.pad(strokes(), 30), (3, 3), 0.8)
-    picture = np.maximum(soft, cv2.GaussianBlur(framed(strokes() * 0, "tblr", 3, level), (3, 3), 0.8))
-    assert np.array_equal(normalize_image(255 - picture), normalize_image(255 - soft))
+    image = np.maximum(soft, cv2.GaussianBlur(framed(strokes() * 0, "tblr", 3, level), (3, 3), 0.8))
+    assert np.array_equal(normalize_image(255 - image), normalize_image(255 - soft))
 
 
 def test_ink_that_crosses_a_frame_loses_what_lies_outside_alone():
-    picture = framed(strokes(), "tblr", 3, 255, 6)
-    picture[60, 2:70] = 255
-    seen = normalize_image(255 - picture)
+    image = framed(strokes(), "tblr", 3, 255, 6)
+    image[60, 2:70] = 255
+    seen = normalize_image(255 - image)
     assert seen[:, :12].any() and seen.shape[1] > cropped(strokes()).shape[1] + 10
 
 
@@ -159,10 +159,10 @@ def drawings() -> dict[str, np.ndarray]:
     blank = np.zeros((60, 90), np.uint8)
 
     def with_lines(*boxes):
-        picture = blank.copy()
+        image = blank.copy()
         for top, bottom, left, right in boxes:
-            picture[top:bottom, left:right] = 255
-        return picture
+            image[top:bottom, left:right] = 255
+        return image
 
     return {
         "E": with_lines((0, 60, 0, 8), (0, 8, 0, 90), (52, 60, 0, 90), (26, 34, 0, 70)),
@@ -185,8 +185,8 @@ def drawings() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("margin", [0, 5])
 @pytest.mark.parametrize("kind", drawings())
 def test_ink_that_reaches_all_around_stays(kind, margin):
-    picture = drawings()[kind]
-    given = 255 - np.pad(picture, margin)
+    image = drawings()[kind]
+    given = 255 - np.pad(image, margin)
     kept, top, left = remove_frames(given)
     assert (top, left) == (0, 0) and np.array_equal(kept, given)
 
@@ -194,8 +194,8 @@ def test_ink_that_reaches_all_around_stays(kind, margin):
 def test_real_ink_has_no_frame(shared_data):
     files = sorted((shared_data / "CROHME" / "train" / "images").iterdir())
     for file in files[::60]:
-        picture = read_picture(file)
-        for given in (picture, 255 - picture[12:-11, 12:-11]):
+        image = read_image(file)
+        for given in (image, 255 - image[12:-11, 12:-11]):
             assert np.array_equal(remove_frames(given)[0], given), file.name
 
 
@@ -211,9 +211,9 @@ def test_ink_that_differs_in_color_alone_is_seen(paper, pen):
     ink = np.pad(strokes(), 20)
     colors = np.where(ink[..., None] > 0, np.uint8(pen), np.uint8(paper))
     for given in (colors, Image.fromarray(colors), encoded(Image.fromarray(colors))):
-        assert np.array_equal(normalize_image(read_picture(given)), cropped(strokes()))
+        assert np.array_equal(normalize_image(read_image(given)), cropped(strokes()))
     light = np.linspace(0.7, 1, colors.shape[1])[None, :, None]
-    found = normalize_image(read_picture((colors * light).astype(np.uint8))) > 127
+    found = normalize_image(read_image((colors * light).astype(np.uint8))) > 127
     assert found.shape == cropped(strokes()).shape and (found == (cropped(strokes()) > 127)).mean() > 0.98
 
 
@@ -221,7 +221,7 @@ def test_where_brightness_tells_ink_from_paper_it_is_what_counts():
     ink = np.pad(strokes(), 20)
     for pen in ((0, 0, 0), (20, 40, 160), (190, 20, 30)):
         image = Image.fromarray(np.where(ink[..., None] > 0, np.uint8(pen), np.uint8((250, 248, 240))))
-        assert np.array_equal(read_picture(image), np.array(image.convert("L")))
+        assert np.array_equal(read_image(image), np.array(image.convert("L")))
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -236,42 +236,42 @@ def encoded(image, kind="PNG", **options):
 def test_transparent_paper_is_white():
     ink = Image.new("RGBA", (20, 10), (0, 0, 0, 0))
     ink.paste((0, 0, 0, 255), (5, 3, 15, 6))
-    grey = read_picture(encoded(ink))
+    grey = read_image(encoded(ink))
     assert grey[0, 0] == 255 and grey[4, 10] == 0 and grey.shape == (10, 20)
 
 
 def test_sixteen_bits_become_eight():
     deep = Image.fromarray(np.array([[0, 257 * 100, 65535]], np.uint16))
-    assert read_picture(encoded(deep)).tolist() == [[0, 100, 255]]
+    assert read_image(encoded(deep)).tolist() == [[0, 100, 255]]
 
 
 def test_a_photograph_is_turned_the_way_it_was_taken():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
-    assert read_picture(encoded(Image.new("L", (20, 10)), "JPEG", exif=exif)).shape == (20, 10)
+    assert read_image(encoded(Image.new("L", (20, 10)), "JPEG", exif=exif)).shape == (20, 10)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
-def test_a_truncated_picture_is_an_error_that_names_it(tmp_path, kind):
+def test_a_truncated_image_is_an_error_that_names_it(tmp_path, kind):
     path = tmp_path / "broken"
     whole = encoded(Image.fromarray(strokes()), kind)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="broken: is truncated or not a picture"):
-        read_picture(path)
+    with pytest.raises(DataError, match="broken: is truncated or not an image"):
+        read_image(path)
 
 
 def test_an_empty_a_missing_and_a_text_file_are_errors_that_name_them(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("x ^ 2")
-    for name, reason in (("empty.png", "is empty"), ("text.png", "not a picture"), ("none.png", "cannot be read")):
+    for name, reason in (("empty.png", "is empty"), ("text.png", "not an image"), ("none.png", "cannot be read")):
         with pytest.raises(DataError, match=rf"{name}: .*{reason}"):
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
 
 
 def test_resizing_gives_the_promised_size_and_keeps_paper_paper():
-    picture = cropped(strokes())
+    image = cropped(strokes())
     for scale in (0.25, 0.5, 0.77, 1.0, 1.3):
-        resized = resize(picture, scale)
-        assert resized.shape == tuple(max(1, round(side * scale)) for side in picture.shape)
+        resized = resize(image, scale)
+        assert resized.shape == tuple(max(1, round(side * scale)) for side in image.shape)
         assert resized[0, 0] == 0 and resized.dtype == np.uint8
-    assert resize(picture[:2, :2], 0.01).shape == (1, 1)
+    assert resize(image[:2, :2], 0.01).shape == (1, 1)

@@ -13,33 +13,33 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from utils.errors import DataError
 from utils.reading.frames import remove_frames
 
-# The most that Pillow itself takes for a picture, and not for a decompression bomb.
+# The most that Pillow itself takes for an image, and not for a decompression bomb.
 MAX_PIXELS = 89_478_485
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Paper around the ink, in pixels, on all four sides.
 MARGIN = 4
 # A border whose middle 90 % differ by no more grey levels than this is clean paper: a scan, a screen, a rendering.
 CLEAN_SPREAD = 8
-# Grey levels between paper and ink, below which a picture of many levels is a blank sheet and its noise.
+# Grey levels between paper and ink, below which an image of many levels is a blank sheet and its noise.
 LEAST_CONTRAST = 16
-# Ink that differs from the paper in colour more than in brightness, by this factor, is told from it by its colour.
+# Ink that differs from the paper in color more than in brightness, by this factor, is told from it by its color.
 COLOR_CONTRAST, COLOR_SIDE = 2.0, 500
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow has it
-# Normalized pixels that the picture is cropped to. Grain may look like faint ink where paper was photographed.
+# Normalized pixels that the image is cropped to. Grain may look like faint ink where paper was photographed.
 LEAST_INK, LEAST_INK_IN_PHOTOGRAPHS = 64, 96
 # The window, in pixels, in which a photograph's paper is looked for: wider than a stroke, narrower than a shadow.
 LEAST_WINDOW, LARGEST_WINDOW = 31, 101
 
 
-def read_picture(source: str | Path | bytes | Image.Image | np.ndarray, name: str | None = None) -> np.ndarray:
-    """Read a picture as uint8 grey (H, W), in the polarity it has.
+def read_image(source: str | Path | bytes | Image.Image | np.ndarray, name: str | None = None) -> np.ndarray:
+    """Read an image as uint8 grey (H, W), in the polarity it has.
 
     source: a file, the bytes of one, an open PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4).
     Turned as EXIF says, transparency laid on white (light ink on black), 16 bits scaled to 8; of a film, its first
-    picture. `name` stands for anything but a file in messages. Raises DataError that names the picture when it is
-    missing, empty, truncated, too large or not a picture.
+    image. `name` stands for anything but a file in messages. Raises DataError that names the image when it is
+    missing, empty, truncated, too large or not an image.
     """
-    name = name or (str(source) if isinstance(source, (str, Path)) else "picture")
+    name = name or (str(source) if isinstance(source, (str, Path)) else "image")
     if isinstance(source, np.ndarray):
         return _grey(_image_of(source, name))
     if isinstance(source, Image.Image):
@@ -64,9 +64,9 @@ def read_picture(source: str | Path | bytes | Image.Image | np.ndarray, name: st
         raise DataError(f"{name}: is too large; expected at most {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # of any kind: on broken files the decoders raise OSError, SyntaxError, struct.error …
         if is_heic:
-            raise DataError(f"{name}: is a HEIC picture; to read it, install pillow-heif, or save it as JPEG") from None
+            raise DataError(f"{name}: is a HEIC image; to read it, install pillow-heif, or save it as JPEG") from None
         reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{name}: is truncated or not a picture ({reason or type(error).__name__})") from None
+        raise DataError(f"{name}: is truncated or not an image ({reason or type(error).__name__})") from None
     with image:
         return _decode(image, name)
 
@@ -78,7 +78,7 @@ def _decode(image: Image.Image, name: str) -> np.ndarray:
     try:
         return _grey(ImageOps.exif_transpose(image))
     except Exception as error:
-        raise DataError(f"{name}: is truncated or not a picture ({error or type(error).__name__})") from None
+        raise DataError(f"{name}: is truncated or not an image ({error or type(error).__name__})") from None
 
 
 def _image_of(array: np.ndarray, name: str) -> Image.Image:
@@ -137,7 +137,7 @@ def _color_channel(colors: np.ndarray) -> np.ndarray | None:
 
 
 def _eight_bits(values: Any) -> np.ndarray:
-    """Levels of a deep picture as uint8; its depth is the least one, of at least 8 bits, that holds its values."""
+    """Levels of a deep image as uint8; its depth is the least one, of at least 8 bits, that holds its values."""
     if not np.isfinite(values).all():
         raise ValueError("values that are not finite")
     highest = values.max(initial=0.0)
@@ -146,35 +146,35 @@ def _eight_bits(values: Any) -> np.ndarray:
     return (values * (255 / depth)).round().clip(0, 255).astype(np.uint8)
 
 
-def normalize_image(picture: np.ndarray, name: str = "picture") -> np.ndarray:
+def normalize_image(image: np.ndarray, name: str = "image") -> np.ndarray:
     """Bring an image of any polarity to ink 255 on paper 0, cropped to its ink with MARGIN pixels of paper around.
 
-    picture: uint8 (H, W). Returns uint8 (H', W'). Raises DataError, which begins with `name`, when there is no ink.
+    image: uint8 (H, W). Returns uint8 (H', W'). Raises DataError, which begins with `name`, when there is no ink.
 
-    Frames along or near the edges are taken away first. A picture with a clean border (scan, screen, rendering) has
-    paper of one grey, the border's, and ink is what differs from it. In any other picture (photograph) light changes
+    Frames along or near the edges are taken away first. An image with a clean border (scan, screen, rendering) has
+    paper of one grey, the border's, and ink is what differs from it. In any other image (photograph) light changes
     from place to place: ink is what differs from the paper around it, and it is dark or light, whichever has the
-    sharper strokes. Contrast is then stretched until a typical ink pixel is 255. Two-valued pictures stay two-valued,
-    and a normalized picture stays as it is.
+    sharper strokes. Contrast is then stretched until a typical ink pixel is 255. Two-valued images stay two-valued,
+    and a normalized image stays as it is.
     """
-    return find_ink(picture, name)[0]
+    return find_ink(image, name)[0]
 
 
-def find_ink(picture: np.ndarray, name: str = "picture") -> tuple[np.ndarray, int, int]:
-    """What normalize_image() returns, and the row and column of the given picture that its upper left pixel shows."""
-    if picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size:
-        raise DataError(f"{name}: expected a grey picture, uint8 (height, width), got {picture.dtype} {picture.shape}")
-    picture, top, left = remove_frames(picture)
-    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+def find_ink(image: np.ndarray, name: str = "image") -> tuple[np.ndarray, int, int]:
+    """What normalize_image() returns, and the row and column of the given image that its upper left pixel shows."""
+    if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
+        raise DataError(f"{name}: expected a grey image, uint8 (height, width), got {image.dtype} {image.shape}")
+    image, top, left = remove_frames(image)
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     low, paper, high = np.percentile(border, (5, 50, 95), method="nearest")
     is_clean = high - low <= CLEAN_SPREAD
-    is_dark_ink = picture.mean() < paper if is_clean else _has_dark_strokes(picture)
+    is_dark_ink = image.mean() < paper if is_clean else _has_dark_strokes(image)
     if is_clean:
-        ink = cv2.absdiff(picture, np.full_like(picture, paper)) * ((picture < paper) == is_dark_ink)
+        ink = cv2.absdiff(image, np.full_like(image, paper)) * ((image < paper) == is_dark_ink)
     else:
-        ink = _ink_on_paper(picture, is_dark_ink)
+        ink = _ink_on_paper(image, is_dark_ink)
     paper_level, ink_level = _levels(ink, is_clean)
-    is_two_valued = np.count_nonzero(np.bincount(picture.ravel(), minlength=256)) <= 2
+    is_two_valued = np.count_nonzero(np.bincount(image.ravel(), minlength=256)) <= 2
     if ink_level - paper_level < (1 if is_two_valued else LEAST_CONTRAST):
         raise DataError(f"{name}: has no ink, all of it looks like paper")
     ink = ((ink - paper_level) * (255 / (ink_level - paper_level))).round().clip(0, 255).astype(np.uint8)
@@ -184,26 +184,26 @@ def find_ink(picture: np.ndarray, name: str = "picture") -> tuple[np.ndarray, in
     return np.pad(ink, MARGIN), top + int(rows[0]) - MARGIN, left + int(columns[0]) - MARGIN
 
 
-def _window(picture: np.ndarray) -> tuple[int, int]:
-    side = int(np.clip(min(picture.shape) // 4, LEAST_WINDOW, LARGEST_WINDOW)) | 1
+def _window(image: np.ndarray) -> tuple[int, int]:
+    side = int(np.clip(min(image.shape) // 4, LEAST_WINDOW, LARGEST_WINDOW)) | 1
     return side, side
 
 
-def _has_dark_strokes(picture: np.ndarray) -> bool:
+def _has_dark_strokes(image: np.ndarray) -> bool:
     """Strokes are few and sharp, so they are the long tail of the differences from the local mean."""
-    difference = picture.astype(np.float32)
-    difference -= cv2.blur(difference, _window(picture))
+    difference = image.astype(np.float32)
+    difference -= cv2.blur(difference, _window(image))
     return bool((difference**3).mean() < 0)
 
 
-def _ink_on_paper(picture: np.ndarray, is_dark_ink: bool) -> np.ndarray:
+def _ink_on_paper(image: np.ndarray, is_dark_ink: bool) -> np.ndarray:
     """uint8 (H, W): how far each pixel is from the paper around it (morphological closing and opening)."""
-    square = np.ones(_window(picture), np.uint8)  # wider than a stroke: in every window there is some paper
+    square = np.ones(_window(image), np.uint8)  # wider than a stroke: in every window there is some paper
     if not is_dark_ink:
-        return cv2.morphologyEx(picture, cv2.MORPH_TOPHAT, square)
-    paper = cv2.morphologyEx(picture, cv2.MORPH_CLOSE, square)
+        return cv2.morphologyEx(image, cv2.MORPH_TOPHAT, square)
+    paper = cv2.morphologyEx(image, cv2.MORPH_CLOSE, square)
     # Divided by the paper, because a shadow dims ink and paper alike.
-    return cv2.divide(paper - picture, paper, scale=255)
+    return cv2.divide(paper - image, paper, scale=255)
 
 
 def _levels(ink: np.ndarray, is_clean: bool) -> tuple[float, float]:
@@ -215,9 +215,9 @@ def _levels(ink: np.ndarray, is_clean: bool) -> tuple[float, float]:
     return 0.0 if is_clean else float(np.percentile(ink[~is_ink], 95)), float(np.median(ink[is_ink]))
 
 
-def resize(picture: np.ndarray, scale: float) -> np.ndarray:
+def resize(image: np.ndarray, scale: float) -> np.ndarray:
     """Scale uint8 (H, W); each side becomes max(1, round(side * scale)). Shrinking averages, growing interpolates."""
-    height, width = (max(1, round(side * scale)) for side in picture.shape)
-    if (height, width) == picture.shape:
-        return picture
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    height, width = (max(1, round(side * scale)) for side in image.shape)
+    if (height, width) == image.shape:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
