@@ -132,9 +132,8 @@ def test_keys_of_earlier_versions_have_their_present_names_in_files_presets_and_
     present = [{"name": "a", "images": "ink", "validation_images": 3}, {"name": "b", "images": "standard"}]
     assert with_present_keys(values) == {"data": {"image_scale": 2}, "stages": present}
     text = SHIPPED.read_text()
-    (path := tmp_path / "config.yaml").write_text(
-        text.replace("image_scale", "picture_scale").replace(" images: ", " pictures: ").replace("{images: ", "{pictures: ")
-    )
+    former = text.replace("image_scale", "picture_scale").replace(" images: ", " pictures: ")
+    (path := tmp_path / "config.yaml").write_text(former)
     assert load_config(path, "CROHME", "small") == load_config(SHIPPED, "CROHME", "small")
     assert load_config(SHIPPED, "CROHME", assignments=["data.picture_scale=0.25"]).data.image_scale == 0.25
     both = text.replace("  image_scale: 1.0", "  picture_scale: 1.0\n  image_scale: 1.0")

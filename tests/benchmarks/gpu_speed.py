@@ -4,8 +4,8 @@
 
 Budgets of a batch, bf16 against fp32, workers, and torch.compile, each a few steps of the longest stage that shows ink.
 The file is written again after each measurement, so nothing is lost when time runs out. Its `chosen` are assignments
-for --set: the smallest budget within a tenth of the best rate (more steps for the same images), bf16 or fp32 by rate, the
-fewest workers that draw images a third faster than they are learnt from, and compilation where it pays for itself.
+for --set: the smallest budget within a tenth of the best rate (more steps for the same images), bf16 or fp32 by rate,
+the fewest workers that draw images a third faster than they are learnt from, and compilation where it pays for itself.
 """
 
 from __future__ import annotations
