@@ -77,14 +77,17 @@ def import_uvicorn():
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound already. Raises ConfigError where that is not possible."""
+    """A socket that listens already. Raises ConfigError where that is not possible."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port: expected a number from 0 to 65535, got {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        listening.listen(128)  # who comes too early waits
+    except OSError as error:
+        reason = error.strerror or error
         raise ConfigError(f"--host {host} --port {port}: cannot listen there: {reason}") from None
     return listening
 

@@ -353,7 +353,7 @@ def test_an_image_is_pasted_and_dropped(page, way):
       const bytes = Uint8Array.from(atob("{data}"), (letter) => letter.charCodeAt(0)), carried = new DataTransfer();
       carried.items.add(new File([bytes], "a.png", {{ type: "image/png" }}));
       const about = {{ bubbles: true, cancelable: true, clipboardData: carried, dataTransfer: carried }};
-      document.body.dispatchEvent("{way}" === "paste" ? new ClipboardEvent("paste", about) : new DragEvent("drop", about));
+      document.body.dispatchEvent(new {{ paste: ClipboardEvent, drop: DragEvent }}.{way}("{way}", about));
     }})()""")
     wait_for(page, READ)
     assert page.value("document.querySelector('#drop').hidden && !document.querySelector('#image').hidden")
@@ -449,7 +449,8 @@ def test_ink_stays_whole_when_the_window_becomes_smaller(page):
     window(page, 700, 800)
     wait_for(page, "document.querySelector('#ink').clientWidth < 700")
     window(page, 390, 844)
-    wait_for(page, "document.querySelector('#boxes').viewBox.baseVal.width > 600")  # paper units: more than its pixels
+    units = "document.querySelector('#boxes').viewBox.baseVal.width"
+    wait_for(page, f"document.querySelector('#ink').clientWidth < 390 && {units} > 600")
     write(page, [[[100, 100], [140, 120]]])
     wait_for(page, READ)
     [_, second] = json.loads(requests(page)[-1]["postData"])
@@ -497,14 +498,8 @@ def test_the_script_serves_what_it_says_and_ends_with_ctrl_c(tmp_path):
         assert process.stderr.readline() == f"reading with {checkpoint}\n"
         address = re.fullmatch(r"open (http://127\.0\.0\.1:\d+) \(API: \1/docs\)\n", process.stderr.readline())[1]
         request = urllib.request.Request(f"{address}/recognize", encoded(written()), {"Content-Type": "image/png"})
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                with urllib.request.urlopen(request, timeout=60) as response:
-                    assert json.load(response)["readings"][0]["tokens"]
-                break
-            except ConnectionError:
-                assert time.monotonic() < deadline
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert json.load(response)["readings"][0]["tokens"]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) in (0, 130)
         assert "Traceback" not in process.stderr.read()
@@ -516,12 +511,10 @@ def test_the_script_serves_what_it_says_and_ends_with_ctrl_c(tmp_path):
 
 def test_a_port_that_is_taken_or_is_none_is_told():
     with demo.listen("127.0.0.1", 0) as taken:
-        taken.listen()
         with pytest.raises(ConfigError, match=r"cannot listen there: Address already in use"):
             demo.listen("127.0.0.1", taken.getsockname()[1])
-    for host, port in (("127.0.0.1", 99999), ("nobody.invalid", 0)):
-        with pytest.raises(ConfigError, match=f"--host {host} --port {port}: cannot listen there"):
-            demo.listen(host, port)
+    with pytest.raises(ConfigError, match="--port: expected a number from 0 to 65535, got 99999"):
+        demo.listen("127.0.0.1", 99999)
 
 
 def test_only_this_machine_may_connect_unless_it_is_told_otherwise(monkeypatch):

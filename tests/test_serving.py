@@ -156,7 +156,7 @@ def test_an_image_of_too_many_pixels_is_not_unpacked(network, monkeypatch):
 @pytest.mark.parametrize(
     ("request_", "status", "sentence"),
     [
-        ({"data": {"file": "x"}}, 415, "multipart/form-data"),
+        ({"data": {"file": "x"}}, 415, "is no image"),
         ({"files": {"other": ("a.png", PNG)}}, 422, "called `file`"),
         ({"content": b"--x--", "headers": {"Content-Type": "multipart/form-data"}}, 422, "form cannot be read"),
         ({"content": b"nonsense", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 422, "form"),

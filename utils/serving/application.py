@@ -42,8 +42,9 @@ HEADERS = {
 ACCEPTED = {
     "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": {
         "file": {"type": "string", "format": "binary", "description": "an image, InkML, or strokes as JSON"}}}},
-    "image/*": {"schema": {"type": "string", "format": "binary"}},
-    "application/inkml+xml": {"schema": {"type": "string"}},
+    "image/*": {"schema": {"type": "string", "format": "binary",
+                           "description": "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, or HEIC with pillow-heif"}},
+    "application/inkml+xml": {"schema": {"type": "string", "description": "its traces are read"}},
     "application/json": {
         "schema": {"type": "array", "items": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
                    "description": "strokes: each a list of points [x, y], x to the right and y down"},

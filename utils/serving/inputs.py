@@ -47,8 +47,6 @@ class Opened(NamedTuple):
 async def receive(request: Request, limits: Limits) -> Given:
     """The one file of a form (multipart/form-data), or else the whole body. Raises Refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/x-www-form-urlencoded":
-        raise Refused(415, "a form without a file: send it as multipart/form-data, or the file itself as the body")
     body = await read_body(request, limits)
     given = await _file_of_form(request, body) if kind == "multipart/form-data" else Given(body, "the request")
     if not given.data:

@@ -9,6 +9,7 @@ const BEAM = 5;
 const PEN = 3.2; // width of a stroke, CSS pixels
 const PALM = 800; // milliseconds after the pen was used, in which a touch is the palm
 const MARGIN = 24; // paper kept around ink that is made to fit
+const MAX_ENLARGED = 3; // a small image is shown at most so many times as large as it is
 const MAX_BYTES = Number(document.body.dataset.maxBytes);
 const FRAMES = new Set(["{", "}", "^", "_", "&", "\\\\"]); // tokens that leave no ink
 const SVG = "http://www.w3.org/2000/svg";
@@ -61,9 +62,25 @@ function trace(context, points) {
   context.stroke();
 }
 
+// An image in the middle of the paper, and the boxes upon it; or the boxes upon all of the paper.
+function arrange() {
+  const { clientWidth: width, clientHeight: height } = paper, { naturalWidth, naturalHeight } = image;
+  const hasImage = sheet.file && naturalWidth > 0;
+  const size = hasImage ? [naturalWidth, naturalHeight] : [width / scale, height / scale];
+  const growth = hasImage ? Math.min(MAX_ENLARGED, (width - MARGIN) / size[0], (height - MARGIN) / size[1]) : scale;
+  const place = {
+    width: `${size[0] * growth}px`, height: `${size[1] * growth}px`,
+    left: `${(width - size[0] * growth) / 2}px`, top: `${(height - size[1] * growth) / 2}px`,
+  };
+  boxes.setAttribute("viewBox", `0 0 ${size.join(" ")}`);
+  Object.assign(boxes.style, place);
+  if (hasImage) Object.assign(image.style, place);
+}
+
 function refresh() {
   fit();
   draw();
+  arrange();
   const isEmpty = !sheet.strokes.length && !sheet.file;
   one("#empty").hidden = !isEmpty || pen !== null;
   one("#undo").disabled = !history.length;
@@ -134,8 +151,8 @@ for (const kind of ["pointerup", "pointercancel"]) {
     if (kind === "pointerup") extend(event);
     const { points } = pen;
     pen = null;
-    if (kind === "pointercancel" && points.length < 3) return refresh();
-    put({ ...sheet, strokes: [...sheet.strokes, points] });
+    if (kind === "pointercancel" && points.length < 3) refresh(); // the beginning of another gesture
+    else put({ ...sheet, strokes: [...sheet.strokes, points] });
     read(DEBOUNCE);
   });
 }
@@ -148,10 +165,7 @@ addEventListener("keydown", (event) => {
 });
 one("#undo").addEventListener("click", undo);
 one("#clear").addEventListener("click", clear);
-new ResizeObserver(() => {
-  refresh();
-  showBoxes();
-}).observe(paper);
+new ResizeObserver(refresh).observe(paper);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
 // ---- images and files ----
@@ -214,7 +228,10 @@ for (const [kind, change] of [["dragenter", 1], ["dragleave", -1], ["drop", 0], 
     if (kind === "drop") take(event.dataTransfer.files[0]);
   });
 }
-image.addEventListener("load", showBoxes);
+image.addEventListener("load", () => {
+  arrange();
+  showBoxes();
+});
 image.addEventListener("error", () => {
   if (sheet.file) image.alt = "This browser cannot show the image; it is read all the same.";
 });
@@ -225,6 +242,7 @@ let timer = 0, asked = 0, controller = null;
 
 function read(delay) {
   clearTimeout(timer);
+  one(".read").setAttribute("aria-busy", true);
   timer = setTimeout(() => {
     if (!sheet.strokes.length && !sheet.file) return forget();
     if (sheet.file) ask(form(sheet.file), "lines=split&include=typeset").then(show);
@@ -398,17 +416,11 @@ function grow(area) { // where the browser does not let it grow by itself
 
 function showBoxes() {
   boxes.replaceChildren();
-  if (!shown.length) return;
-  const { naturalWidth, naturalHeight } = image;
-  if (sheet.file && !naturalWidth) return;
-  const padding = sheet.file ? 12 : 0, { clientWidth: width, clientHeight: height } = paper;
-  const size = sheet.file ? [naturalWidth, naturalHeight] : [width / scale, height / scale];
-  boxes.setAttribute("viewBox", `0 0 ${size.join(" ")}`);
-  Object.assign(boxes.style, { inset: `${padding}px`, width: `${width - 2 * padding}px`, height: `${height - 2 * padding}px` });
+  if (sheet.file && !image.naturalWidth) return; // not loaded yet, or nothing that this browser can show
   for (const { spots, index } of shown) {
     spots.forEach(([left, top, right, bottom], token) => {
       const box = document.createElementNS(SVG, "rect"), about = { x: left, y: top, width: right - left, height: bottom - top };
-      for (const [name, value] of Object.entries({ ...about, rx: size[0] / 300 })) box.setAttribute(name, value);
+      for (const [name, value] of Object.entries(about)) box.setAttribute(name, value);
       Object.assign(box.dataset, { reading: index, token });
       boxes.append(box);
     });
