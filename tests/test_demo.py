@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs the packages of requirements-demo.txt")
 pytest.importorskip("python_multipart", reason="needs the packages of requirements-demo.txt")
@@ -384,9 +385,20 @@ def test_a_wrong_file_is_refused_in_words_and_its_name_is_not_run(page, tmp_path
     assert message.startswith(f"{ATTACK}.png is no image; expected an image (PNG, JPEG")
     assert page.value("typeof hit") == "undefined"
     assert page.value("document.querySelectorAll('img').length") == 1
+    assert page.texts("#empty p")[0] == "Write a formula here"  # what was on the paper before
     screenshot(page, "wrong-file")
-    page.click("#clear")
-    wait_for(page, "document.querySelector('#message').hidden")
+    write(page, X_SQUARED)
+    wait_for(page, "document.querySelector('#message').hidden && document.querySelector('.reading')")
+
+
+def test_an_image_that_the_browser_cannot_show_is_read_all_the_same(page, tmp_path):
+    Image.fromarray(255 - written()).save(tmp_path / "a.tiff")
+    choose(page, tmp_path / "a.tiff")
+    wait_for(page, READ)
+    assert page.texts("#unseen p")[0] == "This browser cannot show the image."
+    assert page.value("document.querySelector('#image').hidden") and page.texts(".token")
+    page.click("#undo")
+    wait_for(page, "document.querySelector('#unseen').hidden")
 
 
 def test_a_file_that_is_too_large_is_not_sent(page, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/training.md", "datasets/README.md", "checkpoints/README.md",
-         "results/README.md", "tests/benchmarks/README.md")  # fmt: skip
+         "docs/demo.md", "results/README.md", "tests/benchmarks/README.md")  # fmt: skip
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 # A path in backticks: one that begins with a folder of ours, or a file of the kinds that stand at the top level.

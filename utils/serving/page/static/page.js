@@ -85,7 +85,8 @@ function refresh() {
   one("#empty").hidden = !isEmpty || pen !== null;
   one("#undo").disabled = !history.length;
   one("#clear").disabled = isEmpty;
-  image.hidden = !sheet.file;
+  image.hidden = !sheet.file || (image.src === sheet.url && image.complete && !image.naturalWidth);
+  one("#unseen").hidden = !sheet.file || !image.hidden;
   paper.classList.toggle("has-image", Boolean(sheet.file));
   if (image.getAttribute("src") !== sheet.url) sheet.url ? (image.src = sheet.url) : image.removeAttribute("src");
 }
@@ -233,7 +234,8 @@ image.addEventListener("load", () => {
   showBoxes();
 });
 image.addEventListener("error", () => {
-  if (sheet.file) image.alt = "This browser cannot show the image; it is read all the same.";
+  image.hidden = true;
+  one("#unseen").hidden = !sheet.file;
 });
 
 // ---- reading ----
@@ -270,7 +272,11 @@ async function ask(request, settings) {
         if (number !== asked) return null;
         continue;
       }
-      if (!response.ok) return complain(answer.detail);
+      if (!response.ok) {
+        if (response.status === 415 && sheet.file) sheet = history.pop(); // no image: what was there before comes back
+        refresh();
+        return complain(answer.detail);
+      }
       status.textContent = `Read in ${Math.round(performance.now() - started)} ms.`;
       return answer;
     }
@@ -395,6 +401,7 @@ function edit(reading) {
   const latex = one("textarea", reading.element).value.trim(), number = ++typing;
   one(".source em", reading.element).hidden = latex === reading.answer.latex;
   reading.isFirst = latex === reading.answer.latex;
+  all(".alternative", reading.element).forEach((each) => each.setAttribute("aria-checked", each.title === latex));
   clearTimeout(reading.timer);
   reading.timer = setTimeout(async () => {
     if (!latex) return typeset(reading, "", {});
