@@ -122,6 +122,7 @@ class GRUConfig:
     embedding: PositiveInteger
     attention: PositiveInteger
     coverage_kernel: PositiveInteger
+    location: NonNegativeInteger = 0
     dropout: Share
 
 
