@@ -211,6 +211,15 @@ def test_the_learning_rate_follows_the_share_of_the_time(tmp_path):
     assert rates["time"] == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("final", [None, 0.0, 0.5])
+def test_a_stage_can_say_where_its_learning_rate_ends(tmp_path, final):
+    seen = []
+    with watched_optimizer(seen):
+        train(tmp_path / "run", stage=replace(STAGE, final_learning_rate=final))
+    used = 0.01 if final is None else final
+    assert seen[-1] == pytest.approx(STAGE.learning_rate * learning_rate_factor(11 / 12, 0.5 / 3, used))
+
+
 @contextmanager
 def watched_optimizer(rates):
     """Notes the learning rate with which AdamW is asked to take each step."""

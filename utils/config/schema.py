@@ -251,6 +251,7 @@ class StageConfig:
     losses: dict[str, NonNegativeNumber]
     epochs: PositiveInteger
     learning_rate: PositiveNumber
+    final_learning_rate: Share | None = None  # None: that of `training`
     share: PositiveNumber | None = None
     styles: Literal["standard", "varied"] = "varied"
     expressions: ExpressionsConfig = ExpressionsConfig()

@@ -199,9 +199,9 @@ class Trainer:
         """One step of the optimizer over a batch of all processes; `batch` is this one's part, None for no image."""
         batch = batch.to(self.device) if batch is not None else None
         steps = len(self.loaders.train)
-        factor = learning_rate_factor(
-            self.progress(steps), warmup_share(self.stage, self.training), self.training.final_learning_rate
-        )
+        final = self.stage.final_learning_rate
+        final = self.training.final_learning_rate if final is None else final
+        factor = learning_rate_factor(self.progress(steps), warmup_share(self.stage, self.training), final)
         self.learning_rate = self.stage.learning_rate * factor
         set_learning_rate(self.optimizer, self.learning_rate)
 
