@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from models.attention import CoverageAttention, LocationAttention
 from models.decoders.interface import DecoderOutput, DecoderState
+from models.symbols import SymbolMap
 
 
 class GRUDecoder(nn.Module):
@@ -15,7 +16,9 @@ class GRUDecoder(nn.Module):
     computed at once, and only the attention, which depends on its own past, goes step by step.
 
     channels: of the encoder.   location: features of past attention in LocationAttention; 0: additive attention with
-    coverage, the paper's.   counting: whether a count of each symbol is given.   Sizes: the paper's by default.
+    coverage, the paper's.   symbols: whether the logits of a map of symbols (models/symbols.py), where attention lies,
+    are added to those of the decoder: what is there, and what can come next, are then said separately.
+    counting: whether a count of each symbol is given.   Sizes: the paper's by default.
     """
 
     directions = 1
@@ -29,6 +32,7 @@ class GRUDecoder(nn.Module):
         attention: int = 512,
         coverage_kernel: int = 11,
         location: int = 0,
+        symbols: bool = False,
         dropout: float = 0.5,
         counting: bool = True,
     ):  # more than 7 parameters: each is a key of the configuration
@@ -45,6 +49,7 @@ class GRUDecoder(nn.Module):
         self.from_embedding = nn.Linear(embedding, hidden)
         self.from_counts = nn.Linear(vocabulary_size, hidden) if counting else None
         self.output = nn.Linear(hidden, vocabulary_size)
+        self.symbols = SymbolMap(channels, vocabulary_size) if symbols else None
         self.dropout = dropout
 
     def train(self, mode: bool = True) -> "GRUDecoder":
@@ -107,4 +112,7 @@ class GRUDecoder(nn.Module):
         if self.from_counts is not None:
             counts = image["counts"]
             mixed = (mixed.unflatten(0, (len(counts), -1)) + counts[:, None, None]).flatten(0, 1)
-        return self.output(F.dropout(mixed, self.dropout, self.training)), context
+        logits = self.output(F.dropout(mixed, self.dropout, self.training))
+        if self.symbols is not None:
+            logits = logits + self.symbols.of_vectors(weighted).view(rows, length, -1)
+        return logits, context

@@ -123,6 +123,7 @@ class GRUConfig:
     attention: PositiveInteger
     coverage_kernel: PositiveInteger
     location: NonNegativeInteger = 0
+    symbols: Flag = False
     dropout: Share
 
 
