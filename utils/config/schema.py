@@ -153,6 +153,7 @@ class TrainingConfig:
 
     optimizer: Literal["adamw", "muon", "sgd", "adadelta"]
     muon_factor: PositiveNumber = 5.0
+    muon_parts: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
     weight_decay: NonNegativeNumber
     momentum: Share
     warmup_epochs: NonNegativeNumber
