@@ -2,6 +2,7 @@
 
     python tests/benchmarks/serving.py --inputs datasets/CROHME/2014/images
     python tests/benchmarks/serving.py --inputs FOLDER --settings 'beam=5&include=typeset'    as the page asks
+    python tests/benchmarks/serving.py --inputs FOLDER --requests 50 --alone    without a server: CPU time of each step
 
 Each of some clients asks when its time has come, whether the server is behind or not; a request that has to wait for
 the client's own one before it has waited, too: latencies count from the time it was due. Then 50 clients ask at once.
@@ -36,6 +37,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--settings", default="beam=1", help="in the address; default: %(default)s")
     parser.add_argument("--address", help="a server that runs already; default: one is started")
     parser.add_argument("--checkpoint", metavar="PATH", help="of the server that is started")
+    parser.add_argument("--alone", action="store_true", help="read with beams of 1, 5 and 10, one after the other")
     return parser.parse_args()
 
 
@@ -44,6 +46,8 @@ def main() -> None:
     files = sorted(path for path in options.inputs.iterdir() if path.suffix.lower() in SUFFIXES)
     chosen = [files[i] for i in np.linspace(0, len(files) - 1, options.requests).astype(int)]
     bodies = [path.read_bytes() for path in chosen]
+    if options.alone:
+        return measure_steps(bodies, options.checkpoint)
     server, address = (None, options.address) if options.address else start(options.checkpoint)
     url = f"{address}/recognize?{options.settings}"
     try:
@@ -58,6 +62,35 @@ def main() -> None:
         if server:
             server.send_signal(signal.SIGINT)
             server.wait(30)
+
+
+def measure_steps(bodies: list[bytes], checkpoint: str | None) -> None:
+    """What a request costs, in one thread: opening it, reading, and what the page gets beside."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    import demo
+    from utils.serving.answers import Typesetting, answer_of
+    from utils.serving.inputs import Given, open_given
+    from utils.serving.limits import Limits
+
+    torch.set_num_threads(1)
+    reader = demo.Reader.load(checkpoint)
+    demo.warm_up(reader)
+    typesetting = Typesetting(demo.draw_svg, demo.write_mathml, demo.draw_png)
+    for beam in (1, 5, 10):
+        times = []
+        for body in bodies:
+            clock = [time.process_time()]
+            opened = open_given(reader, Given(body, "input"), Limits())
+            clock.append(time.process_time())
+            readings = reader.read_many([opened.prepared], beam)
+            clock.append(time.process_time())
+            answer_of(opened, readings, ["typeset"], typesetting, reader.language.draw_ink)
+            times.append(1000 * np.diff([*clock, time.process_time()]))
+        for what, step in zip(("opening", "reading", "typesetting"), np.transpose(times), strict=True):
+            print(f"beam {beam}, {what}: median {np.median(step):.0f} ms, 95 % {np.percentile(step, 95):.0f} ms, "
+                  f"longest {step.max():.0f} ms of CPU")  # fmt: skip
 
 
 def start(checkpoint: str | None) -> tuple[subprocess.Popen, str]:
