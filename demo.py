@@ -107,8 +107,9 @@ def addresses(host: str, port: int) -> list[str]:
 
 
 def warm_up(reader: Reader) -> None:
-    """Read something, so that the first formula does not wait for what a network prepares only once."""
+    """Read and draw something, so that the first formula does not wait for what is prepared only once."""
     reader.read_strokes([[[0, 0], [20, 30]], [[20, 0], [0, 30]]], beam=2)
+    draw_svg("x")
 
 
 # ---- the typesetter, which the server is given -----------------------------------------------------------------------
