@@ -18,7 +18,7 @@ from utils.training.clock import TrainingClock, describe_time, stage_seconds, va
 from utils.training.devices import autocast, random_state, restore_random_state, seed_everything
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext, mean_batch_norm, sum_gradients
 from utils.training.epoch_log import EpochSums, LossWatch, describe
-from utils.training.inference import predict, score
+from utils.training.inference import Prediction, predict, score
 from utils.training.interfaces import LabeledBatch, Loader, TrainingLoader
 from utils.training.memory import Budget, MemoryModel, run_in_pieces
 from utils.training.optimization import (
@@ -29,6 +29,7 @@ from utils.training.optimization import (
     warmup_share,
 )
 from utils.training.progress import progress
+from utils.training.report import log_sheet
 from utils.training.run_folder import Run, load_checkpoint, load_weights
 from utils.training.stopping import Stopped, StopSignals
 
@@ -106,6 +107,7 @@ class Trainer:
         self.seconds_used = 0.0  # by the first process's clock, in all processes
         self.validation_seconds = self.last_validation_seconds = 0.0
         self.best: dict[str, float] | None = None
+        self.predictions: list[Prediction] = []  # of the last validation
         self.learning_rate = 0.0  # of the last step
         self.epoch = self.step = 0  # epochs that are done, and steps of the one under way
         self.sums = EpochSums()
@@ -299,6 +301,7 @@ class Trainer:
             if is_last and self.swa and self.swa.n_averaged > 1:
                 line["validation_of_swa"] = self.validate(self.swa.module)
             line["validation_seconds"] = self.count_validation(*started)
+            log_sheet(self.run, self.stage.name, self.predictions, self.loaders.validation)
         else:
             self.update_swa(steps)
         if is_last and not self.objective.decodes:
@@ -345,7 +348,8 @@ class Trainer:
         """Scores of a model on the validation images; its weights are kept where none were better."""
         title = f"{self.plan.title} validation"
         loaders = self.loaders
-        scores = score(predict(model, loaders.validation, self.device, loaders.domain, title, self.context))
+        self.predictions = predict(model, loaders.validation, self.device, loaders.domain, title, self.context)
+        scores = score(self.predictions)
         if self.best is None or _rank(scores) >= _rank(self.best):
             self.best = scores
             about = {"epoch": self.epoch + 1, "validation": scores}
