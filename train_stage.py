@@ -79,4 +79,4 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, go_on="--resume continues")
