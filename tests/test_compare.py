@@ -86,15 +86,19 @@ def test_runs_of_earlier_versions_are_read_under_todays_names(two_runs):
     del config["training"]["muon_factor"]
     for stage in config["stages"]:
         stage["pictures"] = stage.pop("images")
+        if "context_cosine" in stage["losses"]:
+            stage["losses"]["glimpse_cosine"] = stage["losses"].pop("context_cosine")
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     old = {"validation": {"exrate": 12.0, "token_error_rate": 1.0}, "validation_of_mean": {"exrate": 13.0}}
     old["validation_of_mean"]["token_error_rate"] = 1.0
+    old["losses"] = {"glimpse_contrast": 1.0}
     (folder / "log.jsonl").write_text(json.dumps(line("handwritten", 1) | old) + "\n")
     runs = open_runs(["a", "b"], two_runs)
     assert [key for key, _ in different_settings([run.config for run in runs])] == [
         "training.ema", "stages.handwritten.epochs"
     ]  # fmt: skip
     assert best_of_stages(runs[1].lines)[0].exprate == 13.0
+    assert runs[1].lines[0]["losses"] == {"context_contrast": 1.0}
 
 
 def test_a_line_that_is_being_written_is_left_out_and_a_broken_one_is_named(two_runs):
@@ -103,7 +107,7 @@ def test_a_line_that_is_being_written_is_left_out_and_a_broken_one_is_named(two_
     log.write_text(text + '{"stage": "hand')
     assert len(open_runs(["b"], two_runs)[0].lines) == 2
     log.write_text(text + "{]\n")
-    with pytest.raises(CheckpointError, match="log.jsonl, line 3: expected a JSON object"):
+    with pytest.raises(CheckpointError, match="log.jsonl, line 3: expected an epoch as a JSON object"):
         open_runs(["b"], two_runs)
     log.write_text("")
     with pytest.raises(CheckpointError, match="log.jsonl: no epoch of this run is finished yet"):

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from utils.config.loading import parse_config, with_present_keys
+from utils.config.schema import FORMER_LOSSES
 from utils.errors import CheckpointError, ConfigError
 from utils.files import atomic_path
 from utils.plots import new_figure
@@ -24,6 +25,8 @@ from utils.script import run_script
 from utils.tables import table
 from utils.training.epoch_log import read_line, with_exprate
 
+# Names of losses by what they were in older files; see utils/config/schema.py.
+PRESENT_LOSSES = dict(zip(FORMER_LOSSES, ("context_cosine", "context_contrast"), strict=True))
 # Runs that differ in one of these were validated on different images.
 VALIDATED_BY = ("dataset", "seed", "data.validation_share", "training.validation_images")
 NOT_SET = "-"
@@ -89,9 +92,14 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         if not line.endswith("\n"):  # being written, or half written when the run was killed
             return
         try:
-            yield read_line(line)
-        except ValueError as error:
-            raise CheckpointError(f"{path}, line {number}: expected a JSON object ({error})") from None
+            read = read_line(line)
+            yield read | {"losses": _with_present_names(read["losses"])}
+        except (ValueError, AttributeError, KeyError) as error:
+            raise CheckpointError(f"{path}, line {number}: expected an epoch as a JSON object ({error})") from None
+
+
+def _with_present_names(losses: dict[str, float]) -> dict[str, float]:
+    return {PRESENT_LOSSES.get(name, name): value for name, value in losses.items()}
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -105,6 +113,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: expected the configuration of a run ({type(error).__name__})") from None
     for stage in stages.values():
         del stage["name"]
+        stage["losses"] = _with_present_names(stage["losses"])
     return values | {"stages": stages}
 
 
