@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
 from dataset.loading.validation import split_validation
 from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler
+from dataset.typesetter.symbols import missing_characters
 from dataset.vocabulary import Vocabulary
 from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
 from utils.errors import ConfigError, DataError
@@ -58,7 +60,7 @@ class Data:
         self.vocabulary = Vocabulary.from_file(folder / "vocabulary.txt")
         self.stores = {"train": open_split(folder, "train", self.vocabulary)}
         names = sorted(path.parent.name for path in folder.glob("*/labels.txt"))
-        self.splits = [name for name in names if name not in ("train", "validation")]
+        self.splits = [name for name in names if name not in NOT_TESTS]
         if "validation" in names:  # the user's own
             self.stores["validation"] = open_split(folder, "validation", self.vocabulary)
             self.indices = {name: np.arange(len(store)) for name, store in self.stores.items()}
@@ -122,6 +124,7 @@ class Data:
         if synthetic:
             labels += open_expressions(self.folder / "standard", labels, synthetic, SYNTHETIC_SEED, self._held_out())
         folder = self.folder / "standard"
+        styles = replace(styles, chinese_font=self.settings.chinese_font or "")
         images = StandardImages(labels, self.vocabulary, folder, styles, _scaling(self.about()))
         for label, reason in images.failures:
             print(f"left out, cannot be drawn: {' '.join(label)} ({reason})", file=sys.stderr)
@@ -350,6 +353,8 @@ class _Keys:
 
 # ---- from a config to loaders ----------------------------------------------------------------------------------------
 
+# Splits that are not read at a run's end: MathWriting's symbols and synthetic ink are there to train on.
+NOT_TESTS = ("train", "validation", "symbols", "synthetic")
 SYNTHETIC_SEED = 0
 IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
 READING_PIXELS, READING_IMAGES = 1_000_000, 64  # a batch's budget where nothing is trained
@@ -369,6 +374,8 @@ def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def check_stages(data: Data, config: Config) -> None:
     """Raises, before anything takes time, the DataError or ConfigError that a later stage would stop at."""
     _augmentations(config.augment)
+    if config.data.chinese_font:
+        check_chinese_font(config.data.chinese_font, data.vocabulary.tokens)
     for stage in config.stages:
         _require_boxes(data, stage)
     if open_strokes(data.folder / "train") is None:
@@ -379,6 +386,22 @@ def check_stages(data: Data, config: Config) -> None:
                 "learn from synthetic ink alone, and `augment.strokes` changes that alone",
                 file=sys.stderr,
             )
+
+
+def check_chinese_font(path: str, tokens: Sequence[str]) -> None:
+    """Raises ConfigError where the font is missing, is none, or lacks a Chinese character among the tokens."""
+    if not Path(path).is_file():
+        raise ConfigError(f"data.chinese_font: {path}: not found; expected a font file (.ttf, .otf or .ttc)")
+    try:
+        missing = missing_characters(path, tokens)
+    except DataError as error:
+        raise ConfigError(f"data.{error}") from None
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise ConfigError(
+            f"data.chinese_font: {path} lacks {len(missing)} characters of the vocabulary: "
+            f"{' '.join(missing[:10])}{more}; expected a font with Chinese, such as Noto Sans CJK"
+        )
 
 
 def _augmentations(settings: AugmentConfig) -> tuple[Augmentation, StrokeAugmentation]:

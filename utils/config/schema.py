@@ -90,6 +90,7 @@ class DataConfig:
     validation_share: Share
     workers: NonNegativeInteger
     symbols: tuple[Text, ...] = ()
+    chinese_font: Text | None = None
 
 
 @config_table
