@@ -10,40 +10,109 @@ from models.positions import image_positions
 MAX_MAPS = 2**24  # numbers that the widest maps of coverage may hold at a time: 64 MiB in fp32
 
 
-class CoverageAttention(nn.Module):
-    """Additive attention with coverage: Zhang et al. (WAP), Pattern Recognition 2017, section 3.3.
+class ImageAttention(nn.Module):
+    """What both kinds of attention have: keys that tell the content of a position and where it is."""
 
-    score = v . tanh(key of the position + query + convolution of the sum of past attention around the position)
-    """
-
-    def __init__(self, channels: int, query: int, attention: int, kernel: int):
+    def __init__(self, channels: int, attention: int, kernel: int):
         super().__init__()
         self.key = nn.Linear(channels, attention)
-        self.query = nn.Linear(query, attention, bias=False)
-        self.coverage = nn.Linear(kernel * kernel, attention, bias=False)
-        self.score = nn.Linear(attention, 1, bias=False)
-        self.kernel = kernel
+        self.kernel = kernel  # side of the squares of past attention
 
     def keys(self, features: Tensor, padding: Tensor) -> Tensor:
         """What does not change from step to step.   features: (B, hw, C), padding: (B, h, w).   Returns (B, hw, A)."""
         keys = self.key(features)
         return keys + image_positions(padding, keys.shape[-1]).flatten(1, 2).to(keys.dtype)
 
-    def forward(self, keys: Tensor, query: Tensor, coverage: Tensor, padding: Tensor) -> Tensor:
+
+class CoverageAttention(ImageAttention):
+    """Additive attention with coverage: Zhang et al. (WAP), Pattern Recognition 2017, section 3.3.
+
+    score = v . tanh(key of the position + query + convolution of the sum of past attention around the position)
+    """
+
+    def __init__(self, channels: int, query: int, attention: int, kernel: int):
+        super().__init__(channels, attention, kernel)
+        self.query = nn.Linear(query, attention, bias=False)
+        self.coverage = nn.Linear(kernel * kernel, attention, bias=False)
+        self.score = nn.Linear(attention, 1, bias=False)
+
+    def start(self, padding: Tensor) -> dict[str, Tensor]:
+        """What later steps must know of earlier ones, before the first: (B, h, w) fp32 each."""
+        return {"coverage": torch.zeros(padding.shape, device=padding.device)}
+
+    def queries(self, keys: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
+        """What the steps ask, which does not depend on earlier ones.   hidden: (R, L, D).   Returns (R, L, …) each."""
+        return (self.query(hidden),)
+
+    def forward(
+        self, keys: Tensor, query: tuple[Tensor, ...], past: dict[str, Tensor], padding: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """One attention step.
 
-        keys: (B, hw, A), query: (R, A) projected, coverage: (R, h, w) fp32, padding: (B, h, w).
-        Returns attention weights (R, h, w), fp32.
+        keys: (B, hw, A).   query: queries() of this step, (R, …) each.   past: (R, h, w) each.   padding: (B, h, w).
+        Returns attention weights (R, h, w), fp32, and the past of the next step.
         """
-        rows, height, width = coverage.shape
-        reach = self.kernel // 2
-        # The convolution as one matrix product over cut-out squares: twice as fast on a CPU as conv2d from 1 channel.
-        squares = F.pad(coverage, (reach,) * 4).unfold(1, self.kernel, 1).unfold(2, self.kernel, 1)
-        covered = self.coverage(squares.reshape(rows, height * width, -1)).view(len(keys), -1, *keys.shape[1:])
-        energy = covered + (keys[:, None] + query.view(len(keys), -1, 1, keys.shape[2]))  # (B, K, hw, A)
-        scores = self.score(energy.tanh_()).float().flatten(2)
-        scores = scores.masked_fill(padding.flatten(1)[:, None], float("-inf"))
-        return scores.softmax(-1).view(rows, height, width)
+        coverage = past["coverage"]
+        covered = self.coverage(surroundings(coverage[:, None], self.kernel)).view(len(keys), -1, *keys.shape[1:])
+        energy = covered + (keys[:, None] + query[0].view(len(keys), -1, 1, keys.shape[2]))  # (B, K, hw, A)
+        weights = attention_weights(self.score(energy.tanh_())[..., 0], padding)
+        return weights, {"coverage": coverage + weights}
+
+
+class LocationAttention(ImageAttention):
+    """Dot-product attention that also knows where it has been: location-aware attention, Chorowski et al., 2015.
+
+    score = key of the position . query / sqrt(A) + features of past attention around the position . second query
+
+    The features are a convolution, with ReLU, of two maps: the sum of past attention (coverage), and the attention of
+    the step before. So the second query can ask for what lies to the right of the last symbol, or above it. All that
+    a step does not owe to earlier ones is one matrix product for all steps, and no step has a tanh for each position.
+    """
+
+    def __init__(self, channels: int, query: int, attention: int, kernel: int, location: int):
+        """location: features of past attention."""
+        super().__init__(channels, attention, kernel)
+        self.query = nn.Linear(query, attention + location)
+        self.location = nn.Linear(2 * kernel * kernel, location)
+
+    def start(self, padding: Tensor) -> dict[str, Tensor]:
+        """See CoverageAttention.start()."""
+        nothing = torch.zeros(padding.shape, device=padding.device)
+        return {"coverage": nothing, "last": nothing}
+
+    def queries(self, keys: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
+        """The scores of the keys (R, L, hw), and the queries of the location features (R, L, location)."""
+        of_keys, of_location = self.query(hidden).split([keys.shape[2], self.location.out_features], -1)
+        # All rows of an image share its keys: (B, K*L, A) x (B, A, hw)
+        scores = of_keys.reshape(len(keys), -1, keys.shape[2]) @ keys.mT * keys.shape[2] ** -0.5
+        return scores.view(*of_keys.shape[:2], -1), of_location
+
+    def forward(
+        self, keys: Tensor, query: tuple[Tensor, ...], past: dict[str, Tensor], padding: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See CoverageAttention.forward()."""
+        scores, of_location = query
+        maps = torch.stack([past["coverage"], past["last"]], 1)
+        location = self.location(surroundings(maps, self.kernel)).relu_()  # (R, hw, location)
+        scores = scores + (location @ of_location[..., None])[..., 0]
+        weights = attention_weights(scores.view(len(keys), -1, keys.shape[1]), padding)
+        return weights, {"coverage": past["coverage"] + weights, "last": weights}
+
+
+def surroundings(maps: Tensor, kernel: int) -> Tensor:
+    """The squares around all positions: maps (R, n, h, w) -> (R, hw, n x kernel x kernel).
+
+    A convolution as one matrix product over cut-out squares is twice as fast on a CPU as conv2d from few channels.
+    """
+    rows, _, height, width = maps.shape
+    squares = F.pad(maps, (kernel // 2,) * 4).unfold(2, kernel, 1).unfold(3, kernel, 1)  # (R, n, h, w, k, k)
+    return squares.permute(0, 2, 3, 1, 4, 5).reshape(rows, height * width, -1)
+
+
+def attention_weights(scores: Tensor, padding: Tensor) -> Tensor:
+    """Softmax over an image's positions: scores (B, K, hw), padding (B, h, w) -> (B x K, h, w), fp32."""
+    scores = scores.float().masked_fill(padding.flatten(1)[:, None], float("-inf"))
+    return scores.softmax(-1).view(-1, *padding.shape[1:])
 
 
 class MaskedBatchNorm(nn.Module):

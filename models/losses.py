@@ -184,7 +184,7 @@ class LossInputs:
     uncounted: Sequence[int]  # ids that the counting head does not count
 
     def symbol_targets(self) -> Tensor:
-        vocabulary_size = self.student.logits.shape[-1]
+        vocabulary_size = self.student.symbols.shape[1]
         return symbol_targets(self.labels, self.boxes, self.student.padding, self.stride, vocabulary_size)
 
 
@@ -193,13 +193,14 @@ class Loss:
     """function: its value on a batch.   unit: what it is a mean over, one of UNITS.   needs: "boxes", "pairs", or a
     head of the model, "counting" or "symbols".   is_divisible: whether the losses of pieces add up to that of the
     batch. One that compares the samples of a batch with each other is not; over several processes, each compares those
-    of its own batch.
+    of its own batch.   decodes: whether it asks for what the decoder says, and not for encoder and heads alone.
     """
 
     function: Callable[[LossInputs], Tensor]
     unit: str = "tokens"
     needs: tuple[str, ...] = ()
     is_divisible: bool = True
+    decodes: bool = True
 
 
 LOSSES = {
@@ -208,6 +209,7 @@ LOSSES = {
         lambda given: counting_loss(given.student.counts, given.labels, given.uncounted),
         unit="images",
         needs=("counting",),
+        decodes=False,
     ),
     "attention": Loss(
         lambda given: attention_to_boxes(given.student, given.boxes, given.stride),
@@ -217,6 +219,7 @@ LOSSES = {
         lambda given: symbol_map_loss(given.student, given.symbol_targets()),
         unit="symbol_positions",
         needs=("boxes", "symbols"),
+        decodes=False,
     ),
     "context_cosine": Loss(
         lambda given: context_cosine(given.student, given.teacher),
@@ -235,6 +238,7 @@ LOSSES = {
         lambda given: feature_map(given.student, given.teacher),
         unit="feature_positions",
         needs=("pairs",),
+        decodes=False,
     ),
 }
 FORMER_NAMES = {"glimpse_cosine": "context_cosine", "glimpse_contrast": "context_contrast"}  # in older configurations
@@ -301,6 +305,11 @@ class Objective(nn.Module):
         """The losses that must see a batch as a whole: in pieces they would have another gradient."""
         return tuple(name for name, loss in self.losses.items() if not loss.is_divisible)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether any loss asks for what the decoder says; it is left out else."""
+        return any(loss.decodes for loss in self.losses.values())
+
     def count_units(self, batch: TrainingBatch | None) -> dict[str, int | Tensor]:
         """How many of each unit a batch, or a piece of one, has: {unit: number}.   None, an empty batch, has none.
 
@@ -321,4 +330,4 @@ class Objective(nn.Module):
 
     def _output(self, batch: TrainingBatch, domain: str, input_noise: float = 0.0) -> ModelOutput:
         images, padding = batch.images(domain), batch.padding(domain)
-        return self.model(images, padding, batch.labels, batch.lengths, domain, input_noise)
+        return self.model(images, padding, batch.labels, batch.lengths, domain, input_noise, self.decodes)

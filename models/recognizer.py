@@ -37,13 +37,16 @@ RENAMED_PARAMETERS = {
 
 
 class ModelOutput(NamedTuple):
-    """What the network returns with teacher forcing.   K reading directions; row r belongs to image r // K."""
+    """What the network returns with teacher forcing.   K reading directions; row r belongs to image r // K.
 
-    logits: Tensor  # (R, L+1, V)
-    targets: Tensor  # (R, L+1) ids, the end included, padded with 0
-    label_indices: Tensor  # (R, L+1) index of each target in its label; -1 for the end and the padding
-    context: Tensor  # (R, L+1, D)
-    attention: Tensor  # (R, L+1, h, w)
+    The first five are None where the decoder was left out.
+    """
+
+    logits: Tensor | None  # (R, L+1, V)
+    targets: Tensor | None  # (R, L+1) ids, the end included, padded with 0
+    label_indices: Tensor | None  # (R, L+1) index of each target in its label; -1 for the end and the padding
+    context: Tensor | None  # (R, L+1, D)
+    attention: Tensor | None  # (R, L+1, h, w)
     counts: Tensor | None  # (B, V)
     symbols: Tensor | None  # (B, V, h, w) logits of the map of symbols
     features: Tensor  # (B, C, h, w)
@@ -71,7 +74,8 @@ class Recognizer(nn.Module):
     encoder: arguments of DenseNet.   decoder: "gru" or "transformer"; decoder_options: arguments of its class.
     counting: channels of the counting head; 0: no such head. The gru decoder is given the counts; with a transformer
     they train the encoder only.   symbols: whether there is a map of symbols, which serves training only; see
-    models/symbols.py.   domains: the kinds of images that have an encoder.
+    models/symbols.py. A gru decoder with `symbols` has its own, which it reads with.   domains: the kinds of images
+    that have an encoder.
     """
 
     def __init__(
@@ -101,7 +105,8 @@ class Recognizer(nn.Module):
             options["counting"] = counting > 0
         self.decoder = DECODERS[decoder](vocabulary_size, channels, **options)
         self.counting = CountingHead(channels, vocabulary_size, counting) if counting else None
-        self.symbol_map = SymbolMap(channels, vocabulary_size) if symbols else None
+        has_own_map = getattr(self.decoder, "symbols", None) is not None
+        self.symbol_map = SymbolMap(channels, vocabulary_size) if symbols and not has_own_map else None
         self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -179,20 +184,29 @@ class Recognizer(nn.Module):
         lengths: Tensor,
         domain: str = "handwritten",
         input_noise: float = 0.0,
+        decodes: bool = True,
     ) -> ModelOutput:
         """Images and their labels, with teacher forcing; see encode() and ModelOutput.
 
         labels: (B, L) ids without start and end, padded with 0.   lengths: (B,).   input_noise: share of the decoder's
         input tokens that are replaced by random other ones while the decoder trains, as autoregressive decoding has to
-        continue after wrong tokens, too.
+        continue after wrong tokens, too.   decodes: False leaves the decoder out, for losses of the encoder alone.
         """
         features, padding, counts = self.encode(images, padding, domain)
+        if not decodes:
+            return ModelOutput(None, None, None, None, None, counts, self.symbols(features), features, padding)
         inputs, targets, label_indices = teacher_forcing(labels, lengths, self.decoder.directions)
         if input_noise > 0 and self.decoder.training:
             inputs = replace_at_random(inputs, input_noise, self.vocabulary_size)
         logits, context, attention = self.decoder(features, padding, inputs, counts)
-        symbols = None if self.symbol_map is None else self.symbol_map(features)
-        return ModelOutput(logits, targets, label_indices, context, attention, counts, symbols, features, padding)
+        return ModelOutput(
+            logits, targets, label_indices, context, attention, counts, self.symbols(features), features, padding
+        )
+
+    def symbols(self, features: Tensor) -> Tensor | None:
+        """The map of symbols, where there is one: (B, C, h, w) -> (B, V, h, w)."""
+        symbol_map = getattr(self.decoder, "symbols", None) or self.symbol_map
+        return None if symbol_map is None else symbol_map(features)
 
     @torch.no_grad()
     def read(

@@ -1,11 +1,12 @@
 """The map of symbols: for each feature position, which symbols have their middle there.
 
-It learns from boxes alone, so it gives the encoder a dense signal that does not pass through the decoder. Only training
-uses it.
+It learns from boxes alone, so it gives the encoder a dense signal that does not pass through the decoder. Where a
+decoder takes its logits into account (`symbols` of the gru decoder), reading uses it; else only training does.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class SymbolMap(nn.Module):
@@ -18,6 +19,13 @@ class SymbolMap(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """features: (B, C, h, w).   Returns logits (B, V, h, w)."""
         return self.output(features)
+
+    def of_vectors(self, vectors: Tensor) -> Tensor:
+        """The same for features side by side: (…, C).   Returns logits (…, V).
+
+        The map is linear: of the mean of features under attention, it gives the mean of the logits under attention.
+        """
+        return F.linear(vectors, self.output.weight.flatten(1), self.output.bias)
 
 
 def symbol_targets(labels: Tensor, boxes: Tensor, padding: Tensor, stride: int, vocabulary_size: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.attention import CoverageAttention, LocationAttention
 from models.decoders.gru import GRUDecoder
 from models.decoders.interface import DecoderOutput, DecoderState
 from models.densenet import DenseNet
@@ -42,6 +43,29 @@ class PlainDenseNet(nn.Module):
         return network.norm(features) * (~padding)[:, None], padding
 
 
+def additive_scores(
+    attention: CoverageAttention, features: Tensor, padding: Tensor, hidden: Tensor, coverage: Tensor, last: Tensor
+) -> Tensor:
+    """features: (B, hw, C), hidden: (B, D), coverage, last: (B, 1, h, w).   Returns (B, hw)."""
+    kernel = attention.coverage.weight.view(-1, 1, attention.kernel, attention.kernel)
+    seen = F.conv2d(coverage, kernel, padding=attention.kernel // 2).flatten(2).transpose(1, 2)
+    energy = attention.keys(features, padding) + attention.query(hidden)[:, None] + seen
+    return attention.score(energy.tanh())[..., 0]
+
+
+def location_scores(
+    attention: LocationAttention, features: Tensor, padding: Tensor, hidden: Tensor, coverage: Tensor, last: Tensor
+) -> Tensor:
+    """See additive_scores()."""
+    layer = attention.location
+    kernel = layer.weight.view(-1, 2, attention.kernel, attention.kernel)
+    maps = F.conv2d(torch.cat([coverage, last], 1), kernel, layer.bias, padding=attention.kernel // 2)
+    keys, query = attention.keys(features, padding), attention.query(hidden)
+    of_keys, of_location = query[:, : keys.shape[2]], query[:, keys.shape[2] :]
+    scores = torch.einsum("bna,ba->bn", keys, of_keys) / keys.shape[2] ** 0.5
+    return scores + torch.einsum("bcn,bc->bn", F.relu(maps).flatten(2), of_location)
+
+
 class PlainGRUDecoder(nn.Module):
     """The GRU decoder with everything computed again at every step."""
 
@@ -64,17 +88,18 @@ class PlainGRUDecoder(nn.Module):
         cells = features.flatten(2).transpose(1, 2)
         is_valid = (~padding).flatten(1).float()
         hidden = network.first_hidden((cells * is_valid[..., None]).sum(1) / is_valid.sum(1, keepdim=True)).tanh()
-        kernel = attention.coverage.weight.view(-1, 1, attention.kernel, attention.kernel)
-        coverage = torch.zeros(size, 1, height, width, device=features.device)
+        coverage = last = torch.zeros(size, 1, height, width, device=features.device)
         logits, context, attention_steps = [], [], []
         for token in tokens.unbind(1):
             embedded = network.embedding(token)
             hidden = self.cell(embedded, hidden)
-            seen = F.conv2d(coverage, kernel, padding=attention.kernel // 2).flatten(2).transpose(1, 2)
-            energy = attention.keys(cells, padding) + attention.query(hidden)[:, None] + seen
-            scores = attention.score(energy.tanh())[..., 0].masked_fill(padding.flatten(1), float("-inf"))
-            attention_steps.append(scores.softmax(1).view(size, 1, height, width))
-            coverage = coverage + attention_steps[-1]
+            score = location_scores if isinstance(attention, LocationAttention) else additive_scores
+            scores = score(attention, cells, padding, hidden, coverage, last).masked_fill(
+                padding.flatten(1), float("-inf")
+            )
+            last = scores.softmax(1).view(size, 1, height, width)
+            attention_steps.append(last)
+            coverage = coverage + last
             context.append(network.context((attention_steps[-1].flatten(1)[..., None] * cells).sum(1)))
             mixed = network.from_hidden(hidden) + network.from_embedding(embedded) + context[-1]
             if network.from_counts is not None:

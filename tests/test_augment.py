@@ -120,7 +120,7 @@ def test_a_place_that_is_not_known_stays_unknown_and_nothing_moves_without_a_mov
 # ------------------------------------------------------------------------------------------------------------ the same
 
 
-def test_a_image_depends_on_seed_epoch_and_index_alone():
+def test_an_image_depends_on_seed_epoch_and_index_alone():
     """Whoever draws it, and whatever was drawn before: so the number of workers cannot matter."""
     image = frame()
     one = [augment(image, index, 7, 3, EVERYTHING) for index in range(12)]

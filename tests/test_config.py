@@ -16,7 +16,8 @@ SHIPPED = Path(__file__).resolve().parents[1] / "config.yaml"
 def test_the_shipped_config_loads(dataset, preset):
     config = load_config(SHIPPED, dataset, preset)
     is_small = preset == "small" and dataset != "SAMPLE"
-    assert [stage.images for stage in config.stages] == ["standard", "ink" if is_small else "pairs", "ink"]
+    wanted = ["standard", "ink", "ink", "ink", "ink"] if is_small else ["standard", "pairs", "ink"]
+    assert [stage.images for stage in config.stages] == wanted
     assert config.dataset == dataset
     assert (config.data.image_scale == 0.6) == (dataset == "SAMPLE")  # its own entry counts
 

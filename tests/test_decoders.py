@@ -22,26 +22,34 @@ from utils.training.run_folder import load_checkpoint, load_weights
 VOCABULARY = 12
 OPTIONS = {
     "gru": {"hidden": 32, "embedding": 24, "attention": 40, "coverage_kernel": 5, "dropout": 0.1},
+    "gru-location": {
+        "hidden": 32,
+        "embedding": 24,
+        "attention": 40,
+        "coverage_kernel": 5,
+        "location": 6,
+        "dropout": 0.1,
+    },
     "transformer": {"width": 32, "heads": 4, "layers": 3, "feed_forward": 64, "dropout": 0.1},
 }
-both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
+both_decoders = pytest.mark.parametrize("kind", list(OPTIONS))
 
 
 def recognizer(kind: str, **changes) -> Recognizer:
     torch.manual_seed(0)
     arguments = {
         "encoder": {"layers": (2, 3), "growth": 8, "dropout": 0.0},
-        "decoder": kind,
+        "decoder": kind.partition("-")[0],
         "decoder_options": OPTIONS[kind],
-        "counting": 16 if kind == "gru" else 0,
+        "counting": 0 if kind == "transformer" else 16,
     }
     return Recognizer(VOCABULARY, **{**arguments, **changes})
 
 
 def decoder(kind: str):
     torch.manual_seed(0)
-    kinds = {"gru": GRUDecoder, "transformer": TransformerDecoder}
-    return kinds[kind](VOCABULARY, 20, **OPTIONS[kind]).eval()
+    made = TransformerDecoder if kind == "transformer" else GRUDecoder
+    return made(VOCABULARY, 20, **OPTIONS[kind]).eval()
 
 
 def some_features(size: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -84,7 +92,7 @@ def test_stepped_equals_one_pass(kind):
 
 @both_decoders
 @torch.no_grad()
-def test_rows_that_share_a_image_equal_rows_with_a_image_each(kind):
+def test_rows_that_share_an_image_equal_rows_with_an_image_each(kind):
     network = decoder(kind)
     features, padding, counts = some_features()
     tokens = torch.randint(3, VOCABULARY, (6, 5))
@@ -96,7 +104,7 @@ def test_rows_that_share_a_image_equal_rows_with_a_image_each(kind):
 
 @both_decoders
 @torch.no_grad()
-def test_a_state_can_be_reordered_within_a_image_and_images_can_leave(kind):
+def test_a_state_can_be_reordered_within_an_image_and_images_can_leave(kind):
     network = decoder(kind)
     features, padding, counts = some_features()
     tokens = torch.randint(3, VOCABULARY, (6, 2))

@@ -43,7 +43,7 @@ def batch_of(images: list[torch.Tensor], more: int = 0) -> tuple[torch.Tensor, t
 @given(sizes=SIZES, more=st.integers(0, 40), seed=st.integers(0, 100))
 @settings(max_examples=12, deadline=None)
 @torch.no_grad()
-def test_a_image_alone_gives_the_same_features_as_in_any_batch(layers, sizes, more, seed):
+def test_an_image_alone_gives_the_same_features_as_in_any_batch(layers, sizes, more, seed):
     network = encoder(layers)
     generator = torch.Generator().manual_seed(seed)
     images = [torch.rand(size, generator=generator) for size in sizes]

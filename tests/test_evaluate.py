@@ -371,7 +371,7 @@ def test_readings_that_never_end_are_named_and_wrong(home, run, page):
     assert all(f"{name}: truncated" in errors for name in cut)
 
 
-def test_a_image_that_fails_costs_itself_alone(home, run, page, monkeypatch):
+def test_an_image_that_fails_costs_itself_alone(home, run, page, monkeypatch):
     run(*CHECKPOINT, "--out", "whole")
     encode = Recognizer.encode
 
@@ -401,7 +401,7 @@ def test_a_image_that_fails_costs_itself_alone(home, run, page, monkeypatch):
     assert "could not read a single image" in errors
 
 
-def test_a_image_that_cannot_be_opened_counts_as_wrong(home, run):
+def test_an_image_that_cannot_be_opened_counts_as_wrong(home, run):
     split = home / "datasets" / "MINE" / "test"
     (split / "images" / "two.png").write_bytes(b"no image")
     (split / "images" / "four.png").unlink()

@@ -86,7 +86,7 @@ def test_a_photograph_loses_its_shadow_and_keeps_its_ink(is_dark_ink):
     ],
     ids=["white", "black", "one pixel", "a photograph of an empty sheet"],
 )
-def test_a_image_without_ink_is_an_error(image):
+def test_an_image_without_ink_is_an_error(image):
     with pytest.raises(DataError, match=r"^a\.png: has no ink"):
         normalize_image(image, "a.png")
 

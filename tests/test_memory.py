@@ -169,7 +169,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
     assert is_out_of_memory(caught.value)
 
 
-def test_a_rank_without_a_image_takes_part_with_nothing():
+def test_a_rank_without_an_image_takes_part_with_nothing():
     started = []
     assert run_in_pieces(None, None, lambda: started.append(1)) == ([], False)
     assert started

@@ -40,6 +40,14 @@ def test_hidden_are_the_matrices_between_features():
     assert [id(weight) for weight in hidden_matrices(model)] == [id(model.conv.weight), id(model.hidden.weight)]
 
 
+def test_the_parts_whose_matrices_count_can_be_chosen():
+    model = nn.ModuleDict({"handwritten_encoder": Network(), "decoder": Network(), "symbol_map": Network()})
+    for parts, own in ((["encoder"], "handwritten_encoder"), (["decoder"], "decoder")):
+        wanted = [id(weight) for weight in hidden_matrices(model[own])]
+        assert [id(weight) for weight in hidden_matrices(model, parts)] == wanted
+    assert len(hidden_matrices(model)) == 6
+
+
 def test_a_step_has_the_size_that_the_rate_says_whatever_the_gradient():
     model = Network()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}

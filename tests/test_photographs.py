@@ -157,7 +157,7 @@ def test_a_large_photograph_with_small_writing_is_looked_at_again():
     assert found > 0.95 and is_true > 0.95
 
 
-def test_a_image_of_twenty_pixels_is_read_too():
+def test_an_image_of_twenty_pixels_is_read_too():
     tiny = on_paper(formula(), 20 / 110)
     assert tiny.shape[0] == 20
     assert clean(tiny)[0].image.shape[0] > 60

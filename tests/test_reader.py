@@ -80,7 +80,7 @@ READINGS = [[3, 4, 5, 6, 7], [8, 3], [9, 9, 4]]
 
 @both_decoders
 @torch.no_grad()
-def test_a_image_alone_is_explained_as_inside_a_batch(kind):
+def test_an_image_alone_is_explained_as_inside_a_batch(kind):
     network = recognizer(kind)
     images, padding = some_images()
     together = network.explain(images, padding, READINGS)

@@ -206,7 +206,7 @@ def test_the_ink_of_a_standard_image_touches_its_four_margins():
         assert ink.shape[0] - 6 <= rows[-1] <= ink.shape[0] - 5 and ink.shape[1] - 6 <= columns[-1], label
 
 
-def test_a_image_is_dark_on_light_and_the_ink_is_its_opposite():
+def test_an_image_is_dark_on_light_and_the_ink_is_its_opposite():
     placed = layout("x+1")
     assert np.array_equal(draw(placed), 255 - draw_ink(placed))
     assert np.array_equal(render("x+1"), draw(placed))

@@ -1,14 +1,17 @@
 """A run's folder: whole files only, and nothing that is loaded can run code."""
 
+import copy
 import json
 import os
 import pickle
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from utils.config.loading import load_config
 from utils.errors import CheckpointError, ConfigError
 from utils.training.run_folder import (
     Run,
@@ -20,6 +23,7 @@ from utils.training.run_folder import (
     save_checkpoint,
 )
 
+SHIPPED = Path(__file__).resolve().parents[1] / "config.yaml"
 ABOUT = {"architecture": {"width": 2}, "vocabulary": ["x"], "data": {"image_scale": 1.0}}
 
 
@@ -88,6 +92,18 @@ def test_a_run_of_an_earlier_version_is_resumed_and_its_weights_are_read(tmp_pat
     run.about = ABOUT | {"data": {"picture_scale": 0.5}}
     run.save_weights("a", "best", {"w": torch.zeros(1)})
     assert load_checkpoint(run.best("a")).about["data"] == {"image_scale": 0.5}
+
+
+def test_a_run_from_before_a_key_is_resumed_with_the_default_of_that_key(tmp_path):
+    config = load_config(SHIPPED, "CROHME", "paper").as_dict()
+    Run(tmp_path / "run").begin(config, ["x", "+"], ABOUT)
+    kept = copy.deepcopy(config)
+    del kept["model"]["gru"]["location"]
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(kept))
+    Run(tmp_path / "run").resume(config, ["x", "+"], ABOUT)
+    config["model"]["gru"]["location"] = 24
+    with pytest.raises(ConfigError, match="changed: model.gru.location .was 0, is 24."):
+        Run(tmp_path / "run").resume(config, ["x", "+"], ABOUT)
 
 
 def test_a_state_that_would_run_code_is_refused(tmp_path):

@@ -272,7 +272,7 @@ def test_drawn_ink_depends_on_seed_epoch_and_index_alone(folder):
         assert any(not np.array_equal(first[index], one.image(index, *change)) for index in range(6))
 
 
-def test_a_image_without_strokes_is_distorted_as_a_image(folder, tmp_path):
+def test_an_image_without_strokes_is_distorted_as_an_image(folder, tmp_path):
     with StrokeWriter(tmp_path / "strokes"):
         pass
     images = source_of(folder, IMAGES)

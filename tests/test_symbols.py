@@ -183,3 +183,45 @@ def test_wrong_inputs_are_shown_only_while_the_decoder_trains_and_come_from_the_
     objective(batch)
     Objective(model.train(), ["label"])(batch)
     assert torch.equal(shown[3], right) and torch.equal(shown[4], right)
+
+
+def recognizer_that_votes() -> Recognizer:
+    """Its decoder adds the logits of the map, whose weights are not small."""
+    torch.manual_seed(0)
+    encoder = {"growth": 4, "layers": [2, 2], "compression": 0.5, "dropout": 0.0}
+    model = Recognizer(8, encoder, "gru", GRU | {"symbols": True}, symbols=True, domains=["handwritten"])
+    torch.nn.init.normal_(model.decoder.symbols.output.weight)
+    return model
+
+
+def test_a_decoder_with_the_map_adds_its_logits_where_it_attends():
+    model, without, batch = recognizer_that_votes(), recognizer(symbols=False), Batch()
+    own = "decoder.symbols."
+    without.load_state_dict({name: weight for name, weight in model.state_dict().items() if not name.startswith(own)})
+    given = batch.images(""), batch.padding(""), batch.labels, batch.lengths
+    output, plain = model(*given), without(*given)
+    of_map = torch.einsum("blhw,bvhw->blv", output.attention, output.symbols)
+    assert model.symbol_map is None and of_map.abs().max() > 0.1
+    assert torch.allclose(output.logits, plain.logits + of_map, atol=1e-5)
+
+
+def test_published_weights_keep_the_map_that_the_decoder_reads_with(tmp_path):
+    model = recognizer_that_votes()
+    about = {"architecture": model.architecture(), "vocabulary": list("abcde"), "data": {}}
+    save_checkpoint(tmp_path / "best.safetensors", model.state_dict(), about)
+    publish(tmp_path / "best.safetensors", tmp_path / "small.safetensors")
+    checkpoint = load_checkpoint(tmp_path / "small.safetensors")
+    published = Recognizer(**checkpoint.about["architecture"])
+    load_weights(published, checkpoint)
+    weight = model.decoder.symbols.output.weight
+    assert torch.allclose(published.decoder.symbols.output.weight, weight, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("model", [recognizer(), recognizer_that_votes()], ids=["own head", "of the decoder"])
+def test_the_decoder_is_left_out_where_no_loss_asks_for_it(model, monkeypatch):
+    whole = Objective(model.eval(), ["label", "symbols"])
+    alone = Objective(model, ["symbols"])
+    wanted = whole(Batch())["symbols"]
+    monkeypatch.setattr(model.decoder, "forward", None)
+    assert (whole.decodes, alone.decodes) == (True, False)
+    assert torch.equal(alone(Batch())["symbols"], wanted)

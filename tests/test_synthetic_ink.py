@@ -56,7 +56,7 @@ def test_what_is_drawn_has_the_size_that_was_said(data):
             assert len(ink.label(index)) == ink.lengths[index]
 
 
-def test_a_image_depends_on_seed_epoch_and_index_alone(data, ink):
+def test_an_image_depends_on_seed_epoch_and_index_alone(data, ink):
     again = data.synthetic_ink(new_labels=30)
     for index in (5, 0, 3):  # in another order, and without asking for sizes first
         assert np.array_equal(again.image(index, 0, 1), ink.image(index, 0, 1))

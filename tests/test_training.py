@@ -119,7 +119,7 @@ class Batches:
 
 
 class Objective(nn.Module):
-    units, indivisible = {"label": "tokens"}, ()
+    units, indivisible, decodes = {"label": "tokens"}, (), True
 
     def count_units(self, batch):
         return {"tokens": batch.tokens, "images": len(batch)} if batch else {"tokens": 0, "images": 0}
@@ -210,6 +210,27 @@ def test_the_learning_rate_follows_the_share_of_the_time(tmp_path):
     assert rates["time"] == pytest.approx(rates["epochs"])
     wanted = [STAGE.learning_rate * learning_rate_factor(i / 12, 0.5 / 3, 0.01) for i in range(12)]
     assert rates["time"] == pytest.approx(wanted)
+
+
+def test_a_stage_without_a_loss_of_the_decoder_is_not_validated_and_leaves_its_last_average(tmp_path, monkeypatch):
+    monkeypatch.setattr(Objective, "decodes", False)
+    seen = []
+    monkeypatch.setattr(EMA, "update", lambda ema, model, own=EMA.update: (own(ema, model), seen.append(ema.model)))
+    model, run = train(tmp_path / "run")
+    assert len(run.lines()) == 3 and not any("validation" in line for line in run.lines())
+    assert same(model, seen[-1])
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", stop_after=7)
+    assert same(model, train(tmp_path / "stopped", resume=True)[0])
+
+
+@pytest.mark.parametrize("final", [None, 0.0, 0.5])
+def test_a_stage_can_say_where_its_learning_rate_ends(tmp_path, final):
+    seen = []
+    with watched_optimizer(seen):
+        train(tmp_path / "run", stage=replace(STAGE, final_learning_rate=final))
+    used = 0.01 if final is None else final
+    assert seen[-1] == pytest.approx(STAGE.learning_rate * learning_rate_factor(11 / 12, 0.5 / 3, used))
 
 
 @contextmanager

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import CoverageAttention
+from models.attention import CoverageAttention, LocationAttention
 from models.decoders.interface import DecoderOutput, DecoderState
+from models.symbols import SymbolMap
 
 
 class GRUDecoder(nn.Module):
@@ -14,7 +15,10 @@ class GRUDecoder(nn.Module):
     The context vectors are not fed back into the GRU. So hidden states, queries and outputs of all positions are
     computed at once, and only the attention, which depends on its own past, goes step by step.
 
-    channels: of the encoder.   counting: whether a count of each symbol is given.   Sizes: the paper's by default.
+    channels: of the encoder.   location: features of past attention in LocationAttention; 0: additive attention with
+    coverage, the paper's.   symbols: whether the logits of a map of symbols (models/symbols.py), where attention lies,
+    are added to those of the decoder: what is there, and what can come next, are then said separately.
+    counting: whether a count of each symbol is given.   Sizes: the paper's by default.
     """
 
     directions = 1
@@ -27,6 +31,8 @@ class GRUDecoder(nn.Module):
         embedding: int = 256,
         attention: int = 512,
         coverage_kernel: int = 11,
+        location: int = 0,
+        symbols: bool = False,
         dropout: float = 0.5,
         counting: bool = True,
     ):  # more than 7 parameters: each is a key of the configuration
@@ -34,12 +40,16 @@ class GRUDecoder(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.first_hidden = nn.Linear(channels, hidden)
         self.gru = nn.GRU(embedding, hidden, batch_first=True)
-        self.attention = CoverageAttention(channels, hidden, attention, coverage_kernel)
+        if location:
+            self.attention = LocationAttention(channels, hidden, attention, coverage_kernel, location)
+        else:
+            self.attention = CoverageAttention(channels, hidden, attention, coverage_kernel)
         self.context = nn.Linear(channels, hidden)
         self.from_hidden = nn.Linear(hidden, hidden)
         self.from_embedding = nn.Linear(embedding, hidden)
         self.from_counts = nn.Linear(vocabulary_size, hidden) if counting else None
         self.output = nn.Linear(hidden, vocabulary_size)
+        self.symbols = SymbolMap(channels, vocabulary_size) if symbols else None
         self.dropout = dropout
 
     def train(self, mode: bool = True) -> "GRUDecoder":
@@ -57,22 +67,21 @@ class GRUDecoder(nn.Module):
         image = {"features": features, "keys": self.attention.keys(features, padding), "padding": padding}
         if self.from_counts is not None:
             image["counts"] = self.from_counts(counts)
-        coverage = torch.zeros(padding.shape, device=features.device)
-        return DecoderState(image, {"hidden": self.first_hidden(mean).tanh(), "coverage": coverage})
+        return DecoderState(image, {"hidden": self.first_hidden(mean).tanh()} | self.attention.start(padding))
 
     def forward(self, features: Tensor, padding: Tensor, tokens: Tensor, counts: Tensor | None = None) -> DecoderOutput:
         """All positions of given sequences.   tokens: (R, L), each beginning with a start.   The rest: see start()."""
         image, past = self.start(features, padding, counts)
         rows_per_image = len(tokens) // len(features)
-        hidden = past["hidden"].repeat_interleave(rows_per_image, 0)
-        coverage = past["coverage"].repeat_interleave(rows_per_image, 0)
+        past = {name: tensor.repeat_interleave(rows_per_image, 0) for name, tensor in past.items()}
 
         embedded = self.embedding(tokens)
-        hidden, _ = self.gru(embedded, hidden[None])
+        hidden, _ = self.gru(embedded, past.pop("hidden")[None])
         steps = []
-        for query in self.attention.query(hidden).unbind(1):
-            steps.append(self.attention(image["keys"], query, coverage, padding))
-            coverage = coverage + steps[-1]
+        queries = self.attention.queries(image["keys"], hidden)
+        for query in zip(*(each.unbind(1) for each in queries), strict=True):
+            weights, past = self.attention(image["keys"], query, past, padding)
+            steps.append(weights)
         attention = torch.stack(steps, 1)
         logits, context = self.output_head(image, embedded, hidden, attention)
         return DecoderOutput(logits, context, attention)
@@ -82,11 +91,10 @@ class GRUDecoder(nn.Module):
         image, past = state
         embedded = self.embedding(tokens)[:, None]
         hidden, _ = self.gru(embedded, past["hidden"][None])
-        query = self.attention.query(hidden[:, 0])
-        attention = self.attention(image["keys"], query, past["coverage"], image["padding"])
+        query = tuple(each[:, 0] for each in self.attention.queries(image["keys"], hidden))
+        attention, past = self.attention(image["keys"], query, past, image["padding"])
         logits, _ = self.output_head(image, embedded, hidden, attention[:, None])
-        state = DecoderState(image, {"hidden": hidden[:, 0], "coverage": past["coverage"] + attention})
-        return logits[:, 0], state, attention
+        return logits[:, 0], DecoderState(image, past | {"hidden": hidden[:, 0]}), attention
 
     def output_head(
         self, image: dict[str, Tensor], embedded: Tensor, hidden: Tensor, attention: Tensor
@@ -104,4 +112,7 @@ class GRUDecoder(nn.Module):
         if self.from_counts is not None:
             counts = image["counts"]
             mixed = (mixed.unflatten(0, (len(counts), -1)) + counts[:, None, None]).flatten(0, 1)
-        return self.output(F.dropout(mixed, self.dropout, self.training)), context
+        logits = self.output(F.dropout(mixed, self.dropout, self.training))
+        if self.symbols is not None:
+            logits = logits + self.symbols.of_vectors(weighted).view(rows, length, -1)
+        return logits, context

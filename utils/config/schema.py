@@ -124,6 +124,8 @@ class GRUConfig:
     embedding: PositiveInteger
     attention: PositiveInteger
     coverage_kernel: PositiveInteger
+    location: NonNegativeInteger = 0
+    symbols: Flag = False
     dropout: Share
 
 
@@ -153,6 +155,7 @@ class TrainingConfig:
 
     optimizer: Literal["adamw", "muon", "sgd", "adadelta"]
     muon_factor: PositiveNumber = 5.0
+    muon_parts: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
     weight_decay: NonNegativeNumber
     momentum: Share
     warmup_epochs: NonNegativeNumber
@@ -252,6 +255,7 @@ class StageConfig:
     losses: dict[str, NonNegativeNumber]
     epochs: PositiveInteger
     learning_rate: PositiveNumber
+    final_learning_rate: Share | None = None  # None: that of `training`
     share: PositiveNumber | None = None
     styles: Literal["standard", "varied"] = "varied"
     expressions: ExpressionsConfig = ExpressionsConfig()

@@ -27,14 +27,17 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     return x.mT if is_tall else x
 
 
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(model: nn.Module, parts: Iterable[str] = ("",)) -> list[nn.Parameter]:
     """The weights that take features to features: not embeddings, nor layers named `output`, nor what sees one channel.
 
+    parts: how the names of the parts of the model end whose weights count; all by default.
     A convolution counts as the matrix of its output channels by all that they see.
     """
     found = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) or name.rpartition(".")[2] == "output":
+            continue
+        if not name.partition(".")[0].endswith(tuple(parts)):
             continue
         weights = [weight for weight in module.parameters(recurse=False) if weight.dim() > 1]
         found += [weight for weight in weights if weight.shape[0] > 1 and weight.shape[1] > 1]

@@ -57,7 +57,7 @@ def make_optimizer(model: nn.Module, stage: StageConfig, training: TrainingConfi
         {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
     ]
     if training.optimizer == "muon":
-        hidden = {id(weight) for weight in hidden_matrices(model)}
+        hidden = {id(weight) for weight in hidden_matrices(model, training.muon_parts)}
         matrices, vectors = groups
         groups = [
             {**matrices, "params": [p for p in matrices["params"] if id(p) in hidden], "is_hidden": True},

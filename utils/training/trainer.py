@@ -93,7 +93,8 @@ class Trainer:
         context: DistributedContext = SINGLE_PROCESS,
     ):
         """objective(batch) -> {loss name: mean over a unit of the batch, such as its tokens}; objective.units says over
-        which, objective.count_units(batch) how many there are, objective.model is what learns.
+        which, objective.count_units(batch) how many there are, objective.model is what learns; objective.decodes says
+        whether any loss is of the decoder.
         """
         self.objective, self.model, self.loaders = objective, objective.model, loaders
         self.plan, self.stage, self.training, self.run, self.context = plan, plan.stage, training, run, context
@@ -116,8 +117,10 @@ class Trainer:
         self.stop, self.stop_signal = StopSignals(), 0  # the latter is the first process's, in all processes
         seed_everything(plan.seed + 1000 * context.rank)
 
-    def fit(self) -> dict[str, float]:
-        """Train the stage, or what is left of it. Returns the best validation scores.
+    def fit(self) -> dict[str, float] | None:
+        """Train the stage, or what is left of it. Returns the best validation scores, if any.
+
+        A stage none of whose losses is of the decoder is not validated; its last averaged weights are kept.
 
         Raises LossError when a loss is not finite, and Stopped after a signal, when the state is saved.
         """
@@ -215,9 +218,9 @@ class Trainer:
         """One step of the optimizer over a batch of all processes; `batch` is this one's part, None for no image."""
         batch = batch.to(self.device) if batch is not None else None
         steps = len(self.loaders.train)
-        factor = learning_rate_factor(
-            self.progress(steps), warmup_share(self.stage, self.training), self.training.final_learning_rate
-        )
+        final = self.stage.final_learning_rate
+        final = self.training.final_learning_rate if final is None else final
+        factor = learning_rate_factor(self.progress(steps), warmup_share(self.stage, self.training), final)
         self.learning_rate = self.full_learning_rate * factor
         set_learning_rate(self.optimizer, self.learning_rate)
 
@@ -314,6 +317,8 @@ class Trainer:
             line["validation_seconds"] = self.count_validation(*started)
         else:
             self.update_swa(steps)
+        if is_last and not self.objective.decodes:
+            self.run.save_weights(self.stage.name, "best", self.ema.model.state_dict(), epoch=self.epoch + 1)
         self.run.log(line)
         if self.context.is_first:
             tqdm.write(describe(line, self.epoch_title()))
@@ -328,7 +333,12 @@ class Trainer:
         return self.time_is_used() if self.plan.seconds is not None else self.epoch + 1 == self.stage.epochs
 
     def validates_now(self, is_last: bool) -> bool:
-        """Whether this epoch ends with a validation: a stage's last one always, and by time only when it is short."""
+        """Whether this epoch ends with a validation: a stage's last one always, and by time only when it is short.
+
+        Never where no loss is of the decoder: it cannot read yet.
+        """
+        if not self.objective.decodes:
+            return False
         if is_last or self.plan.seconds is None:
             return is_last or (self.epoch + 1) % self.training.validate_every == 0
         is_affordable = validation_is_affordable(
