@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from dataset.images.synthetic import SyntheticInk
 from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
 from dataset.loading.validation import split_validation
-from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler
+from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler, Shapes
 from dataset.typesetter.symbols import missing_characters
 from dataset.vocabulary import Vocabulary
 from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
@@ -251,8 +251,16 @@ class Pairs(ImageSource):
         return self.standard.sizes(seed, epoch)[self.partners]
 
 
+class Key(NamedTuple):
+    """Which image, and what else a worker must know to draw it for its batch.   shapes: see Item."""
+
+    epoch: int
+    index: int
+    shapes: Shapes | None = None
+
+
 class Items:
-    """A map-style data set over (epoch, index) keys, so that workers need no word about the epoch."""
+    """A map-style data set over keys, so that workers need no word about the epoch, or the batch."""
 
     def __init__(self, source: ImageSource, kind: Kind, seed: int, with_boxes: bool = False):
         """kind: what the images are, as a stage says it.   with_boxes: whether a loss asks where tokens lie."""
@@ -261,13 +269,13 @@ class Items:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        epoch, index = key
+    def __getitem__(self, key: Key | tuple[int, int]) -> Item:
+        epoch, index, shapes = Key(*key)
         source = self.source
         image, partner = source.image(index, self.seed, epoch), source.partner(index, self.seed, epoch)
         ink, standard = (None, image) if self.kind == "standard" else (image, partner)
         boxes = source.boxes(index, self.seed, epoch) if self.with_boxes else None
-        return Item(index, source.name(index), source.label(index), ink, standard, boxes)
+        return Item(index, source.name(index), source.label(index), ink, standard, boxes, shapes)
 
 
 class Loader:
@@ -344,8 +352,8 @@ class _Keys:
         self.loader = loader
 
     def __iter__(self):
-        for indices in self.loader.sampler:
-            yield [(self.loader.epoch, int(index)) for index in indices]
+        for indices, shapes in self.loader.sampler.with_shapes():
+            yield [Key(self.loader.epoch, int(index), shapes) for index in indices]
 
     def __len__(self) -> int:
         return len(self.loader.sampler)
@@ -498,7 +506,8 @@ def make_loaders(
             token_cost=memory.token_cost if memory else 0.0,
             partner_sizes=train.partner_sizes,
         )
-        sampler = AdaptiveBatchSampler(train.sizes, max_pixels, config.batch.max_samples, cost, plan=plan)
+        batch = config.batch
+        sampler = AdaptiveBatchSampler(train.sizes, max_pixels, batch.max_samples, cost, plan=plan, shapes=batch.shapes)
     items = Items(train, stage.images, config.seed, with_boxes=bool(_needs_boxes(stage)))
     pin_memory = torch.cuda.is_available()  # what lies there is copied to a GPU while it computes
     return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, kind, **share)

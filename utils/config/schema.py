@@ -102,6 +102,8 @@ class BatchConfig:
     max_pixels: PositiveIntegerOrAuto
     cpu_max_pixels: PositiveInteger
     max_samples: PositiveInteger | None
+    shapes: PositiveInteger | None = None
+    reference_pixels: PositiveInteger | None = None
 
 
 @config_table

@@ -22,6 +22,7 @@ from utils.training.inference import Prediction, predict, score
 from utils.training.interfaces import LabeledBatch, Loader, TrainingLoader
 from utils.training.memory import Budget, MemoryModel, run_in_pieces
 from utils.training.optimization import (
+    batch_size_factor,
     learning_rate_factor,
     make_optimizer,
     set_learning_rate,
@@ -43,12 +44,14 @@ class Loaders:
     """What a stage reads: batches to learn from, batches to validate on, and which encoder reads the latter.
 
     domain: "standard" or "handwritten".   memory: what a step needs, where it was measured.
+    reference_pixels: of a step that the learning rate is meant for, where it is to be scaled; see batch_size_factor.
     """
 
     train: TrainingLoader
     validation: Loader
     domain: str
     memory: MemoryModel | None = None
+    reference_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class Trainer:
         self.best: dict[str, float] | None = None
         self.predictions: list[Prediction] = []  # of the last validation
         self.learning_rate = 0.0  # of the last step
+        self.full_learning_rate = self.stage.learning_rate * self.scale_for_batches()
         self.epoch = self.step = 0  # epochs that are done, and steps of the one under way
         self.sums = EpochSums()
         self.loader_state: Mapping[str, Any] | None = None  # of an epoch that was begun before the run was stopped
@@ -130,6 +134,18 @@ class Trainer:
         self.context.wait()  # for the first process's files
         load_weights(self.model, load_checkpoint(self.run.best(self.stage.name)))
         return self.best
+
+    def scale_for_batches(self) -> float:
+        """What larger or smaller batches multiply the stage's learning rate by; other than 1, it is told."""
+        reference = self.loaders.reference_pixels
+        pixels = self.loaders.train.max_pixels and self.loaders.train.max_pixels * self.context.world_size
+        scale = batch_size_factor(pixels, reference, self.training.optimizer)
+        if scale != 1 and self.context.is_first:
+            tqdm.write(
+                f"{self.plan.title}: learning rate {scale * self.stage.learning_rate:.3g}, for steps of {pixels:,} "
+                f"pixels instead of {reference:,}"
+            )
+        return scale
 
     # --- how far the stage is ---
 
@@ -207,7 +223,7 @@ class Trainer:
         final = self.stage.final_learning_rate
         final = self.training.final_learning_rate if final is None else final
         factor = learning_rate_factor(self.progress(steps), warmup_share(self.stage, self.training), final)
-        self.learning_rate = self.stage.learning_rate * factor
+        self.learning_rate = self.full_learning_rate * factor
         set_learning_rate(self.optimizer, self.learning_rate)
 
         counts = self.counts(batch)
