@@ -24,6 +24,7 @@ from utils.reading.checkpoints import find_checkpoint
 from utils.reading.options import at_least
 from utils.script import run_script
 from utils.training.devices import choose_device
+from utils.training.stopping import exit_code_of
 
 MAX_EM = {"max_width_em": 120.0, "max_height_em": 40.0}  # of a formula that is typeset
 PNG_EM = 96  # pixels of an em: sharp on a screen of twice the usual density, and in print
@@ -61,7 +62,11 @@ def main() -> int:
     for address in addresses(options.host, listening.getsockname()[1]):
         print(f"open {address} (API: {address}/docs)", file=sys.stderr, flush=True)
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=5))
-    server.run(sockets=[listening])
+    try:
+        server.run(sockets=[listening])
+    except KeyboardInterrupt as stopped:
+        print("\nstopped", file=sys.stderr)
+        return exit_code_of(stopped)
     return 0
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from utils.errors import ConfigError
 from utils.script import run_script
+from utils.training.stopping import exit_code_of
 
 
 def main() -> int:
@@ -55,7 +56,10 @@ def _options() -> argparse.Namespace:
     existing.add_argument("--add", action="store_true", help="add to a split that is there from something else")
     existing.add_argument("--replace", action="store_true", help="replace a split that is there from something else")
     parser.add_argument("--normalize", action="store_true", help=r"write \dfrac, \left ( … in one spelling: \frac, (")
+    parser.add_argument("--clean", action="store_true", help="find the ink of photographs, as recognize.py does")
     parser.add_argument("--in-order", action="store_true", help="line n is the label of the n-th image, by name")
+    parser.add_argument("--truth", metavar="TYPE", help="of InkML: the annotation with the label, such as label; "
+                        "default: truth, normalizedLabel or label, the first that is there")  # fmt: skip
     parser.add_argument("--encoding", metavar="NAME", help="of label files, where it is not recognized: gbk, utf-16 …")
     parser.add_argument("--skip-bad", action="store_true", help="exit with 0 although items had to be left out")
     parser.add_argument("--sheet", metavar="FILE", help="draw a sheet of examples of every distortion, a PNG file")
@@ -68,13 +72,13 @@ def _bring_in(options: argparse.Namespace, folder: Path) -> int:
     from dataset.formats.preparation import Options, long_labels, prepare
 
     existing = "add" if options.add else "replace" if options.replace else "refuse"
-    reading = Reading(options.encoding, options.in_order)
+    reading = Reading(options.encoding, options.in_order, options.truth)
     try:
-        how = Options(reading, existing, options.normalize)
+        how = Options(reading, existing, options.normalize, options.clean)
         bad = prepare(options.source, folder, options.split, options=how)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("\nstopped; the same command goes on with the split it was at", file=sys.stderr)
-        return 130
+        return exit_code_of(stopped)
     for line in long_labels(folder, _token_limit):
         print(line, file=sys.stderr)
     for item in bad:

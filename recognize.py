@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +28,10 @@ from utils.reading.outputs import MAX_ON_SHEET, json_line, text_line, warn, writ
 from utils.reading.reader import Language, Reading
 from utils.script import run_script
 from utils.training.devices import choose_device
+from utils.training.stopping import exit_code_of
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Reader", "Reading"]
 
@@ -72,9 +76,9 @@ def main() -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("\nstopped", file=sys.stderr)
-        return 130
+        return exit_code_of(stopped)
     if rows:
         write_sheet(options.sheet, rows, draw_latex)
     return 1 if failures else 0
@@ -92,7 +96,7 @@ class Reader(reader.Reader):
     """
 
     @classmethod
-    def load(cls, path: str | Path | None = None, device: Any = "cpu") -> Reader:
+    def load(cls, path: str | Path | None = None, device: str | torch.device = "cpu") -> Reader:
         """Read a checkpoint: a path, "newest" for your own newest run, or nothing for the published weights.
 
         Raises CheckpointError for one that is missing, broken or foreign.

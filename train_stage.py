@@ -66,7 +66,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
         train, validation = context.first_then_all(
             lambda stage=stage, memory=memory: make_loaders(data, stage, config, batching, stride, memory, context)
         )
-        loaders = Loaders(train, validation, "standard" if stage.images == "standard" else "handwritten", memory)
+        domain = "standard" if stage.images == "standard" else "handwritten"
+        loaders = Loaders(train, validation, domain, memory, config.batch.reference_pixels)
         plan = StagePlan.of(config, index, run.stage_seconds)
         Trainer(objective, loaders, plan, config.training, run, context).fit()
 
@@ -79,4 +80,4 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, go_on="--resume continues")

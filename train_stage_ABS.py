@@ -8,4 +8,4 @@ from train_stage import main
 from utils.script import run_script
 
 if __name__ == "__main__":
-    run_script(lambda: main("adaptive", __doc__))
+    run_script(lambda: main("adaptive", __doc__), go_on="--resume continues")

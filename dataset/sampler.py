@@ -8,7 +8,7 @@ makes the same plan from the same seed and takes its own share of it, so nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ LANES_AT_ONCE = 32  # solved side by side; lanes of one group should have batche
 
 
 Sizes = np.ndarray | Callable[[int, int], np.ndarray]  # (N, 2) height and width, or made from (seed, epoch)
+Shapes = tuple[tuple[int, int], ...]  # height and width of a batch's images, and of their partners where it has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ class BatchSampler:
         self._limits = [(0, limit)]  # (position, limit): from this position on, batches are cut by this limit
         self._is_resumed = False
         self._batches = None  # (steps, world_size, 2): first and last + 1 index in self._order; None: not planned yet
+        self._tops = None  # (steps, world_size, measures): the largest measures in each batch, 0 where it is empty
 
     def set_epoch(self, epoch):
         """Begin another epoch. The epoch that is under way, or was just loaded, is left as it is."""
@@ -106,6 +108,10 @@ class BatchSampler:
         return len(self._batches)
 
     def __iter__(self):
+        return (indices for indices, _ in self.with_shapes())
+
+    def with_shapes(self) -> Iterator[tuple[list[int], Shapes | None]]:
+        """The batches as iterating gives them, each with the shapes to pad it to; None: to its largest images."""
         if self.position and not self._is_resumed:
             self._begin()
         self._is_resumed = False
@@ -115,8 +121,9 @@ class BatchSampler:
     def _remaining(self):
         while self.position < len(self):
             start, end = self._batches[self.position, self.rank]
+            shapes = self._shapes_of(self._tops[self.position, self.rank]) if end > start else None
             self.position += 1
-            yield self._order[start:end].tolist()
+            yield self._order[start:end].tolist(), shapes
 
     def batches_of(self, step):
         """The indices of every rank's batch in a step of this epoch: world_size arrays, empty ones included."""
@@ -143,7 +150,7 @@ class BatchSampler:
         self.position = state["position"]
         self._is_resumed = True
         for key, here in self._identity().items():
-            saved = state[key if key in state else FORMER_KEYS[key]]
+            saved = state.get(key, state.get(FORMER_KEYS.get(key)))
             if saved != here:
                 raise ValueError(f"sampler state: {key} was {saved} when it was saved and is {here} now")
 
@@ -156,30 +163,33 @@ class BatchSampler:
         """Facts about this epoch's plan, of all ranks together, for the log.
 
         padding: share of the computed pixels that lie outside the images. Computed pixels are count x tallest x
-        widest of each batch, both rounded up to the stride.
+        widest of each batch, both rounded up to the stride, or to the sampler's shapes.
+        shapes: how many different ones (tallest, widest) there are.
         """
-        order, starts, counts = self._filled_batches()
+        counts, tops = self._filled_batches()
         if len(counts) == 0:
-            return {"batches": 0, "images": 0, "padding": 0.0, "mean_batch": 0.0, "largest_batch": 0, "pixels": 0}
-        tallest, widest = np.maximum.reduceat(self._rounded[order], starts).T.astype(np.int64)
-        computed = int((counts * tallest * widest).sum())
+            return dict.fromkeys(("batches", "images", "largest_batch", "pixels", "shapes"), 0) | dict.fromkeys(
+                ("padding", "mean_batch"), 0.0
+            )
+        shapes = tops[:, :2].astype(np.int64)
+        computed = int((counts * shapes.prod(axis=1)).sum())
+        shown = np.concatenate([self._order[start:end] for start, end in self._batches.reshape(-1, 2)])
         return {
             "batches": len(counts),
             "images": int(counts.sum()),
-            "padding": 1 - int(self._sizes_now[order].prod(axis=1, dtype=np.int64).sum()) / computed,
+            "padding": 1 - int(self._sizes_now[shown].prod(axis=1, dtype=np.int64).sum()) / computed,
             "mean_batch": float(counts.mean()),
             "largest_batch": int(counts.max()),
             "pixels": computed,
+            "shapes": len(np.unique(shapes, axis=0)),
         }
 
     def _filled_batches(self):
-        """The plan without its empty batches: order (N,), first index (batches,) and count (batches,) of each."""
+        """Count (batches,) and largest measures (batches, measures) of the plan's batches, without the empty ones."""
         self._plan()
-        spans = self._batches.reshape(-1, 2)
-        spans = spans[spans[:, 1] > spans[:, 0]]
-        counts = spans[:, 1] - spans[:, 0]
-        order = np.concatenate([self._order[start:end] for start, end in spans]) if len(spans) else self._order[:0]
-        return order, np.cumsum(counts) - counts, counts
+        spans, tops = self._batches.reshape(-1, 2), self._tops.reshape(-1, self._tops.shape[-1])
+        is_filled = spans[:, 1] > spans[:, 0]
+        return (spans[:, 1] - spans[:, 0])[is_filled], tops[is_filled]
 
     def _plan(self):
         """Make the plan of this epoch, unless it is there: one layer for every limit that was in force."""
@@ -190,6 +200,7 @@ class BatchSampler:
             self._measure()
             self._order = np.empty(0, np.int64)
             self._batches = np.empty((0, self.world_size, 2), np.int64)
+            self._tops = np.empty((0, self.world_size, len(self._columns)))
             for layer in range(len(self._limits)):
                 self._plan_rest(layer)
 
@@ -207,11 +218,22 @@ class BatchSampler:
         random = np.random.default_rng([self.seed, self.epoch, layer])
         order, ends, costs = self._cut(np.flatnonzero(is_left), limit, random)
         steps = _deal(ends, costs, self.world_size, random if self.shuffle else None)
+        tops = _largest_of_spans([column[order] for column in self._columns_within(limit)], steps)
+        self._tops = np.concatenate([self._tops[:position], tops])
         self._batches = np.concatenate([kept, steps + len(self._order)])
         self._order = np.concatenate([self._order, order])
 
     def _measure(self):
-        """A chance to look at an epoch's sizes once, before they are cut."""
+        """Look at an epoch's sizes once, before they are cut, and keep them as columns."""
+        self._columns = [column.astype(np.float64) for column in self._rounded.T]
+
+    def _columns_within(self, limit):
+        """The measures of all images, (N,) each, as the batches of this limit count them: height and width first."""
+        return self._columns
+
+    def _shapes_of(self, tops):
+        """The shapes to pad a batch to whose largest measures are `tops`; None: to its largest images."""
+        return None
 
     def _cut(self, members, limit, random):
         """Put the members (n,) in an order and cut it. Returns order (n,), ends (batches,), costs (batches,)."""
@@ -255,6 +277,9 @@ class AdaptiveBatchSampler(BatchSampler):
 
     Epochs differ: strips go by height and by width in turn and begin at random positions, equal sizes are shuffled, and
     `mixing` lends some images to the neighbors. Batches come in random order.
+
+    With `shapes`, sides are rounded up further, to those of a grid (`choose_grid`): an epoch then has few different
+    shapes of batches, for what is slow when it meets a new one, such as a compiler or a search for the best kernel.
     """
 
     def __init__(
@@ -265,6 +290,7 @@ class AdaptiveBatchSampler(BatchSampler):
         cost: BatchCost = PIXELS_ALONE,
         mixing: float | None = None,
         plan: EpochPlan = EVERY_EPOCH,
+        shapes: int | None = None,
     ):
         """All but two arguments have defaults.
 
@@ -278,12 +304,18 @@ class AdaptiveBatchSampler(BatchSampler):
             sizes keep half or more of their neighbors in a batch. Default: 0.3, or 0 where the sizes of two epochs
             differ anyhow.
         plan: without `shuffle`, every epoch is alike and the costliest batches come first: trouble shows at once.
+        shapes: so many different shapes of batches an epoch has at most, and as many of the partners. The grid is
+            that of epoch 0, its last sides growing to an epoch's largest. The budget goes first: an image that would
+            cost more than max_pixels alone when its sides are rounded so far keeps its own size.
         """
+        if shapes is not None and shapes < 1:
+            raise ValueError(f"shapes: expected a positive integer or None, got {shapes}")
         if max_pixels < 1:
             raise ValueError(f"max_pixels: expected a positive number, got {max_pixels}")
         if max_samples is not None and max_samples < 1:
             raise ValueError(f"max_samples: expected a positive integer or None, got {max_samples}")
-        self.max_samples, self.mixing = max_samples, mixing
+        self.max_samples, self.mixing, self.shapes = max_samples, mixing, shapes
+        self._grids = None  # of the images, and of the partners where there are any
         self.lengths = None if cost.lengths is None else np.asarray(cost.lengths)
         self.token_cost, self.overhead = cost.token_cost, cost.overhead
         self.partner_sizes, self.partner_cost = cost.partner_sizes, cost.partner_cost
@@ -316,9 +348,8 @@ class AdaptiveBatchSampler(BatchSampler):
 
     def summary(self):
         """As BatchSampler.summary, with the budget, and what the costliest batch takes of it."""
-        order, starts, counts = self._filled_batches()
-        tops = [np.maximum.reduceat(column[order], starts) if len(counts) else column for column in self._columns]
-        costliest = float(self._cost(tops, counts).max(initial=0))
+        counts, tops = self._filled_batches()
+        costliest = float(self._cost(tops.T, counts).max(initial=0))
         return super().summary() | {
             "max_pixels": self.max_pixels,
             "costliest_batch": costliest,
@@ -326,20 +357,52 @@ class AdaptiveBatchSampler(BatchSampler):
         }
 
     def _measure(self):
+        super()._measure()
         if self.mixing is None:
             is_static = not callable(self.sizes) or np.array_equal(self.sizes(self.seed, 0), self.sizes(self.seed, 1))
             self.mixing = 0.3 if is_static else 0.0
-        columns = [*self._rounded.T]
         if self.lengths is not None:
-            columns.append(self.lengths)
-        partners = self.partner_sizes
-        partners = partners(self.seed, self.epoch) if callable(partners) else partners
+            self._columns.append(self.lengths.astype(np.float64))
+        partners = self._partners_of(self.epoch)
         self._has_partners = partners is not None
         if self._has_partners:
-            columns.extend(_round_up(_checked_sizes(partners), self.stride).T)
-        if any(len(column) != len(self._rounded) for column in columns):
+            self._columns.extend(partners.T.astype(np.float64))
+        if any(len(column) != len(self._rounded) for column in self._columns):
             raise ValueError(f"lengths and partner_sizes: expected one entry for each of {len(self._rounded)} sizes")
-        self._columns = [column.astype(np.float64) for column in columns]
+        self._on_grid = self._rounded_to_grid() if self.shapes and len(self._rounded) else None
+
+    def _partners_of(self, epoch):
+        """(N, 2) sides of the partners, rounded up to the stride; None where there are none."""
+        partners = self.partner_sizes
+        partners = partners(self.seed, epoch) if callable(partners) else partners
+        return None if partners is None else _round_up(_checked_sizes(partners), self.stride)
+
+    def _rounded_to_grid(self):
+        """self._columns, their sides rounded up to those of the grids, which are the same in every epoch."""
+        if self._grids is None:
+            first = self.sizes(self.seed, 0) if callable(self.sizes) else self.sizes
+            kinds = [_round_up(_checked_sizes(first), self.stride), self._partners_of(0)]
+            self._grids = [choose_grid(sizes, self.shapes) for sizes in kinds if sizes is not None]
+        columns = list(self._columns)
+        lines = [line for grid in self._grids for line in grid]
+        for index, line in zip((0, 1, -2, -1), lines, strict=False):
+            largest = max(line[-1], columns[index].max())
+            line = np.append(line[:-1], largest)
+            columns[index] = line[np.searchsorted(line, columns[index])].astype(np.float64)
+        return columns
+
+    def _columns_within(self, limit):
+        if self._on_grid is None:
+            return self._columns
+        is_too_large = self._cost(self._on_grid, 1) > limit
+        pairs = zip(self._columns, self._on_grid, strict=True)
+        return [np.where(is_too_large, own, on_grid) for own, on_grid in pairs]
+
+    def _shapes_of(self, tops):
+        if self._on_grid is None:
+            return None
+        height, width, *_ = sides = tops.astype(int).tolist()
+        return ((height, width), tuple(sides[-2:])) if self._has_partners else ((height, width),)
 
     def _cost(self, tops, count):
         """What `count` images cost whose largest measures are `tops`, in the order of self._columns."""
@@ -351,7 +414,7 @@ class AdaptiveBatchSampler(BatchSampler):
         return cost
 
     def _cut(self, members, limit, random):
-        columns = [column[members] for column in self._columns]
+        columns = [column[members] for column in self._columns_within(limit)]
         row = self._row(columns, limit, random)
         columns = [column[row] for column in columns]
         ends, costs = cheapest_cuts(columns, self._cost, limit, self.overhead * limit, self.max_samples)
@@ -442,6 +505,58 @@ def cheapest_cuts(columns, cost_of, max_cost, overhead, max_samples=None):
     ends = np.array(ends)
     starts = np.concatenate([[0], ends[:-1]])
     return ends, cost_of([np.maximum.reduceat(column, starts) for column in columns], ends - starts)
+
+
+def choose_grid(sizes: np.ndarray, shapes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Heights (k,) and widths (m,), rising, k x m <= shapes, to round sizes up to so that their area grows least.
+
+    sizes: (N, 2), N > 0. The largest sides are always among those chosen. For each k, heights are chosen for given
+    widths and widths for given heights, in turn, each time the best there are (`_best_sides`).
+    """
+    best = None
+    for count in range(1, shapes + 1):
+        if shapes // (count + 1) == shapes // count:
+            continue  # a height more costs no width
+        rounded, lines = sizes.astype(np.float64), [None, None]
+        for side in 4 * (0, 1):
+            lines[side] = _best_sides(sizes[:, side], rounded[:, 1 - side], (count, shapes // count)[side])
+            rounded[:, side] = lines[side][np.searchsorted(lines[side], sizes[:, side])]
+        area = rounded.prod(axis=1).sum()
+        if best is None or area < best[0]:
+            best = area, lines
+    return tuple(best[1])
+
+
+def _best_sides(sides: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the sides, rising, such that rounding all (N,) up to them adds least, each by its weight.
+
+    Dynamic programming over the largest side of a group, from group to group.
+    """
+    values, which = np.unique(sides, return_inverse=True)
+    weight_below = np.concatenate([[0.0], np.cumsum(np.bincount(which, weights))])
+    cost = values * (weight_below[1:] - weight_below[:-1, None])  # [i, j - 1]: of values[i:j] as a group
+    cost[np.tri(*cost.shape, -1, dtype=bool)] = np.inf
+    least, begins = cost[0], []  # least[j - 1]: of values[:j] in so many groups
+    for _ in range(1, min(count, len(values))):
+        total = cost[1:] + least[:-1, None]  # the last group begins at i + 1
+        begins.append(np.concatenate([[0], total[:, 1:].argmin(axis=0) + 1]))
+        least = np.concatenate([[least[0]], total[:, 1:].min(axis=0)])
+    chosen, last = [], len(values) - 1
+    for begin in reversed(begins):
+        chosen.append(values[last])
+        last = max(begin[last] - 1, 0)
+    return np.unique([*chosen, values[last]])
+
+
+def _largest_of_spans(columns, spans):
+    """The largest of each (n,) column in each span of positions, (…, 2): (…, columns), 0 where a span is empty."""
+    starts, ends = spans.reshape(-1, 2).T
+    filled = np.flatnonzero(ends > starts)
+    filled = filled[np.argsort(starts[filled])]  # side by side they hold every position once
+    largest = np.zeros((len(starts), len(columns)))
+    if len(filled):
+        largest[filled] = np.stack([np.maximum.reduceat(column, starts[filled]) for column in columns], axis=1)
+    return largest.reshape(*spans.shape[:-1], len(columns))
 
 
 def _deal(ends, costs, world_size, random):

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+aten = torch.ops.aten
+
+
+class Kept(NamedTuple):
+    """What the backward pass of a dense layer needs beside the block's map; the first three can be computed again.
+
+    squeezed, bottleneck: (B, 4 growth, h, w), before and after BN-ReLU.   expanded: (B, growth, h, w), before BN-ReLU.
+    mean1, scale1, mean2, scale2: mean and 1 / deviation of squeezed and of expanded in this batch; empty in eval mode.
+    """
+
+    squeezed: Tensor | None
+    bottleneck: Tensor | None
+    expanded: Tensor | None
+    mean1: Tensor
+    scale1: Tensor
+    mean2: Tensor
+    scale2: Tensor
 
 
 class DenseLayer(nn.Module):
-    """1x1 to 4 x growth channels, 3x3 to growth channels, each with BN-ReLU, to be added to the input."""
+    """1x1 to 4 x growth channels, 3x3 to growth channels, each with BN-ReLU, to be added to the input.
+
+    expand() says what a layer computes. For training, compute() gives the same and gradients() its backward pass: both
+    are written out, and called outside of autograd. Layers are many and narrow, and on a GPU it may take longer to
+    start a kernel than to run it, so few are started. ReLU, mask and dropout together need one in the backward pass,
+    where a gradient passes if the result is above zero, and no memory.
+    """
 
     def __init__(self, channels: int, growth: int, dropout: float):
         super().__init__()
@@ -22,24 +46,97 @@ class DenseLayer(nn.Module):
         self.norm2 = nn.BatchNorm2d(growth)
         self.dropout = dropout
 
-    def squeeze(self, rows: Tensor, size: Sequence[int]) -> Tensor:
-        """The 1x1 convolution as a matrix product.   rows: (B*h*w, C), size: B, h, w.   Returns (B, 4 growth, h, w)."""
-        weight = self.conv1.weight.flatten(1).to(rows.dtype)
-        return (rows @ weight.T).view(*size, -1).permute(0, 3, 1, 2)
+    @property
+    def dropped(self) -> float:
+        """The share of the output that dropout sets to zero at present."""
+        return self.dropout if self.training else 0.0
+
+    def squeeze(self, rows: Tensor, size: Sequence[int], weight: Tensor | None = None) -> Tensor:
+        """The 1x1 convolution as a matrix product.   rows: (B*h*w, C), size: B, h, w.   Returns (B, 4 growth, h, w).
+
+        weight: in the type of the rows, where it is there already.
+        """
+        weight = self.conv1.weight.to(rows.dtype) if weight is None else weight
+        return (rows @ weight.flatten(1).T).view(*size, -1).permute(0, 3, 1, 2)
 
     def expand(self, squeezed: Tensor, is_valid: Tensor) -> Tensor:
         """BN-ReLU, 3x3, BN-ReLU, dropout.
 
-        squeezed: (B, 4 growth, h, w), is_valid: (B, 1, h, w).   Returns (B, growth, h, w).
+        squeezed: (B, 4 growth, h, w), is_valid: (B, 1, h, w), 0 in padding.   Returns (B, growth, h, w).
         """
-        # In place, since BatchNorm's backward pass needs its input alone: masking then costs no memory.
         bottleneck = self.norm1(squeezed).mul_(is_valid).relu_()
         new = self.norm2(self.conv2(bottleneck)).relu_()
         return F.dropout(new, self.dropout, self.training)
 
-    def own_parameters(self) -> list[nn.Parameter]:
-        """The parameters that expand() uses."""
-        return [*self.norm1.parameters(), *self.conv2.parameters(), *self.norm2.parameters()]
+    def compute(self, rows: Tensor, weights: Sequence[Tensor], is_valid: Tensor, zero: Tensor, out: Tensor) -> Kept:
+        """squeeze() and expand() for training.
+
+        rows: (B*h*w, C).   weights: of both convolutions, in the type of the rows.   is_valid: see expand.
+        zero: (), one for all layers.   out: (B, growth, h, w), to be filled with the result.
+        """
+        squeezed = self.squeeze(rows, _size(is_valid), weights[0])
+        normalized, *statistics1 = _normalize(self.norm1, squeezed)
+        bottleneck = normalized.mul_(is_valid).relu_()
+        expanded = F.conv2d(bottleneck, weights[1], padding=1)
+        normalized, *statistics2 = _normalize(self.norm2, expanded)
+        if self.dropped:
+            is_kept = torch.empty_like(normalized).bernoulli_(1 - self.dropped)
+            torch.addcmul(zero, normalized.relu_(), is_kept, value=1 / (1 - self.dropped), out=out)
+        else:
+            torch.clamp_min(normalized, 0, out=out)
+        return Kept(squeezed, bottleneck, expanded, *statistics1, *statistics2)
+
+    def compute_again(self, kept: Kept, rows: Tensor, weights: Sequence[Tensor], is_valid: Tensor) -> Kept:
+        """What compute() kept, where only its statistics are there. BatchNorm's running averages are left alone."""
+        squeezed = self.squeeze(rows, _size(is_valid), weights[0])
+        bottleneck = _normalize(self.norm1, squeezed, with_averages=False)[0].mul_(is_valid).relu_()
+        return kept._replace(
+            squeezed=squeezed, bottleneck=bottleneck, expanded=F.conv2d(bottleneck, weights[1], padding=1)
+        )
+
+    def gradients(
+        self, of_out: Tensor, out: Tensor, kept: Kept, weight: Tensor, is_needed: Sequence[bool]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The gradients of squeezed, and of norm1's, conv2's and norm2's parameters, where they are needed.
+
+        of_out: (B, growth, h, w), of the result `out`.   weight: of the second convolution.
+        is_needed: of norm1.weight, norm1.bias, conv2.weight, norm2.weight, norm2.bias.
+        """
+        of_normalized = aten.threshold_backward(of_out, out, 0)
+        if self.dropped:
+            of_normalized.mul_(1 / (1 - self.dropped))
+        of_expanded, *of_norm2 = _normalize_backward(
+            self.norm2, of_normalized, kept.expanded, (kept.mean2, kept.scale2), is_needed[3:]
+        )
+        ones = [1, 1]  # stride, padding, dilation
+        of_bottleneck, of_weight, _ = aten.convolution_backward(
+            of_expanded, kept.bottleneck, weight, None, ones, ones, ones, False, [0, 0], 1, [True, is_needed[2], False]
+        )
+        of_normalized = aten.threshold_backward(of_bottleneck, kept.bottleneck, 0)
+        of_squeezed, *of_norm1 = _normalize_backward(
+            self.norm1, of_normalized, kept.squeezed, (kept.mean1, kept.scale1), is_needed[:2]
+        )
+        return of_squeezed, [*of_norm1, of_weight, *of_norm2]
+
+
+def _normalize(norm: nn.BatchNorm2d, features: Tensor, with_averages: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """BatchNorm: its result, and the mean and 1 / deviation of this batch.   with_averages: count it in those."""
+    averages = (norm.running_mean, norm.running_var) if with_averages else (None, None)
+    return torch.native_batch_norm(features, norm.weight, norm.bias, *averages, norm.training, norm.momentum, norm.eps)
+
+
+def _normalize_backward(
+    norm: nn.BatchNorm2d,
+    gradient: Tensor,
+    features: Tensor,
+    statistics: tuple[Tensor, Tensor],
+    is_needed: Sequence[bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of BatchNorm's input, weight and bias."""
+    averages = (norm.running_mean, norm.running_var)
+    return aten.native_batch_norm_backward(
+        gradient, features, norm.weight, *averages, *statistics, norm.training, norm.eps, [True, *is_needed]
+    )
 
 
 class DenseBlock(nn.ModuleList):
@@ -59,103 +156,101 @@ class DenseBlock(nn.ModuleList):
 
     def forward(self, features: Tensor, is_valid: Tensor) -> Tensor:
         """features: (B, C, h, w), is_valid: (B, 1, h, w), 0 in padding.   Returns (B, C + layers x growth, h, w)."""
-        parameters = [layer.conv1.weight for layer in self] + [p for layer in self for p in layer.own_parameters()]
+        parameters = [parameter for layer in self for parameter in layer.parameters()]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (features, *parameters)):
-            return _DenseBlockFunction.apply(features, is_valid, self, *parameters)
-        return self.side_by_side(features, lambda layer, rows, size: layer.expand(layer.squeeze(rows, size), is_valid))
+            return _DenseBlockFunction.apply(features, is_valid.to(features.dtype), self, *parameters)
 
-    def side_by_side(self, features: Tensor, add: Callable[[DenseLayer, Tensor, Sequence[int]], Tensor]) -> Tensor:
-        """features, followed by the output of each layer: add(layer, rows (B*h*w, c), (B, h, w)) -> (B, …, h, w)."""
-        size, channels = (len(features), *features.shape[2:]), features.shape[1]
+        def fill(index: int, rows: Tensor, out: Tensor) -> None:
+            out.copy_(self[index].expand(self[index].squeeze(rows, _size(features)), is_valid))
+
+        return self.side_by_side(features, fill)
+
+    def side_by_side(self, features: Tensor, fill: Callable[[int, Tensor, Tensor], None]) -> Tensor:
+        """features, followed by the output of each layer.
+
+        fill(index, rows, out): compute the layer of this index from rows (B*h*w, c) into out (B, growth, h, w).
+        """
+        channels = features.shape[1]
         width = channels + sum(layer.conv2.out_channels for layer in self)
-        rows = features.new_empty(*size, width)
-        rows[..., :channels] = features.permute(0, 2, 3, 1)
-        for layer in self:
-            new = add(layer, rows.view(-1, width)[:, :channels], size)
-            rows[..., channels : channels + new.shape[1]] = new.permute(0, 2, 3, 1)
-            channels += new.shape[1]
-        return rows.permute(0, 3, 1, 2)
+        maps = features.new_empty(*_size(features), width).permute(0, 3, 1, 2)
+        maps[:, :channels] = features
+        for index, layer in enumerate(self):
+            end = channels + layer.conv2.out_channels
+            fill(index, _rows(maps)[:, :channels], maps[:, channels:end])
+            channels = end
+        return maps
+
+
+def _size(maps: Tensor) -> tuple[int, int, int]:
+    """B, h and w of (B, C, h, w)."""
+    return len(maps), *maps.shape[2:]
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """(B, C, h, w), channels last, as (B*h*w, C): a view."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _in_type(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    """The same in another type. Copies, where they are needed, are made all at once."""
+    others = [tensor for tensor in tensors if tensor is not None and tensor.dtype != dtype]
+    if not others:
+        return list(tensors)
+    copies = [torch.empty_like(tensor, dtype=dtype) for tensor in others]
+    torch._foreach_copy_(copies, others)
+    converted = iter(copies)
+    return [tensor if tensor is None or tensor.dtype == dtype else next(converted) for tensor in tensors]
 
 
 class _DenseBlockFunction(torch.autograd.Function):
-    """DenseBlock.forward with a gradient: by autograd within a layer, by hand across layers."""
+    """DenseBlock.forward with a gradient."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, is_valid: Tensor, block: DenseBlock, *parameters: Tensor) -> Tensor:
-        ctx.kept = kept = []  # per layer: input and output in autograd's graph, or a random state to recompute them
-        recompute = block.recompute and block.training
-        device = features.device.type
-        ctx.autocast = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        kept: list[Kept] = []
+        weights = [weight for layer in block for weight in (layer.conv1.weight, layer.conv2.weight)]
+        weights, zero = _in_type(weights, features.dtype), features.new_zeros(())
 
-        def add(layer: DenseLayer, rows: Tensor, size: Sequence[int]) -> Tensor:
-            squeezed = layer.squeeze(rows, size)
-            if recompute:
-                kept.append(_random_state(squeezed.device))
-                return layer.expand(squeezed, is_valid)
-            with torch.enable_grad():
-                squeezed.requires_grad_()
-                new = layer.expand(squeezed, is_valid)
-            kept.append((squeezed, new))
-            return new.detach()
+        def fill(index: int, rows: Tensor, out: Tensor) -> None:
+            kept.append(block[index].compute(rows, weights[2 * index : 2 * index + 2], is_valid, zero, out))
 
-        maps = block.side_by_side(features, add)
-        ctx.save_for_backward(maps, is_valid)
-        ctx.block, ctx.recompute = block, recompute
+        with torch.autocast(features.device.type, enabled=False):  # everything has the type of the features
+            maps = block.side_by_side(features, fill)
+        norms = [norm for layer in block for norm in (layer.norm1, layer.norm2)]
+        if norms[0].training:
+            torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
+        if block.recompute and block.training:
+            kept = [layer._replace(squeezed=None, bottleneck=None, expanded=None) for layer in kept]
+        ctx.block, ctx.is_training = block, block.training
+        ctx.save_for_backward(maps, is_valid, *weights, *(tensor for layer in kept for tensor in layer))
         return maps
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple:
-        maps, is_valid = ctx.saved_tensors
-        size, channels = (len(maps), *maps.shape[2:]), maps.shape[1]
-        inputs = maps.permute(0, 2, 3, 1).flatten(0, 2)
-        rows = gradient.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).flatten(0, 2)
-        of_weights, of_own = [], []
-        for layer in reversed(ctx.block):
-            ends, own = ctx.kept.pop(), layer.own_parameters()
-            channels -= layer.conv2.out_channels
-            if ctx.recompute:
-                with _as_before(layer, ends, maps.device), torch.autocast(maps.device.type, **ctx.autocast):
-                    squeezed = layer.squeeze(inputs[:, :channels], size)
-                    with torch.enable_grad():
-                        ends = squeezed.requires_grad_(), layer.expand(squeezed, is_valid)
-            trained = [parameter for parameter in own if parameter.requires_grad]
-            of_output = rows[:, channels : channels + layer.conv2.out_channels].view(*size, -1).permute(0, 3, 1, 2)
-            of_squeezed, *found = torch.autograd.grad(ends[1], [ends[0], *trained], of_output.to(ends[1].dtype))
-            del ends
-            of_squeezed = of_squeezed.permute(0, 2, 3, 1).flatten(0, 2).to(rows.dtype)
-            weight = layer.conv1.weight
-            rows[:, :channels].addmm_(of_squeezed, weight.flatten(1).to(rows.dtype))
-            if weight.requires_grad:
-                of_weight = (of_squeezed.T @ inputs[:, :channels]).to(weight.dtype).view_as(weight)
-            of_weights.append(of_weight if weight.requires_grad else None)
-            found = iter(found)
-            of_own[:0] = [next(found) if parameter.requires_grad else None for parameter in own]
-        of_features = rows[:, :channels].view(*size, -1).permute(0, 3, 1, 2)
-        return of_features, None, None, *reversed(of_weights), *of_own
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-@contextmanager
-def _as_before(layer: DenseLayer, random_state: Tensor, device: torch.device) -> Iterator[None]:
-    """Repeat the random numbers of dropout; leave BatchNorm's running averages, which have counted this pass."""
-    norms = (layer.norm1, layer.norm2)
-    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(random_state, device)
-        else:
-            torch.set_rng_state(random_state)
-        for norm in norms:
-            norm.momentum = 0.0
-        try:
-            yield
-        finally:
-            for norm, (momentum, count) in zip(norms, kept, strict=True):
-                norm.momentum = momentum
-                norm.num_batches_tracked.copy_(count)
+        block, is_needed = ctx.block, ctx.needs_input_grad[3:]
+        assert block.training == ctx.is_training, "the mode of a dense block was changed before its backward pass"
+        maps, is_valid, *saved = ctx.saved_tensors
+        weights, saved = saved[: 2 * len(block)], saved[2 * len(block) :]
+        # One map for the gradients of all layers: each adds to those of the channels that it has read.
+        of_maps = gradient.clone(memory_format=torch.channels_last)
+        channels, of_parameters = maps.shape[1], []
+        for index in reversed(range(len(block))):
+            layer, (weight1, weight2) = block[index], weights[2 * index : 2 * index + 2]
+            kept = Kept(*saved[len(Kept._fields) * index :][: len(Kept._fields)])
+            end, channels = channels, channels - layer.conv2.out_channels
+            inputs, of_inputs = _rows(maps)[:, :channels], _rows(of_maps)[:, :channels]
+            if kept.squeezed is None:
+                kept = layer.compute_again(kept, inputs, (weight1, weight2), is_valid)
+            needed = is_needed[6 * index : 6 * index + 6]  # conv1, norm1 twice, conv2, norm2 twice
+            of_squeezed, of_own = layer.gradients(
+                of_maps[:, channels:end], maps[:, channels:end], kept, weight2, needed[1:]
+            )
+            of_squeezed = _rows(of_squeezed)
+            of_inputs.addmm_(of_squeezed, weight1.flatten(1))
+            of_weight1 = (of_squeezed.T @ inputs).view_as(weight1) if needed[0] else None
+            of_parameters[:0] = [of_weight1, *of_own]
+        return of_maps[:, :channels], None, None, *_in_type(of_parameters, block[0].conv1.weight.dtype)
 
 
 class Transition(nn.Module):
@@ -235,6 +330,6 @@ class DenseNet(nn.Module):
             if block > 0:
                 features = self.transitions[block - 1](features)
             scale = 2 ** (len(self.blocks) - 1 - block)  # positions of this block along the side of a final one
-            is_valid = is_image.repeat_interleave(scale, 2).repeat_interleave(scale, 3) if scale > 1 else is_image
+            is_valid = F.interpolate(is_image, scale_factor=scale) if scale > 1 else is_image
             features = dense(features, is_valid)
         return self.norm(features).mul_(is_image), padding

@@ -1,5 +1,7 @@
 """Batches: what is padded, what is counted, what comes apart again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,20 @@ def test_every_pixel_is_in_its_place_and_the_rest_is_padding(sizes):
     assert batch.pixels == sum(height * width for height, width, _ in sizes)
     assert batch.padded_pixels == batch.ink.numel()
     assert batch.standard is None
+
+
+@given(sizes, st.booleans())
+def test_a_batch_is_padded_to_the_shape_that_comes_with_its_items(sizes, is_pair):
+    items = [item(i, *size, is_pair) for i, size in enumerate(sizes)]
+    shapes = ((12, 10), (9, 16)) if is_pair else ((12, 10),)
+    batch, own = collate([replace(each, shapes=shapes) for each in items]), collate(items)
+    padded = [images for images in (batch.ink, batch.standard) if images is not None]
+    assert tuple(tuple(images.shape[2:]) for images in padded) == shapes
+    assert batch.pixels == own.pixels and batch.padded_pixels == sum(images.numel() for images in padded)
+    for name in ("ink", "standard")[: len(shapes)]:
+        height, width = getattr(own, name).shape[2:]
+        assert torch.equal(getattr(batch, name)[:, :, :height, :width], getattr(own, name))
+        assert (~getattr(batch, f"{name}_padding")).sum() == (~getattr(own, f"{name}_padding")).sum()
 
 
 @given(sizes.filter(lambda sizes: len(sizes) > 1), st.booleans())

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.densenet import DenseNet
+from models.densenet import DenseBlock, DenseNet
+from tests.benchmarks.kernels import count_kernels, encoder_step
 from tests.plain import PlainDenseNet
 
 SIZES = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 90)), min_size=1, max_size=4)
@@ -97,6 +98,51 @@ def test_the_fast_encoder_equals_the_plain_one():
     plain = PlainDenseNet(copy.deepcopy(network))
     for fast, slow in zip(learnt(network.to(memory_format=torch.channels_last)), learnt(plain), strict=True):
         assert (fast - slow).abs().max() <= 1e-4 * slow.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("is_half", [False, True])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_written_out_passes_of_a_dense_block_equal_autograd(is_training, is_half, recompute):
+    """With dropout, and some parameters frozen. Autograd sums the gradients of a map in another order."""
+
+    def plainly(block: DenseBlock, features: torch.Tensor, is_valid: torch.Tensor) -> torch.Tensor:
+        for layer in block:
+            rows = features.permute(0, 2, 3, 1).flatten(0, 2)
+            squeezed = layer.squeeze(rows, (len(features), *features.shape[2:]))
+            features = torch.cat([features, layer.expand(squeezed, is_valid)], 1)
+        return features
+
+    torch.manual_seed(0)
+    network = encoder((3,)).train(is_training)
+    block = DenseBlock(network.blocks[0], recompute).train(is_training)
+    for layer in block:
+        layer.dropout = 0.3
+    for frozen in (block[0].conv1.weight, block[1].norm2.bias, block[2].conv2.weight):
+        frozen.requires_grad_(False)
+    inputs = torch.randn(2, 6, 5, 7).to(memory_format=torch.channels_last)
+    is_valid = torch.ones(2, 1, 5, 7)
+    is_valid[1, :, 3:] = 0
+    found = []
+    for run, tested in ((plainly, copy.deepcopy(block)), (DenseBlock.forward, block)):
+        features = inputs.to(torch.bfloat16 if is_half else torch.float32).requires_grad_()
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            maps = run(tested, features, is_valid)
+        (maps.float() * torch.linspace(-1, 1, maps.shape[1])[:, None, None]).square().sum().backward()
+        found.append([maps, features.grad, *(p.grad for p in tested.parameters()), *tested.buffers()])
+    for plain, written_out in zip(*found, strict=True):
+        assert (plain is None) == (written_out is None)
+        if plain is not None:
+            assert plain.dtype == written_out.dtype
+            difference = (plain.float() - written_out.float()).abs().max()
+            assert difference <= (3e-2 if is_half else 1e-5) * plain.float().abs().max()
+
+
+def test_a_dense_layer_starts_few_kernels():
+    """Of a training step, forward and backward; see tests/benchmarks/kernels.py."""
+    few, more = (count_kernels(encoder_step((depth,), 4, 0.2, "fp32")) for depth in (2, 3))
+    assert (more - few).total() <= 17, more - few
 
 
 @pytest.mark.parametrize("is_half", [False, True])

@@ -298,6 +298,31 @@ def test_the_truth_of_mathwriting_is_its_normalized_label_else_its_label(write, 
     assert read_inkml(write(f"<ink>{written}{TRACES}</ink>"), needs_truth=True).tokens == expected.split()
 
 
+@pytest.mark.parametrize(
+    ("latex", "label"),
+    [
+        (r"x\ge y", r"x \ge y"),  # in CROHME's own truths this is \geq
+        (r"x\ge\Omega", r"x \ge \Omega"),
+        (r"a^{2}_{i}", "a _ { i } ^ { 2 }"),
+        (r"\frac12\ne\mathbb{R}", r"\frac { 1 } { 2 } \ne \mathbb { R }"),
+        (r"\begin{matrix}a&b\\c&d\end{matrix}", r"\begin{matrix} a & b \\ c & d \end{matrix}"),
+    ],
+)
+def test_commands_of_mathwriting_keep_their_names_whatever_else_the_label_has(write, latex, label):
+    latex = latex.replace("&", "&amp;")
+    content = f'<ink><annotation type="normalizedLabel">{latex}</annotation>{TRACES}</ink>'
+    assert read_inkml(write(content), needs_truth=True).tokens == label.split()
+
+
+def test_the_annotation_with_the_label_can_be_named(write):
+    kinds = {"normalizedLabel": "x", "label": "y", "truth": "z"}
+    written = "".join(f'<annotation type="{kind}">{text}</annotation>' for kind, text in kinds.items())
+    path = write(f"<ink>{written}{TRACES}</ink>")
+    assert read_inkml(path, needs_truth=True, truths=("label",)).tokens == ["y"]
+    with pytest.raises(DataError, match='has no truth; expected <annotation type="raw"> with LaTeX$'):
+        read_inkml(path, needs_truth=True, truths=("raw",))
+
+
 def test_mathml_with_a_child_missing_is_named():
     with pytest.raises(DataError, match="a <msub> with 1 children, expected 2"):
         label(None, "<math><msub><mi>x</mi></msub></math>")

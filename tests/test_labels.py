@@ -50,16 +50,27 @@ def test_names_and_labels_are_found_in_every_layout_of_a_text_file(text):
     ],
 )
 def test_tables_are_read_with_titles_or_without(text):
-    assert rows(text, is_table=True) == WANTED
+    assert rows(text, kind="table") == WANTED
+
+
+def test_lines_of_json_are_read_and_a_bad_one_is_named():
+    good = '{"name": "f00.png", "tex": "x^{2} , y"}\n\n{"file_name": "a/f 1.png", "n": 3, "text": "\\\\frac{a}{b}"}'
+    assert rows(good, kind="json") == WANTED
+    bad = ["{", "[1]", '{"name": "f.png"}', '{"name": "f.png", "tex": 3}', '{"name": "f.png", "tex": ""}']
+    labels = list(read_labels(bad, "train.jsonl", kind="json"))
+    assert [label.where for label in labels] == [f"train.jsonl, line {number}" for number in range(1, 6)]
+    assert [label.problem for label in labels[:2]] == ["expected a JSON object"] * 2
+    assert labels[2].problem.endswith("and a label, such as `tex`; its keys are name")
+    assert labels[3].problem.endswith("its keys are name, tex") and labels[4].problem
 
 
 def test_a_table_whose_columns_nobody_names_is_an_error():
     with pytest.raises(DataError, match="labels: which column holds the labels.* 3 columns"):
-        rows("f00.png,me,x\nf01.png,me,y", is_table=True)
+        rows("f00.png,me,x\nf01.png,me,y", kind="table")
 
 
 def test_a_row_without_a_label_is_named_by_its_line():
-    (label,) = read_labels(["name,label", "f00.png"], "labels.csv", is_table=True)
+    (label,) = read_labels(["name,label", "f00.png"], "labels.csv", kind="table")
     assert label.where == "labels.csv, line 2" and "1 cells in it" in label.problem
 
 

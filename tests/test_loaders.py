@@ -11,8 +11,11 @@ from made_up_ink import LABELS, settings, supervised, write_ink
 
 from dataset.images.augmentation import Augmentation, StrokeAugmentation
 from dataset.images.standard import STANDARD, VARIED
+from dataset.loading.batch import collate
 from dataset.loading.loaders import Data, Items, Loader, check_stages, make_loaders, open_data, open_split_loader
-from dataset.sampler import AdaptiveBatchSampler, EpochPlan, FixedBatchSampler
+from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler
+from models.losses import Objective
+from models.recognizer import Recognizer
 from utils.config.loading import load_config
 from utils.errors import ConfigError, DataError
 
@@ -103,6 +106,44 @@ def test_batches_are_the_same_for_any_number_of_workers(data, inked, kind):
         for name in ("ink", "standard", "boxes"):
             a, b = getattr(one, name), getattr(other, name)
             assert (a is None and b is None) or torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("kind", ["ink", "pairs"])
+def test_batches_have_few_shapes_in_workers_too(inked, kind):
+    data, augmentation = Data(inked, settings(inked), 3), Augmentation(scale=(0.7, 1.4))
+    images = data.pairs("train", VARIED, augmentation) if kind == "pairs" else data.ink("train", augmentation)
+
+    def shapes(workers: int) -> list:
+        cost = BatchCost(partner_sizes=images.partner_sizes)
+        plan = EpochPlan(seed=5, stride=8)
+        sampler = AdaptiveBatchSampler(images.sizes, 60_000, cost=cost, plan=plan, shapes=2)
+        loader = Loader(Items(images, kind, 5), sampler, workers)
+        loader.set_epoch(2)
+        batches = list(loader)
+        assert sampler.oversize == 0 and len(batches) > 2
+        assert sum(batch.padded_pixels for batch in batches) >= sampler.summary()["pixels"]
+        return [(batch.names, batch.ink.shape[2:], kind == "pairs" and batch.standard.shape[2:]) for batch in batches]
+
+    seen = shapes(0)
+    assert seen == shapes(2)
+    assert {side % 8 for _, ink, _ in seen for side in ink} == {0}
+    assert len({ink for _, ink, _ in seen}) <= 2 and len({standard for _, _, standard in seen}) <= 2
+
+
+@pytest.mark.parametrize("decoder", ["gru", "transformer"])
+def test_the_shape_of_a_batch_changes_no_loss(data, decoder):
+    """Of a network that learns no more; while it learns, BatchNorm's statistics see the padding."""
+    config = load_config(ROOT / "config.yaml", "SAMPLE", None, [f"model.decoder={decoder}"])
+    torch.manual_seed(0)
+    model = Recognizer.from_config(config.model, len(data.vocabulary))
+    objective = Objective(model.eval(), ["label", "counting"] if decoder == "gru" else ["label"])
+    ink = data.ink("train")
+    items = Items(ink, "ink", 0)
+    own, padded = (collate([items[0, i, shapes] for i in range(5)]) for shapes in (None, ((96, 256),)))
+    assert own.ink.shape[2:] != padded.ink.shape[2:] == (96, 256)
+    with torch.no_grad():
+        for name, loss in objective(own).items():
+            assert objective(padded)[name].item() == pytest.approx(loss.item(), rel=1e-4), name
 
 
 def test_new_expressions_join_the_training_labels_and_none_is_held_out(data):

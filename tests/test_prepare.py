@@ -18,7 +18,9 @@ from dataset.formats.pickles import read_pickle
 from dataset.formats.preparation import Options, long_labels, prepare, prepare_if_needed
 from dataset.images.store import open_split
 from dataset.images.strokes import draw, open_strokes
+from dataset.loading.loaders import open_data
 from dataset.vocabulary import UNKNOWN, Vocabulary
+from tests.made_up_ink import settings
 from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -501,6 +503,70 @@ def test_splits_of_mathwriting_keep_their_names(tmp_path):
     assert prepare(tmp_path / "ink", tmp_path / "NAME", progress=False) == []
     folders = {path.name for path in (tmp_path / "NAME").iterdir() if path.is_dir()}
     assert folders == {"train", "validation", "test", "symbols", "synthetic"}
+
+
+def test_the_label_of_mathwriting_can_be_chosen_and_another_choice_is_made_anew(tmp_path, capsys):
+    (tmp_path / "ink" / "train").mkdir(parents=True)
+    text = inkml("x").replace("truth", "normalizedLabel")
+    both = text.replace("</annotation>", '</annotation><annotation type="label">y</annotation>', 1)
+    (tmp_path / "ink" / "train" / "a.inkml").write_text(both)
+    target = tmp_path / "NAME"
+    assert prepare(tmp_path / "ink", target, progress=False) == []
+    assert labels_of(target / "train") == {"a": "x"}
+    options = Options(Reading(truth="label"))
+    assert prepare(tmp_path / "ink", target, progress=False, options=options) == []
+    assert labels_of(target / "train") == {"a": "y"}
+    capsys.readouterr()
+    assert prepare(tmp_path / "ink", target, progress=False, options=options) == []
+    assert "already there" in capsys.readouterr().err
+
+
+def test_symbols_and_synthetic_ink_are_no_test_splits_and_can_be_added_to_train(tmp_path):
+    for split, label in (("train", "x"), ("valid", "x"), ("test", "x"), ("symbols", "y"), ("synthetic", "z")):
+        (tmp_path / "ink" / split).mkdir(parents=True)
+        text = inkml(label).replace("truth", "normalizedLabel")
+        (tmp_path / "ink" / split / f"{split}.inkml").write_text(text)
+    assert prepare(tmp_path / "ink", tmp_path / "NAME", progress=False) == []
+    assert open_data(settings(tmp_path / "NAME"), "NAME", 0).splits == ["test"]
+    for split in ("symbols", "synthetic"):
+        assert prepare(tmp_path / "ink" / split, tmp_path / "NAME", "train", False, Options(existing="add")) == []
+    assert labels_of(tmp_path / "NAME" / "train") == {"train": "x", "symbols": "y", "synthetic": "z"}
+    assert (tmp_path / "NAME" / "vocabulary.txt").read_text().split() == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("images", ["images", "train", "train/images", "train_images"])
+def test_lines_of_json_and_images_are_a_split(tmp_path, images):
+    """As M2E has them: objects with name and tex; other keys do not matter."""
+    folder = tmp_path / "M2E"
+    for split in ("train", "val") if images.startswith("train") else ("train",):
+        place = folder / images.replace("train", split)
+        place.mkdir(parents=True)
+        cv2.imwrite(str(place / "1.jpg"), np.full((40, 60), 255, np.uint8) - 200 * np.eye(40, 60, dtype=np.uint8))
+        line = {"id": 7, "name": "1.jpg", "tex": "x ^ { 2 }" if split == "train" else r"\frac{1}{2}"}
+        (folder / f"{split}.jsonl").write_text(json.dumps(line) + "\n")
+    assert prepare(folder, tmp_path / "NAME", progress=False) == []
+    assert labels_of(tmp_path / "NAME" / "train") == {"1": "x ^ { 2 }"}
+    if images.startswith("train"):
+        assert labels_of(tmp_path / "NAME" / "validation") == {"1": r"\frac { 1 } { 2 }"}
+
+
+def test_photographs_are_cleaned_where_that_is_asked_for_and_drawn_ones_stay(tmp_path):
+    drawn = np.zeros((80, 200), np.uint8)
+    cv2.polylines(drawn, [np.array([[20, 20], [40, 54], [60, 20]]), np.array([[100, 20], [120, 54]])], False, 255, 3)
+    large = cv2.resize(255 - drawn, None, fx=3, fy=3, interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = 80 + large * 0.5 + np.linspace(0, 40, large.shape[1]) + np.random.default_rng(0).normal(0, 3, large.shape)
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "photo.jpg"), grey.clip(0, 255).astype(np.uint8))
+    cv2.imwrite(str(tmp_path / "photos" / "drawn.png"), drawn)
+    (tmp_path / "photos" / "labels.csv").write_text("name,label\nphoto.jpg,x\ndrawn.png,x\n")
+    target = tmp_path / "NAME"
+    assert prepare(tmp_path / "photos", target, "train", progress=False) == []
+    assert sorted(path.name for path in (target / "train" / "images").iterdir()) == ["drawn.png", "photo.jpg"]
+    assert prepare(tmp_path / "photos", target, "train", progress=False, options=Options(clean=True)) == []
+    assert sorted(path.name for path in (target / "train" / "images").iterdir()) == ["drawn.png", "photo.png"]
+    photo, same = (cv2.imread(str(target / "train" / "images" / name), 0) for name in ("photo.png", "drawn.png"))
+    assert np.isin(photo, (0, 255)).mean() > 0.9 and photo.shape[0] < 120  # paper of one grey, and the usual size
+    assert np.array_equal(same, drawn)
 
 
 # ------------------------------------------------------------------------------------------- adding and replacing

@@ -6,13 +6,18 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from utils.config.loading import load_config
 from utils.errors import CheckpointError, ConfigError
+from utils.training import tensorboard
+from utils.training.inference import Prediction, chosen_for_sheet
+from utils.training.report import log_sheet
 from utils.training.run_folder import (
     Run,
     find_run,
@@ -22,6 +27,7 @@ from utils.training.run_folder import (
     open_run,
     save_checkpoint,
 )
+from utils.training.versions import present_versions, version_changes
 
 SHIPPED = Path(__file__).resolve().parents[1] / "config.yaml"
 ABOUT = {"architecture": {"width": 2}, "vocabulary": ["x"], "data": {"image_scale": 1.0}}
@@ -151,6 +157,59 @@ def test_a_log_for_tensorboard_holds_what_the_log_holds(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("a/validation/exprate")] == [(2, 25.0)]
 
 
+def test_what_batches_were_like_is_logged_for_tensorboard_too(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = open_run(tmp_path / "run", {"seed": 1}, ABOUT, True, False, with_tensorboard=True)
+    line = {"stage": "a", "learning_rate": 0.5, "losses": {"label": 2.0}, "images_per_second": 7.0}
+    run.log(line | {"padding": 0.25, "mean_batch": 8.0, "splits": [[3, 100]], "validation_seconds": 1.5})
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    found = {name: events.Scalars(f"a/{name}")[0].value for name in ("padding", "mean_batch", "validation_seconds")}
+    assert found == {"padding": 0.25, "mean_batch": 8.0, "validation_seconds": 1.5}
+    assert events.Scalars("a/batches_out_of_memory")[0].value == 1
+
+
+class Validated:
+    """A loader of images of so many columns as their number says."""
+
+    def __init__(self, count: int):
+        self.items = self.source = self
+        self.count, self.drawn = count, []
+
+    def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        self.drawn.append(index)
+        return np.full((20, 30 + index), 255, np.uint8)
+
+
+def test_a_sheet_of_validation_images_with_predictions_comes_after_each_validation(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = open_run(tmp_path / "run", {"seed": 1}, ABOUT | {"vocabulary": ["x", "+"]}, True, False, True)
+    hypotheses = [SimpleNamespace(tokens=tokens) for tokens in ([3, 4, 3], [4], [])]
+    predictions = [Prediction("a", [3, 4, 3], hypotheses[0]), Prediction("b", [3, -1], hypotheses[1])]
+    predictions.append(Prediction("c", [3], hypotheses[2]))
+    shown = []
+    draw = tensorboard.draw_sheet
+    monkeypatch.setattr(tensorboard, "draw_sheet", lambda items, *rest: shown.append(items) or draw(items, *rest))
+    for _ in range(2):
+        log_sheet(run, "a", predictions, Validated(3))
+        run.log({"stage": "a", "learning_rate": 0.5, "losses": {}, "images_per_second": 7.0})
+    assert [(label, prediction) for _, label, prediction in shown[0]] == [("x + x", "x + x"), ("x ?", "+"), ("x", "")]
+    sheets = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload().Images("a/predictions")
+    assert [sheet.step for sheet in sheets] == [1, 2]
+    assert sheets[0].encoded_image_string.startswith(b"\x89PNG") and sheets[0].width > 1000
+
+
+@pytest.mark.parametrize(("items", "chosen"), [(5, range(5)), (12, range(12)), (23, range(0, 23, 2))])
+def test_images_of_a_sheet_are_evenly_chosen(items, chosen):
+    loader = Validated(items)
+    predictions = [Prediction(str(index), [3], SimpleNamespace(tokens=[3])) for index in range(items)]
+    chosen_for_sheet(predictions, loader, str, count=12)
+    assert loader.drawn == list(chosen)
+
+
 def test_tensorboard_that_is_not_installed_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match="--tensorboard: it is not installed; expected: pip install tensorboard"):
@@ -187,6 +246,51 @@ def test_a_log_of_an_earlier_version_is_read_under_todays_names(tmp_path):
     found = {"epoch": 1, "images": 7, "images_per_second": 2.5}
     found |= {"validation": {"items": 2, "exprate": 50.0}, "validation_of_swa": {"exprate": 25.0}}
     assert run.lines() == [found]
+
+
+def test_resuming_with_other_versions_tells_what_changed(tmp_path, capsys):
+    config = {"seed": 1, "data": {"root": "a"}, "stages": [{"epochs": 2}]}
+
+    def resumed() -> str:
+        run = Run(tmp_path / "run")
+        run.resume(config, ["x", "+"], ABOUT)
+        return capsys.readouterr().err
+
+    run = begun(tmp_path / "run", config)
+    run.save_state("a", False)
+    assert resumed() == ""
+    run.versions = run.versions | {
+        "torch": "1.0",
+        "code": run.versions["code"] | {"models/losses.py": "0", "old.py": "1"},
+    }
+    run.save_state("a", False)
+    told = resumed()
+    assert f"changed since its state was saved: torch was 1.0, is {torch.__version__}; " in told
+    assert "the code: models/losses.py, old.py. It goes on from that state" in told
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    del state["versions"]  # as of a state that was saved before versions were noted
+    torch.save(state, tmp_path / "run" / "state.pt")
+    assert resumed() == ""
+
+
+def test_every_file_that_decides_a_training_counts_as_code(tmp_path):
+    for name in ("train_stage.py", "models/losses.py", "dataset/images/store.py", "tests/test_x.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    before = present_versions(tmp_path)
+    assert sorted(before["code"]) == ["dataset/images/store.py", "models/losses.py", "train_stage.py"]
+    (tmp_path / "models" / "losses.py").write_text("2")
+    (tmp_path / "models" / "new.py").write_text("1")
+    assert version_changes(before, present_versions(tmp_path)) == ["the code: models/losses.py, models/new.py"]
+    many = {"code": {f"models/{number}.py": "a" for number in range(9)}}
+    assert version_changes(many, {"code": {}})[0].endswith("models/4.py and 4 more")
+
+
+def test_a_run_that_lies_elsewhere_is_found_by_its_path(tmp_path):
+    begun(tmp_path / "elsewhere" / "run")
+    assert (
+        find_run(tmp_path / "checkpoints", None, str(tmp_path / "elsewhere" / "run")) == tmp_path / "elsewhere" / "run"
+    )
 
 
 def test_the_summary_names_its_versions(tmp_path):

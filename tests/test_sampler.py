@@ -1,5 +1,6 @@
 """What the samplers promise: every index once, the budget kept, exact lengths, new neighbors, and resuming anywhere."""
 
+import itertools
 import json
 import struct
 import time
@@ -9,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.sampler import LANE, AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler, cheapest_cuts
+from dataset.sampler import (
+    LANE,
+    AdaptiveBatchSampler,
+    BatchCost,
+    EpochPlan,
+    FixedBatchSampler,
+    cheapest_cuts,
+    choose_grid,
+)
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -199,17 +208,106 @@ def test_the_cuts_of_a_row_are_the_cheapest_there_are(sizes, budget, overhead):
     assert total(list(ends)) == pytest.approx(costs.sum() + overhead * len(costs))
 
 
+# ---- few shapes ------------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(sizes(), st.integers(1, 60_000), st.integers(1, 30), st.sampled_from([1, 16]), st.booleans())
+def test_an_epoch_has_few_shapes_each_within_the_budget(sizes, budget, shapes, stride, has_partners):
+    """Shapes that the budget allows: what costs more alone when it is rounded so far keeps its own size."""
+    cost = BatchCost(partner_sizes=sizes[::-1] if has_partners else None)
+    sampler = AdaptiveBatchSampler(sizes, budget, cost=cost, plan=EpochPlan(stride=stride), shapes=shapes)
+    sizes = sizes.astype(np.int64)
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        batches = list(sampler.with_shapes())
+        assert sorted(index for batch, _ in batches for index in batch) == list(range(len(sizes)))
+        seen = [set(), set()]
+        for batch, padded in batches:
+            for kind, images, (height, width) in zip(seen, (sizes, sizes[::-1]), padded, strict=False):
+                assert (images[batch] <= (height, width)).all() and height % stride == width % stride == 0
+                kind.add((height, width))
+            assert len(padded) == 1 + has_partners
+            area = sum(height * width for height, width in padded)
+            own = sum(padded_area(images, batch, stride) for images in (sizes, sizes[::-1])[: len(padded)])
+            assert len(batch) * area <= budget or (len(batch) == 1 and area == own)
+        largest = -(-int(sizes.max(initial=1)) // stride) * stride
+        if largest**2 * (1 + has_partners) <= budget:
+            assert max(map(len, seen)) <= shapes
+    assert [indices for indices, _ in batches] == list(sampler)
+
+
+@quick
+@given(sizes(12), st.integers(1, 12))
+def test_the_sides_of_one_column_are_the_best_there_are(sizes, count):
+    """One width: then the heights alone are to be chosen, and all choices can be tried."""
+    sizes = np.stack([sizes[:, 0], np.full(len(sizes), 3)], axis=1).astype(int)
+    if len(sizes) == 0:
+        return
+    heights, widths = choose_grid(sizes, count)
+    assert len(heights) <= count and widths.tolist() == [3]
+
+    def added(chosen):
+        chosen = np.sort(chosen)
+        return (chosen[np.searchsorted(chosen, sizes[:, 0])] - sizes[:, 0]).sum()
+
+    values = np.unique(sizes[:, 0])
+    choices = itertools.combinations(values[:-1], min(count, len(values)) - 1)
+    assert added(heights) == min(added([*choice, values[-1]]) for choice in choices)
+
+
+def test_the_grid_rounds_up_less_than_even_steps_do():
+    sizes = like_crohme(3000)
+    heights, widths = choose_grid(sizes, 24)
+    assert len(heights) * len(widths) <= 24
+    assert (heights[-1], widths[-1]) == tuple(sizes.max(axis=0))
+    evenly = [np.quantile(sizes[:, side], np.linspace(0, 1, count + 1)[1:]) for side, count in ((0, 4), (1, 6))]
+    area, by_count = (
+        (lines[0][np.searchsorted(lines[0], sizes[:, 0])] * lines[1][np.searchsorted(lines[1], sizes[:, 1])]).sum()
+        for lines in ((heights, widths), evenly)
+    )
+    assert area < 0.9 * by_count
+
+
+def test_few_shapes_grow_with_an_epoch_and_still_bring_other_neighbors():
+    def augmented(seed, epoch):
+        return (like_crohme(3000) * (1 + 0.3 * epoch)).astype(np.int32)
+
+    sampler = AdaptiveBatchSampler(augmented, 10_000_000, shapes=24)
+    for epoch in (0, 1, 2):
+        sampler.set_epoch(epoch)
+        assert sampler.summary()["shapes"] <= 24 and sampler.oversize == 0
+    static, labels = AdaptiveBatchSampler(like_crohme(3000), 1_350_000, shapes=24), []
+    for epoch in (0, 1, 2):
+        static.set_epoch(epoch)
+        labels.append(neighbors(static, 3000))
+    assert min(share_of_new_pairs(*pair) for pair in itertools.pairwise(labels)) >= 0.5
+
+
+def test_what_few_shapes_cost_is_told():
+    sizes = like_crohme(8835)
+    free, few = (AdaptiveBatchSampler(sizes, 4_000_000, shapes=shapes).summary() for shapes in (None, 24))
+    assert free["shapes"] > 100 and few["shapes"] <= 24
+    assert free["padding"] + 0.1 < few["padding"] < 0.45
+    counted = AdaptiveBatchSampler(sizes, 4_000_000, shapes=24)
+    padded = sum(len(batch) * shape[0] * shape[1] for batch, (shape,) in counted.with_shapes())
+    assert padded == few["pixels"] and few["padding"] == 1 - sizes.astype(int).prod(axis=1).sum() / padded
+
+
 # ---- stop and go on --------------------------------------------------------------------------------------------------
+
+KINDS = st.sampled_from(["fixed", "adaptive", "few shapes"])
 
 
 def make(kind, sizes, **options):
     if kind == "fixed":
         return FixedBatchSampler(sizes, 7, plan=EpochPlan(**options))
-    return AdaptiveBatchSampler(sizes, 200_000, plan=EpochPlan(**options))
+    shapes = 6 if kind == "few shapes" else None
+    return AdaptiveBatchSampler(sizes, 200_000, plan=EpochPlan(**options), shapes=shapes)
 
 
 @quick
-@given(st.sampled_from(["fixed", "adaptive"]), sizes(), st.integers(0, 3), st.data())
+@given(KINDS, sizes(), st.integers(0, 3), st.data())
 def test_a_resumed_sampler_gives_exactly_the_batches_that_were_left(kind, sizes, epoch, data):
     sampler = make(kind, sizes)
     sampler.set_epoch(epoch)
@@ -233,10 +331,15 @@ def test_a_resumed_sampler_gives_exactly_the_batches_that_were_left(kind, sizes,
 
 
 @quick
-@given(sizes(), st.lists(st.tuples(st.integers(0, 12), st.integers(1, 400_000)), max_size=4), st.data())
-def test_a_budget_that_changes_within_the_epoch_leaves_nothing_out(sizes, changes, data):
+@given(
+    st.sampled_from(["adaptive", "few shapes"]),
+    sizes(),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 400_000)), max_size=4),
+    st.data(),
+)
+def test_a_budget_that_changes_within_the_epoch_leaves_nothing_out(kind, sizes, changes, data):
     """Each index once, each batch within the budget of its time, exact length, and resumable at any batch."""
-    sampler = make("adaptive", sizes)
+    sampler = make(kind, sizes)
     batches, later, seen = iter(sampler), list(changes), []
     while True:
         while later and later[0][0] <= len(seen):
@@ -252,7 +355,7 @@ def test_a_budget_that_changes_within_the_epoch_leaves_nothing_out(sizes, change
 
     # Where a loader had fetched ahead, what was trained on counts.
     position = data.draw(st.integers(0, len(seen)))
-    resumed = make("adaptive", sizes)
+    resumed = make(kind, sizes)
     resumed.load_state_dict(sampler.state_dict(position))
     assert list(resumed) == seen[position:]
     assert resumed.max_pixels == sampler.max_pixels
@@ -299,13 +402,13 @@ def test_a_state_of_other_images_is_refused():
 
 
 @quick
-@given(st.sampled_from(["fixed", "adaptive"]), sizes(), st.integers(1, 9), st.booleans())
+@given(KINDS, sizes(), st.integers(1, 9), st.booleans())
 def test_ranks_share_every_index_once_and_have_equally_many_batches(kind, sizes, world_size, shuffle):
     ranks = [make(kind, sizes, rank=rank, world_size=world_size, shuffle=shuffle) for rank in range(world_size)]
     plans = [list(rank) for rank in ranks]
     assert len({len(plan) for plan in plans} | {len(rank) for rank in ranks}) == 1
     assert sorted(index for plan in plans for batch in plan for index in batch) == list(range(len(sizes)))
-    for batch in (batch for plan in plans for batch in plan if kind == "adaptive"):
+    for batch in (batch for plan in plans for batch in plan if kind != "fixed"):
         assert not batch or is_within(sizes, batch, 200_000)
     # Only what cannot be halved leaves a rank without an image.
     if not all(batch for plan in plans for batch in plan):
@@ -400,6 +503,7 @@ def test_wrong_arguments_are_told_in_words():
         (dict(sizes=good * 0, max_pixels=9), "1 px or more"),
         (dict(sizes=good, max_pixels=0), "max_pixels: expected"),
         (dict(sizes=good, max_pixels=9, max_samples=0), "max_samples: expected"),
+        (dict(sizes=good, max_pixels=9, shapes=0), "shapes: expected"),
     ):
         with pytest.raises(ValueError, match=words):
             AdaptiveBatchSampler(**wrong)

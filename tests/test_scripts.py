@@ -1,6 +1,7 @@
 """The scripts as a person runs them: from nothing to scores, stopped, resumed, and told off in one line."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -145,6 +146,32 @@ def test_a_run_by_time_that_is_told_to_stop_and_resumed_ends_in_the_same_weights
     stages = ("standard", "alignment", "handwritten")
     steps = [sum(line["batches"] for line in lines if line["stage"] == name) for name in stages]
     assert steps == [8, 8, 14]  # of 30, by their epochs: 1, 1 and 2; a step that has begun is finished
+
+
+def test_a_run_that_is_stopped_with_its_workers_and_moved_ends_in_the_same_weights(home, trained, tmp_path):
+    """SIGTERM to all its processes, as clusters send it; then another place for the run, and another for the data."""
+    arguments = ["--dataset", "TINY", "--preset", "tiny", "--device", "cpu", "--run", "group"]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train_stage.py", *arguments, "--set", "data.workers=1"],
+        cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    folder, seen, states = home / "checkpoints" / "group", None, 0
+    while process.poll() is None and states < 5:
+        time.sleep(0.002)
+        if (folder / "state.pt").exists() and (now := (folder / "state.pt").stat().st_mtime_ns) != seen:
+            seen, states = now, states + 1
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 143, errors
+    assert "Traceback" not in errors and "stopped by SIGTERM, state saved; --resume continues" in errors
+    moved = shutil.move(folder, tmp_path / "moved")
+    shutil.copytree(home / "datasets", tmp_path / "machine" / "data")
+    set_root = ["--set", "data.root=data", "data.workers=0"]
+    run("train_stage.py", "--run", str(moved), "--resume", *set_root, folder=tmp_path / "machine")
+    for name in ("standard", "alignment", "handwritten"):
+        whole, other = (path / f"{name}-best.safetensors" for path in (trained, moved))
+        assert whole.read_bytes() == other.read_bytes(), name
+    assert not (tmp_path / "machine" / "checkpoints").exists()
 
 
 def test_a_finished_run_becomes_longer_by_its_name_alone(home, trained):

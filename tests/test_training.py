@@ -15,7 +15,8 @@ from utils.errors import ConfigError, LossError
 from utils.training.averaging import EMA, make_swa
 from utils.training.clock import TrainingClock, stage_seconds
 from utils.training.devices import choose_device
-from utils.training.optimization import learning_rate_factor, make_optimizer, train_only
+from utils.training.distributed import DistributedContext
+from utils.training.optimization import batch_size_factor, learning_rate_factor, make_optimizer, train_only
 from utils.training.run_folder import Run, load_checkpoint
 from utils.training.stopping import Stopped
 from utils.training.trainer import Loaders, StagePlan, Trainer
@@ -472,6 +473,40 @@ def test_the_learning_rate_warms_up_and_falls_and_never_jumps():
     assert max(factors) == pytest.approx(1)
     assert factors[-1] == pytest.approx(0.01)
     assert max(abs(a - b) for a, b in zip(factors, factors[1:], strict=False)) < 0.02
+
+
+@pytest.mark.parametrize(("optimizer", "scale"), [("sgd", 4.0), ("adamw", 2.0), ("muon", 2.0), ("adadelta", 2.0)])
+def test_larger_batches_scale_the_rate_by_what_moves_the_weights(optimizer, scale):
+    assert batch_size_factor(4000, 1000, optimizer) == scale
+    assert batch_size_factor(1000, 4000, optimizer) == 1 / scale
+    assert batch_size_factor(None, 4000, optimizer) == batch_size_factor(4000, None, optimizer) == 1
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_every_step_has_the_scaled_rate_warm_up_included(tmp_path, capsys, processes):
+    """A step of all processes counts. Fails when a rate is computed but never set."""
+
+    def rates(name: str, reference: int | None) -> list[float]:
+        seen, batches = [], Batches()
+        batches.max_pixels, batches.oversize = 400, 0
+        (run := Run(tmp_path / name)).begin({"seed": 1}, [], {"architecture": {}, "vocabulary": [], "data": {}})
+        torch.manual_seed(7)
+        loaders = Loaders(batches, Batches(), "handwritten", None, reference)
+        trainer = Trainer(Objective(Reader()), loaders, StagePlan(STAGE, 3, "stage"), TRAINING, run, context)
+        context.world_size = 1  # the steps themselves are those of one process
+        with watched_optimizer(seen):
+            trainer.fit()
+        return seen
+
+    context = DistributedContext()
+    plain = rates("plain", None)
+    assert "learning rate" not in capsys.readouterr().out
+    context.world_size = processes
+    scaled = rates("scaled", 100)
+    assert scaled == pytest.approx([2 * processes**0.5 * rate for rate in plain])
+    assert (
+        f"learning rate {0.1 * processes**0.5:.3g}, for steps of {400 * processes:,} pixels" in capsys.readouterr().out
+    )
 
 
 def test_averaged_weights_follow_the_model():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -48,10 +48,12 @@ def draw_curves(lines: Sequence[dict], path: Path, title: str) -> None:
     figure.savefig(path, format="png", dpi=110)
 
 
-def draw_sheet(items: Sequence[tuple[np.ndarray, str, str]], path: Path, title: str, columns: int = 3) -> None:
+def draw_sheet(
+    items: Sequence[tuple[np.ndarray, str, str]], path: Path | BinaryIO, title: str, columns: int = 3
+) -> None:
     """Images with the label and the prediction under each; what is wrong is red.
 
-    items: (image uint8 (H, W) with ink 255, label, prediction).
+    items: (image uint8 (H, W) with ink 255, label, prediction).   path: of a PNG, or an open file.
     """
     rows = -(-len(items) // columns)
     figure = new_figure(5 * columns, 1.5 * rows + 0.4)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError
-from utils.training.stopping import Stopped
+from utils.training.stopping import Stopped, exit_code_of, treat_sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from utils.config.schema import Config
@@ -79,16 +79,20 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
-def run_script(main: Callable[[], int | None]) -> None:
-    """Call main; what a user can get wrong is one line on stderr and exit code 2. Ctrl-C: 130, SIGTERM: 143."""
+def run_script(main: Callable[[], int | None], go_on: str = "") -> None:
+    """Call main; what a user can get wrong is one line on stderr and exit code 2. Ctrl-C: 130, SIGTERM: 143.
+
+    go_on: how what was stopped goes on, for a person.
+    """
     keep_freed_memory()
+    treat_sigterm_as_ctrl_c()
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        print("\nstopped; --resume continues", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stopped:
+        print("\nstopped" + (f"; {go_on}" if go_on else ""), file=sys.stderr)
+        sys.exit(exit_code_of(stopped))
     except Stopped as stopped:
-        print(f"\n{stopped}, state saved; --resume continues", file=sys.stderr)
+        print(f"\n{stopped}; {go_on}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except (UserError, OSError) as error:  # OSError: a full disk, a file that is not there
         print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -23,7 +23,7 @@ CROHME_TOKENS = frozenset(
 
 
 def truth_tokens(latex: str | None, math: Element | None = None) -> list[str]:
-    """The label of an expression: braces always, subscript before superscript, `\\limits` after `\\int` only.
+    """The label of an expression of CROHME: braces always, subscript before superscript, `\\limits` after `\\int` only.
 
     latex: the LaTeX truth.   math: the `<math>` element. The published labels follow the LaTeX truth, so it comes
     first; where it cannot be read, or uses a token that CROHME does not have, the MathML is taken instead.
@@ -42,6 +42,17 @@ def truth_tokens(latex: str | None, math: Element | None = None) -> list[str]:
     return next((label for label in labels if CROHME_TOKENS.issuperset(label)), labels[0])
 
 
+def tree_tokens(latex: str) -> list[str]:
+    """The label of an expression of any other data set: commands keep their names, `\\ge` is not `\\geq`.
+
+    Braces stand around every argument, and nowhere else; subscripts come before superscripts. Raises DataError.
+    """
+    try:
+        return _tree_label(_cut(latex))
+    except LatexError as error:
+        raise DataError(f"the LaTeX truth cannot be a label: {error}") from None
+
+
 _PIECE = re.compile(r"\\[A-Za-z]+|\\.|\S", re.DOTALL)
 # What changes how a formula looks and not what it says, and `\left.`, a bracket that is not there.
 _LOOKS = re.compile(
@@ -54,12 +65,7 @@ _SAME = {r"\lt": "<", r"\gt": ">", r"\to": r"\rightarrow", r"\le": r"\leq", r"\g
 
 def _latex(latex: str) -> list[str]:
     """The tokens of a LaTeX truth: by CROHME's rules where its tokens are enough, else those of the tree."""
-    tokens, _, problem = clean_label(latex.strip().strip("$"))
-    if problem:
-        raise DataError(f"the LaTeX truth: {problem}")
-    tokens = without_markup(tokens)
-    if not tokens:
-        raise DataError("the LaTeX truth says nothing")
+    tokens, problem = _cut(latex), ""
     try:
         label = _crohme_label(tokens)
     except DataError as error:
@@ -70,6 +76,17 @@ def _latex(latex: str) -> list[str]:
         return _tree_label(tokens)
     except LatexError as error:
         raise DataError(problem or f"the LaTeX truth cannot be a label: {error}") from None
+
+
+def _cut(latex: str) -> list[str]:
+    """The tokens of a LaTeX truth as they are written, without markup."""
+    tokens, _, problem = clean_label(latex.strip().strip("$"))
+    if problem:
+        raise DataError(f"the LaTeX truth: {problem}")
+    tokens = without_markup(tokens)
+    if not tokens:
+        raise DataError("the LaTeX truth says nothing")
+    return tokens
 
 
 def _tree_label(tokens: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from dataset.formats.ink_traces import read_traces, tag_of
-from dataset.formats.ink_truth import leaf_tokens, mathml_tokens, truth_tokens
+from dataset.formats.ink_truth import leaf_tokens, mathml_tokens, tree_tokens, truth_tokens
 from utils.errors import DataError
 
 # The height, in pixels, that a trace of ordinary size gets, and the paper around the ink of an image.
@@ -28,7 +28,8 @@ LONGEST_TRACE = 40
 MAX_SIDE = 20_000
 MAX_DEPTH = 200  # of XML elements; CROHME has less than 60
 # The annotations that hold the truth: of CROHME, then of MathWriting; the first that a file has is taken.
-TRUTHS = ("truth", "normalizedLabel", "label")
+CROHME_TRUTH = "truth"
+TRUTHS = (CROHME_TRUTH, "normalizedLabel", "label")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ class Ink:
     symbols: list[Symbol]
 
 
-def read_inkml(path: str | Path, needs_truth: bool = False) -> Ink:
+def read_inkml(path: str | Path, needs_truth: bool = False, truths: Sequence[str] = TRUTHS) -> Ink:
     """Read one InkML file.
 
+    truths: the types of annotations that may hold the truth; the first that the file has is taken.
     Raises DataError, naming the file and what was expected, when it is missing, empty, truncated or not XML, defines
     entities, has no traces, or a trace that is not a list of finite numbers; with `needs_truth` also where there is no
     truth or none that can be a label.
@@ -71,7 +73,7 @@ def read_inkml(path: str | Path, needs_truth: bool = False) -> Ink:
     if not traces:
         raise DataError(f"{path}: has no traces; expected at least one <trace> with points `x y, x y, …`")
     math = next((element for element in root.iter() if tag_of(element) == "math"), None)
-    tokens = _label_of(root, math, path, needs_truth)
+    tokens = _label_of(root, math, path, needs_truth, truths)
     try:
         symbols = list(_symbols(root, index_of_id, _token_of_id(math, tokens)))
     except KeyError as error:
@@ -79,17 +81,20 @@ def read_inkml(path: str | Path, needs_truth: bool = False) -> Ink:
     return Ink(path.stem, traces, tokens, symbols)
 
 
-def _label_of(root: Element, math: Element | None, path: Path, needs_truth: bool) -> list[str] | None:
+def _label_of(
+    root: Element, math: Element | None, path: Path, needs_truth: bool, truths: Sequence[str]
+) -> list[str] | None:
     """The tokens of the truth. None where there is none, or none that can be read and none is needed."""
     written = {e.get("type"): e.text for e in reversed(root) if tag_of(e) == "annotation" and (e.text or "").strip()}
-    latex = next((written[kind] for kind in TRUTHS if kind in written), None)
-    if latex is None and math is None:
+    kind = next((kind for kind in truths if kind in written), None)
+    if kind is None and (math is None or CROHME_TRUTH not in truths):
         if needs_truth:
-            expected = ", ".join(f'<annotation type="{kind}">' for kind in TRUTHS)
-            raise DataError(f"{path}: has no truth; expected {expected} with LaTeX, or <math> with MathML")
+            expected = ", ".join(f'<annotation type="{kind}">' for kind in truths)
+            with_math = ", or <math> with MathML" if CROHME_TRUTH in truths else ""
+            raise DataError(f"{path}: has no truth; expected {expected} with LaTeX{with_math}")
         return None
     try:
-        return truth_tokens(latex, math)
+        return truth_tokens(written.get(kind), math) if kind in (CROHME_TRUTH, None) else tree_tokens(written[kind])
     except DataError as error:
         if needs_truth:
             raise DataError(f"{path}: {error}") from None

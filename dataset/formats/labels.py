@@ -3,6 +3,7 @@ r"""Label files: which image has which label, in the layouts that people bring.
 f00.png<TAB>x ^ { 2 }           the plain form; the suffix, a folder before the name, and $…$ around the label
 images/f00.png  $x^2$           are understood, and a label that is not in tokens is cut into them
 f00.png,"x^2"                   a table with commas, semicolons or tabs, with a line of titles or without
+{"name": "f00.png", "tex": …}   a JSON object a line
 x ^ { 2 }                       labels alone: line n is the label of the n-th image, where that is asked for
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import csv
 import html
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from dataset.formats.text_files import BadLine
 from dataset.latex.characters import to_latex
@@ -97,22 +99,26 @@ def _short(text: str, at_most: int = 60) -> str:
 
 
 def read_labels(
-    lines: Iterable[str | BadLine], shown_as: str, known: Container[str] = (), is_table: bool | None = None
+    lines: Iterable[str | BadLine],
+    shown_as: str,
+    known: Container[str] = (),
+    kind: Literal["rows", "table", "json"] | None = None,
 ) -> Iterator[Label]:
-    """Read a label file: `name<TAB>label` (any white space will do where the name has none), or a table.
+    """Read a label file: `name<TAB>label` (any white space will do where the name has none), a table, or JSON lines.
 
     lines: a BadLine stands for one that cannot be decoded.   known: see `clean_label`.
-    is_table: commas, semicolons or tabs between quoted cells; None looks at the first lines.
+    kind: "table" has commas, semicolons or tabs between quoted cells; None looks at the first lines whether it is one.
     An image may have one label; of an item's name the folder goes, but where two items would have the same name.
     """
     lines = iter(lines)
     head = list(islice(lines, _LINES_TO_JUDGE_BY))
-    if is_table is None:
-        is_table = _is_table([line for line in head if isinstance(line, str) and line.strip()])
+    if kind is None:
+        kind = "table" if _is_table([line for line in head if isinstance(line, str) and line.strip()]) else "rows"
+    rows_of = {"rows": _rows, "table": _table_rows, "json": _json_rows}[kind]
     lines = chain(head, lines)
     seen: dict[str, str] = {}  # where each path was
     names: set[str] = set()
-    for path, text, where, problem in (_table_rows if is_table else _rows)(lines, shown_as):
+    for path, text, where, problem in rows_of(lines, shown_as):
         path = unicodedata.normalize("NFC", path.strip().replace("\\", "/")).removeprefix("./")
         name = stem(path.rpartition("/")[2])
         tokens, notes, wrong = clean_label(text, known)
@@ -145,6 +151,27 @@ def _rows(lines: Iterable[str | BadLine], shown_as: str) -> Iterator[tuple[str, 
             else:
                 path, _, text = line.partition("\t" if "\t" in line else " ")
             yield path, text, where, problem
+
+
+def _json_rows(lines: Iterable[str | BadLine], shown_as: str) -> Iterator[tuple[str, str, str, str]]:
+    """(path, label, where, problem) of lines that hold a JSON object each, with a name and a label among its keys."""
+    for number, line in enumerate(lines, start=1):
+        where = f"{shown_as}, line {number}"
+        if isinstance(line, BadLine):
+            yield "", "", where, line.reason
+        elif line.strip():
+            try:
+                row = json.loads(line)
+                values = {_title(key): value for key, value in row.items() if isinstance(value, str)}
+            except (ValueError, AttributeError, RecursionError):
+                yield "", "", where, "expected a JSON object"
+                continue
+            path = next((value for title, value in values.items() if title in _NAME_TITLES), "")
+            labels = {title: value for title, value in values.items() if title in _LABEL_TITLES}
+            label = labels.get("normalizedlabel", next(iter(labels.values()), ""))
+            found = f"its keys are {', '.join(row) or 'none'}"
+            problem = "" if path and labels else f"expected a name, such as `name`, and a label, such as `tex`; {found}"
+            yield path, label, where, problem
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

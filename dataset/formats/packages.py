@@ -7,6 +7,7 @@ A split is a label file with images beside it, in a folder or a zip, or a folder
     train/caption.txt   train/img/*.bmp           CROHME as BTTR and CoMER ship it, in data.zip; also train/*.bmp
     train/labels.txt    train/images/*.png        the plain form
     labels.csv          photos/*.jpg              a table of names and labels
+    train.jsonl         images/*.jpg              objects with a name and a label, a line each: M2E
     train/*.inkml                                 pen strokes: CROHME and MathWriting as their makers ship them
 """
 
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset.formats.inkml import draw_traces, pixel_traces, read_inkml
+from dataset.formats.inkml import TRUTHS, draw_traces, pixel_traces, read_inkml
 from dataset.formats.items import Item, NamedImages, in_order_of_names, is_image, pair
 from dataset.formats.labels import TABLE_SUFFIXES, Label, read_labels
 from dataset.formats.pickles import read_pickle
@@ -34,8 +35,8 @@ from utils.errors import BadItem, DataError
 
 _SPLITS = r"train|valid(?:ation)?|val|dev|test|symbols|synthetic|20\d\d"
 LABEL_FILE = re.compile(
-    r"(?:(?P<split>.+)[_-])?(?:labels?|captions?|annotations?)\.(?:txt|csv|tsv)"
-    rf"|(?P<table>{_SPLITS}|formulas?|data)\.(?:csv|tsv)",
+    r"(?:(?P<split>.+)[_-])?(?:labels?|captions?|annotations?|metadata)\.(?:txt|csv|tsv|jsonl)"
+    rf"|(?P<table>{_SPLITS}|formulas?|data)\.(?:csv|tsv|jsonl)",
     re.IGNORECASE,
 )
 VOCABULARY_FILES = ("words_dict.txt", "dictionary.txt", "vocabulary.txt")
@@ -43,7 +44,8 @@ VOCABULARY_FILES = ("words_dict.txt", "dictionary.txt", "vocabulary.txt")
 NOT_TOKENS = {"eos", "sos", "pad", "<eos>", "<sos>", "<pad>"}
 LOOKED_FOR = (
     "train/labels.txt with train/images/ (the plain form), train_labels.txt with train_images.pkl or train_images/, "
-    "train/caption.txt with train/img/, labels.csv with images, a zip with any of these, or train/*.inkml"
+    "train/caption.txt with train/img/, labels.csv or train.jsonl with images, a zip with any of these, or "
+    "train/*.inkml"
 )
 
 
@@ -52,14 +54,16 @@ class NothingRecognized(DataError):
 
 
 class Reading(NamedTuple):
-    """How label files are read.
+    """How labels are read.
 
     encoding: of the files; None recognizes the usual ones.
     in_order: lines have no names: line n is the label of the n-th image, in the order of the images' names.
+    truth: the type of the annotation that holds the label of InkML; None takes what CROHME, then MathWriting, calls it.
     """
 
     encoding: str | None = None
     in_order: bool = False
+    truth: str | None = None
 
 
 DEFAULT = Reading()
@@ -179,7 +183,7 @@ def _splits_in(source: Source, split: str | None, reading: Reading) -> Iterator[
             folder=source.root / folder if is_plain and not reading.in_order else None,
         )
     if isinstance(source, Folder):
-        yield from _ink_splits(source, split)
+        yield from _ink_splits(source, split, (reading.truth,) if reading.truth else TRUTHS)
 
 
 def _beside(
@@ -193,7 +197,7 @@ def _beside(
         for pickled in (f"{prefix}_images.pkl", "images.pkl"):
             if (place := f"{folder}/{pickled}".strip("/")) in source.files:
                 return place, []
-    for each in (f"{prefix}_images", f"{prefix}-images", "img", "images", ""):
+    for each in (f"{prefix}_images", f"{prefix}-images", prefix, f"{prefix}/images", "img", "images", ""):
         place = f"{folder}/{each}".strip("/")
         if place in images:
             return place, [path for path in images[place] if path]
@@ -206,7 +210,7 @@ def _beside(
     return (folder, below) if below else (None, [])
 
 
-def _ink_splits(source: Folder, split: str | None) -> Iterator[Split]:
+def _ink_splits(source: Folder, split: str | None, truths: tuple[str, ...]) -> Iterator[Split]:
     groups: dict[str, list[Path]] = {}
     for file in source.files:
         if file.lower().endswith(".inkml"):
@@ -215,7 +219,7 @@ def _ink_splits(source: Folder, split: str | None) -> Iterator[Split]:
             groups.setdefault(split or next(known, ""), []).append(source.path(file))
     for name, paths in groups.items():
         place = source.shown(os.path.relpath(os.path.commonpath([path.parent for path in paths]), source.root))
-        read = partial(_read_ink, paths, source.root)
+        read = partial(_read_ink, paths, source.root, truths)
         yield Split(name, f"{place}/*.inkml", paths, len(paths), read, has_strokes=True)
 
 
@@ -239,8 +243,8 @@ def _labels(source: Source, file: str, reading: Reading, files: list[str], known
     lines = source.lines(file, reading.encoding)
     if reading.in_order:
         lines = _with_names(lines, in_order_of_names(files), source.shown(file))
-    is_table = file.lower().endswith(TABLE_SUFFIXES) or None
-    return read_labels(lines, source.shown(file), known, is_table)
+    kind = "table" if file.lower().endswith(TABLE_SUFFIXES) else "json" if file.lower().endswith(".jsonl") else None
+    return read_labels(lines, source.shown(file), known, kind)
 
 
 def _with_names(lines: Iterator[str | BadLine], files: list[str], shown_as: str) -> list[str | BadLine]:
@@ -293,7 +297,9 @@ def _read_images(
     yield from pair(labels, images, source.image, has_all)
 
 
-def _read_ink(paths: list[Path], root: Path, known: Container[str]) -> Iterator[Item | BadItem]:
+def _read_ink(
+    paths: list[Path], root: Path, truths: tuple[str, ...], known: Container[str]
+) -> Iterator[Item | BadItem]:
     seen: dict[str, str] = {}
     for path in paths:
         where = path.relative_to(root).as_posix()
@@ -302,7 +308,7 @@ def _read_ink(paths: list[Path], root: Path, known: Container[str]) -> Iterator[
             continue
         seen[path.stem] = where
         try:
-            ink = read_inkml(path, needs_truth=True)
+            ink = read_inkml(path, True, truths)
             traces = pixel_traces(ink.traces)
             yield Item(path.stem, ink.tokens, draw_traces(traces), where, strokes_of(traces, ink.symbols))
         except DataError as error:

@@ -31,6 +31,7 @@ from utils.files import atomic_write, locked
 from utils.parallel import in_threads
 from utils.progress import counted
 from utils.reading.images import normalize_image
+from utils.reading.photographs import clean_photograph, is_drawn
 
 # The first bytes of the images that are copied as they are; any other kind is saved as PNG.
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
@@ -45,11 +46,19 @@ class Options:
 
     existing: what becomes of a split that is there, made from something else: an error, or it is replaced, or added to.
     normalize: labels are written in their one spelling (`latex/normalization.py`).
+    clean: the ink of photographs is found and brought to the usual size, as recognize.py does (`utils/reading`).
     """
 
     reading: Reading = field(default_factory=Reading)
     existing: Literal["refuse", "replace", "add"] = "refuse"
     normalize: bool = False
+    clean: bool = False
+
+    def record(self) -> dict:
+        """What decides what a split is made into, as prepared.json keeps it; what is not asked for is left out."""
+        return {"normalize": self.normalize} | {
+            name: value for name, value in (("truth", self.reading.truth), ("clean", self.clean)) if value
+        }
 
 
 DEFAULT = Options()
@@ -218,7 +227,7 @@ class _Record(NamedTuple):
 
     parts: list[list]
     left_out: int
-    normalize: bool
+    options: dict
 
     @staticmethod
     def of(folder: Path) -> _Record | None:
@@ -226,7 +235,9 @@ class _Record(NamedTuple):
             about = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
         except OSError:
             return None
-        return _Record(about.get("parts") or [about["files"]], about["left_out"], about.get("normalize", False))
+        left_out, parts = about.pop("left_out"), about.pop("parts", None) or [about["files"]]
+        about.pop("files", None)  # as an earlier version called the parts
+        return _Record(parts, left_out, {"normalize": False} | about)
 
 
 def _fingerprint(part: Split) -> list[list]:
@@ -248,7 +259,7 @@ def _job(part: Split, folder: Path, options: Options) -> _Job:
     if not labels.is_file():  # stopped on the way
         return _Job(part, folder)
     files = _fingerprint(part)
-    is_same = files in record.parts and record.left_out == 0 and record.normalize == options.normalize
+    is_same = files in record.parts and record.left_out == 0 and record.options == options.record()
     if is_same and (not part.has_strokes or open_strokes(folder) is not None):  # else made before strokes were kept
         print(f"{folder.parent.name}/{folder.name}: already there, made from {part.place}", file=sys.stderr)
         return _Job(None, folder)
@@ -293,7 +304,7 @@ def _write_split(
     shutil.rmtree(images, ignore_errors=True)
     images.mkdir(parents=True)
     existing = _copy_existing(folder, images) if job.adds else _Existing({}, {})
-    saver = _Saver(images, wanted, existing, options.normalize)
+    saver = _Saver(images, wanted, existing, options.normalize, options.clean)
     old_strokes = open_strokes(folder) if job.adds else None
     strokes = StrokeWriter(folder / "strokes") if part.has_strokes or old_strokes else None
     if old_strokes is not None:
@@ -316,7 +327,7 @@ def _write_split(
     changes.tell()
     if job.adds:
         print(f"{changes.split}: {new_labels} items added to {len(existing.labels)}", file=sys.stderr)
-    record = {"left_out": len(bad), "normalize": options.normalize, "parts": [_fingerprint(part)]}
+    record = {"left_out": len(bad), **options.record(), "parts": [_fingerprint(part)]}
     if job.adds:
         record["parts"] = _Record.of(folder).parts + record["parts"]
     _put_in_place(folder, strokes, record, bad)
@@ -359,6 +370,7 @@ class _Saver:
     wanted: Vocabulary | None
     existing: _Existing
     normalize: bool
+    clean: bool
 
     def save(self, item: Item | BadItem) -> Item | BadItem | None:
         """The item without its pixels, or what is wrong with it; None where this very item is there already."""
@@ -370,6 +382,9 @@ class _Saver:
             if self.wanted:
                 self.wanted.encode(item.tokens)
             image = image_of(item)
+            if self.clean and not is_drawn(image):
+                image = clean_photograph(image, name_of_image(item))[0].image
+                item = item._replace(image=image)
             normalize_image(image, name_of_image(item))
             data = item.image.read_bytes() if isinstance(item.image, Path) else item.image
             if isinstance(data, bytes) and data.startswith((PNG, JPEG)):

@@ -21,9 +21,9 @@ CARE = 0.06  # how far the points of a symbol stray, against its size
 
 
 @cache
-def glyph_skeleton(font: int, glyph: int) -> tuple[np.ndarray, ...]:
+def glyph_skeleton(font: int, glyph: int, user_font: str = "") -> tuple[np.ndarray, ...]:
     """The strokes of a glyph: polylines (n, 2) in em, x to the right and y downwards from its origin."""
-    outline = fonts.outline(font, glyph)
+    outline = fonts.outline(font, glyph, user_font)
     if not outline.counts:
         return ()
     points = outline.points * [SKELETON_PIXELS, -SKELETON_PIXELS]
@@ -37,13 +37,15 @@ def glyph_skeleton(font: int, glyph: int) -> tuple[np.ndarray, ...]:
     return tuple((chain + corner) / SKELETON_PIXELS for chain in chains)
 
 
-def token_skeleton(layout: Layout, token: int) -> list[np.ndarray]:
-    """The strokes of a token in a layout, in em; empty where it leaves no ink."""
+def token_skeleton(layout: Layout, token: int, chinese_font: str = "") -> list[np.ndarray]:
+    """The strokes of a token in a layout, in em; empty where it leaves no ink.   chinese_font: it was laid out with."""
     strokes = []
     for glyph in layout.glyphs:
         if glyph.token == token:
             scale, origin = (glyph.scale_x, glyph.scale_y), (glyph.x, -glyph.y)
-            strokes += [stroke * scale + origin for stroke in glyph_skeleton(glyph.font, glyph.glyph)]
+            user_font = chinese_font if glyph.font == fonts.USER_FONT else ""
+            skeleton = glyph_skeleton(glyph.font, glyph.glyph, user_font)
+            strokes += [stroke * scale + origin for stroke in skeleton]
     for rule in layout.rules:
         if rule.token == token:
             along = np.linspace(0, 1, 12)[:, None]
@@ -68,8 +70,11 @@ def simulate(strokes: Sequence[np.ndarray], random: np.random.Generator) -> list
 class SimulatedLibrary:
     """Symbols that a simulated hand has drawn, in memory, with the fields of a `symbols.SymbolLibrary`."""
 
-    def __init__(self, seen: Mapping[str, Sequence[tuple[Layout, int]]], seed: int = 0):
-        """seen: for each token, layouts that hold it, and its index in them: one for each size that matters."""
+    def __init__(self, seen: Mapping[str, Sequence[tuple[Layout, int]]], seed: int = 0, chinese_font: str = ""):
+        """seen: for each token, layouts that hold it, and its index in them: one for each size that matters.
+
+        chinese_font: path of the font file that the layouts were made with, or "".
+        """
         self.tokens = sorted(seen)
         traces, symbols, self.image_writers = [], [], np.arange(HANDS)
         self.image_forms, self.image_widths = np.zeros(HANDS, np.int32), np.ones(HANDS, np.float32)
@@ -78,7 +83,7 @@ class SimulatedLibrary:
         steps = np.full(HANDS, np.nan)
         self.image_features = np.column_stack([slants, steps, spreads]).astype(np.float32)
         for number, token in enumerate(self.tokens):
-            skeletons = [token_skeleton(layout, index) for layout, index in seen[token]]
+            skeletons = [token_skeleton(layout, index, chinese_font) for layout, index in seen[token]]
             for skeleton in skeletons:
                 typeset = np.ptp(np.concatenate(skeleton), axis=0)
                 for hand in range(HANDS):

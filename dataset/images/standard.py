@@ -23,7 +23,7 @@ from dataset.images.scaling import FULL_SIZE, Scaling
 from dataset.images.source import ImageSource
 from dataset.renderer import Layout, RenderError, Style, draw_ink, image_size, layout
 from dataset.vocabulary import Vocabulary
-from utils.files import hash64, locked
+from utils.files import file_digest, hash64, locked
 from utils.parallel import in_processes
 from utils.progress import Progress
 from utils.reading.images import MARGIN
@@ -49,6 +49,7 @@ class Styles:
     scale_jitter: float = 0.0
     rotation_jitter: float = 0.0
     augmentation: Augmentation | None = None  # of the drawn image
+    chinese_font: str = ""  # path of a font file
 
 
 STANDARD = Styles()
@@ -99,25 +100,34 @@ def renderer_version() -> str:
     return digest.hexdigest()[:12]
 
 
+@cache
+def _font_digest(path: str) -> str:
+    return file_digest(path)[:8]
+
+
 class LayoutCache:
     """Layouts of labels in one font, in two files that only grow; kept for one version of the renderer.
+
+    With a font for Chinese, which is the user's own, the cache is another one for each such font.
 
     Rows of `index` are written after what they point to, so a process may be killed at any moment: the next one that
     fills the cache cuts off what was half written, and goes on. One process fills at a time, others wait for it.
     """
 
-    def __init__(self, folder: str | Path, font: str, version: str | None = None):
-        """version: of the renderer; the present one's if None."""
-        self.font, self.version = font, version or renderer_version()
-        self.folder = Path(folder) / f"{font}-{self.version}"
+    def __init__(self, folder: str | Path, font: str, version: str | None = None, chinese_font: str = ""):
+        """version: of the renderer; the present one's if None.   chinese_font: path of a font file, or ""."""
+        self.font, self.version, self.chinese_font = font, version or renderer_version(), chinese_font
+        name = f"{font}-{self.version}" + (f"-{_font_digest(chinese_font)}" if chinese_font else "")
+        self.folder = Path(folder) / name
         if not self.folder.exists():
-            for outdated in self.folder.parent.glob(f"{font}-" + "[0-9a-f]" * 12):
-                shutil.rmtree(outdated, ignore_errors=True)
+            for other in self.folder.parent.glob(f"{font}-" + "[0-9a-f]" * 12 + "*"):
+                if other.name.split("-")[1] != self.version:  # outdated
+                    shutil.rmtree(other, ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
         self._open()
 
     def __reduce__(self):
-        return LayoutCache, (self.folder.parent, self.font, self.version)
+        return LayoutCache, (self.folder.parent, self.font, self.version, self.chinese_font)
 
     def _open(self) -> None:
         self.index = _map(self.folder / "index", ROW)
@@ -151,7 +161,7 @@ class LayoutCache:
                 title = f"laying out {self.folder.parent.parent.name} ({self.font})"
                 wanted = (labels[number] for number in missing)
                 with Progress(title, len(missing), "label", progress) as bar:
-                    for rows, data in _lay_out_all(wanted, len(missing), self.font, workers):
+                    for rows, data in _lay_out_all(wanted, len(missing), self.font, self.chinese_font, workers):
                         rows["start"] += end
                         end += len(data)
                         layouts.write(data)
@@ -201,18 +211,19 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 def _lay_out_all(
-    labels: Iterator[Sequence[str]], count: int, font: str, workers: int | None
+    labels: Iterator[Sequence[str]], count: int, font: str, chinese_font: str, workers: int | None
 ) -> Iterator[tuple[np.ndarray, bytes]]:
     """Rows and bytes of all labels, chunk by chunk, from as many processes as there are cores if `workers` is None."""
-    chunks = ((font, [" ".join(label) for label in chunk]) for chunk in iter(lambda: list(islice(labels, CHUNK)), []))
+    fonts = font, chinese_font
+    chunks = ((fonts, [" ".join(label) for label in chunk]) for chunk in iter(lambda: list(islice(labels, CHUNK)), []))
     return in_processes(_lay_out, chunks, 1 if count < FEW else workers)
 
 
-def _lay_out(job: tuple[str, list[str]]) -> tuple[np.ndarray, bytes]:
+def _lay_out(job: tuple[tuple[str, str], list[str]]) -> tuple[np.ndarray, bytes]:
     """Rows of the index, with `start` counted from this chunk's first byte, and the bytes they point to."""
-    font, labels = job
+    (font, chinese_font), labels = job
     rows, parts, end = np.zeros(len(labels), ROW), [], 0
-    style = Style(font=font)
+    style = Style(font=font, chinese_font=chinese_font)
     for row, label in zip(rows, labels, strict=True):
         tokens = label.split(" ")
         try:
@@ -260,7 +271,7 @@ class StandardImages(ImageSource):
         self._limits = scaling.limits
         self._font_weight = np.array([FONT_WEIGHT.get(font, 0.0) for font in styles.fonts])
         keys = np.fromiter((key_of(tokens) for tokens in labels), np.uint64, len(labels))
-        self._caches = [LayoutCache(folder, font) for font in styles.fonts]
+        self._caches = [LayoutCache(folder, font, chinese_font=styles.chinese_font) for font in styles.fonts]
         for cache_ in self._caches:
             cache_.fill(labels, keys, progress, workers)
         rows = np.stack([cache_.find(keys) for cache_ in self._caches])  # (fonts, labels)
@@ -347,7 +358,8 @@ class StandardImages(ImageSource):
         index = range(len(self))[index]  # an IndexError where there is no such image, and -1 is the last
         (font,), (row,), numbers, _, (chance,) = self._styles_of(np.array([index]), seed, epoch)
         numbers = {name: float(number[0]) for name, number in numbers.items()}
-        style = Style(font=self.styles.fonts[font], margin=MARGIN, seed=int(chance), **numbers)
+        fonts = {"font": self.styles.fonts[font], "chinese_font": self.styles.chinese_font}
+        style = Style(**fonts, margin=MARGIN, seed=int(chance), **numbers)
         return _with_heavier_rules(self._caches[font].layout(row), -self._font_weight[font]), style
 
 

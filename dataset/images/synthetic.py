@@ -105,7 +105,7 @@ class SyntheticInk(ImageSource):
         if len(missing):
             names = np.array([*SPECIALS, *vocabulary.tokens])[tokens]
             seen = seen_in(layouts, rows, boxes, names, set(self.simulated))
-            sources = [*sources, (SimulatedLibrary(seen), None)]
+            sources = [*sources, (SimulatedLibrary(seen, chinese_font=layouts.chinese_font), None)]
         self._planner = Planner(gather(sources, vocabulary), boxes, tokens)
         self._planned, self._plans = (None, None), {}  # seed and epoch, and the plans of chunks in it
         self._last: tuple = (None, None)  # whose strokes were asked for last, and what they are

@@ -114,7 +114,8 @@ def token_boxes(layouts: LayoutCache, rows: np.ndarray) -> TokenBoxes:
 
     # The ink of each different glyph, looked up once.
     kinds, kind = np.unique(glyph_ids[:, 0].astype(np.int64) << 16 | glyph_ids[:, 1], return_inverse=True)
-    metrics = [fonts.metrics(int(each >> 16), int(each & 0xFFFF)) for each in kinds]
+    pairs = [(int(each >> 16), int(each & 0xFFFF)) for each in kinds]
+    metrics = [fonts.metrics(*pair, layouts.chinese_font if pair[0] == fonts.USER_FONT else "") for pair in pairs]
     ink = np.array([(m.left, -m.top, m.right, -m.bottom) for m in metrics], np.float32).reshape(-1, 4)[kind]
     origin = glyph_places[:, :2] * np.float32([1, -1])
     low = np.concatenate([origin + ink[:, :2] * glyph_places[:, 2:], rule_places[:, :2] * [1, -1]])

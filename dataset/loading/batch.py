@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from dataset.sampler import Shapes
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one step, padded to the largest of them. An image kind that the stage does not use is None.
+    """Images of one step, padded to the largest of them or to a shape that the sampler has chosen.
+
+    An image kind that the stage does not use is None.
 
     labels (B, L) int64 vocabulary ids without start and end, padded with 0; lengths (B,) int64 tokens.
     ink and standard (B, 1, H, W) uint8, ink 255 on paper 0; their paddings (B, H, W) bool, True outside the image.
@@ -94,9 +98,12 @@ class Batch:
         )
 
 
-def stack(images: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (H, W) uint8 -> (B, 1, H, W) uint8, zero-padded below and to the right, and the padding (B, H, W)."""
-    height, width = (max(image.shape[side] for image in images) for side in (0, 1))
+def stack(images: Sequence[np.ndarray], shape: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (H, W) uint8 -> (B, 1, H, W) uint8, zero-padded below and to the right, and the padding (B, H, W).
+
+    shape: height and width that hold all the images; default: those of the largest.
+    """
+    height, width = shape or (max(image.shape[side] for image in images) for side in (0, 1))
     stacked = np.zeros((len(images), 1, height, width), np.uint8)
     padding = np.ones((len(images), height, width), bool)
     for i, image in enumerate(images):
@@ -115,7 +122,10 @@ def blank_batch(count: int, height: int, width: int, tokens: int, kind: str) -> 
 
 @dataclass(frozen=True)
 class Item:
-    """One image, or the pair of one label, on its way into a batch."""
+    """One image, or the pair of one label, on its way into a batch.
+
+    shapes: to pad the batch to: of its images, and of their partners in pairs. None: of the largest.
+    """
 
     index: int
     name: str
@@ -123,6 +133,7 @@ class Item:
     ink: np.ndarray | None
     standard: np.ndarray | None
     boxes: np.ndarray | None = None
+    shapes: Shapes | None = None
 
 
 def collate(items: Sequence[Item]) -> Batch | None:
@@ -140,12 +151,12 @@ def collate(items: Sequence[Item]) -> Batch | None:
         "standard_padding": None,
     }
     pixels = padded = 0
-    for kind in ("ink", "standard"):
-        if getattr(items[0], kind) is not None:
-            images = [getattr(item, kind) for item in items]
-            parts[kind], parts[f"{kind}_padding"] = stack(images)
-            pixels += sum(image.size for image in images)
-            padded += parts[kind].numel()
+    kinds = [kind for kind in ("ink", "standard") if getattr(items[0], kind) is not None]
+    for kind, shape in zip(kinds, items[0].shapes or len(kinds) * (None,), strict=True):
+        images = [getattr(item, kind) for item in items]
+        parts[kind], parts[f"{kind}_padding"] = stack(images, shape)
+        pixels += sum(image.size for image in images)
+        padded += parts[kind].numel()
     if items[0].boxes is not None:
         boxes = np.full((*labels.shape, 4), np.nan, np.float32)
         for row, item in zip(boxes, items, strict=True):

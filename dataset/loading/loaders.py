@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from dataset.images.synthetic import SyntheticInk
 from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
 from dataset.loading.validation import split_validation
-from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler
+from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler, Shapes
+from dataset.typesetter.symbols import missing_characters
 from dataset.vocabulary import Vocabulary
 from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
 from utils.errors import ConfigError, DataError
@@ -58,7 +60,7 @@ class Data:
         self.vocabulary = Vocabulary.from_file(folder / "vocabulary.txt")
         self.stores = {"train": open_split(folder, "train", self.vocabulary)}
         names = sorted(path.parent.name for path in folder.glob("*/labels.txt"))
-        self.splits = [name for name in names if name not in ("train", "validation")]
+        self.splits = [name for name in names if name not in NOT_TESTS]
         if "validation" in names:  # the user's own
             self.stores["validation"] = open_split(folder, "validation", self.vocabulary)
             self.indices = {name: np.arange(len(store)) for name, store in self.stores.items()}
@@ -122,6 +124,7 @@ class Data:
         if synthetic:
             labels += open_expressions(self.folder / "standard", labels, synthetic, SYNTHETIC_SEED, self._held_out())
         folder = self.folder / "standard"
+        styles = replace(styles, chinese_font=self.settings.chinese_font or "")
         images = StandardImages(labels, self.vocabulary, folder, styles, _scaling(self.about()))
         for label, reason in images.failures:
             print(f"left out, cannot be drawn: {' '.join(label)} ({reason})", file=sys.stderr)
@@ -248,8 +251,16 @@ class Pairs(ImageSource):
         return self.standard.sizes(seed, epoch)[self.partners]
 
 
+class Key(NamedTuple):
+    """Which image, and what else a worker must know to draw it for its batch.   shapes: see Item."""
+
+    epoch: int
+    index: int
+    shapes: Shapes | None = None
+
+
 class Items:
-    """A map-style data set over (epoch, index) keys, so that workers need no word about the epoch."""
+    """A map-style data set over keys, so that workers need no word about the epoch, or the batch."""
 
     def __init__(self, source: ImageSource, kind: Kind, seed: int, with_boxes: bool = False):
         """kind: what the images are, as a stage says it.   with_boxes: whether a loss asks where tokens lie."""
@@ -258,13 +269,13 @@ class Items:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        epoch, index = key
+    def __getitem__(self, key: Key | tuple[int, int]) -> Item:
+        epoch, index, shapes = Key(*key)
         source = self.source
         image, partner = source.image(index, self.seed, epoch), source.partner(index, self.seed, epoch)
         ink, standard = (None, image) if self.kind == "standard" else (image, partner)
         boxes = source.boxes(index, self.seed, epoch) if self.with_boxes else None
-        return Item(index, source.name(index), source.label(index), ink, standard, boxes)
+        return Item(index, source.name(index), source.label(index), ink, standard, boxes, shapes)
 
 
 class Loader:
@@ -341,8 +352,8 @@ class _Keys:
         self.loader = loader
 
     def __iter__(self):
-        for indices in self.loader.sampler:
-            yield [(self.loader.epoch, int(index)) for index in indices]
+        for indices, shapes in self.loader.sampler.with_shapes():
+            yield [Key(self.loader.epoch, int(index), shapes) for index in indices]
 
     def __len__(self) -> int:
         return len(self.loader.sampler)
@@ -350,6 +361,8 @@ class _Keys:
 
 # ---- from a config to loaders ----------------------------------------------------------------------------------------
 
+# Splits that are not read at a run's end: MathWriting's symbols and synthetic ink are there to train on.
+NOT_TESTS = ("train", "validation", "symbols", "synthetic")
 SYNTHETIC_SEED = 0
 IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
 READING_PIXELS, READING_IMAGES = 1_000_000, 64  # a batch's budget where nothing is trained
@@ -369,6 +382,8 @@ def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def check_stages(data: Data, config: Config) -> None:
     """Raises, before anything takes time, the DataError or ConfigError that a later stage would stop at."""
     _augmentations(config.augment)
+    if config.data.chinese_font:
+        check_chinese_font(config.data.chinese_font, data.vocabulary.tokens)
     for stage in config.stages:
         _require_boxes(data, stage)
     if open_strokes(data.folder / "train") is None:
@@ -379,6 +394,22 @@ def check_stages(data: Data, config: Config) -> None:
                 "learn from synthetic ink alone, and `augment.strokes` changes that alone",
                 file=sys.stderr,
             )
+
+
+def check_chinese_font(path: str, tokens: Sequence[str]) -> None:
+    """Raises ConfigError where the font is missing, is none, or lacks a Chinese character among the tokens."""
+    if not Path(path).is_file():
+        raise ConfigError(f"data.chinese_font: {path}: not found; expected a font file (.ttf, .otf or .ttc)")
+    try:
+        missing = missing_characters(path, tokens)
+    except DataError as error:
+        raise ConfigError(f"data.{error}") from None
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise ConfigError(
+            f"data.chinese_font: {path} lacks {len(missing)} characters of the vocabulary: "
+            f"{' '.join(missing[:10])}{more}; expected a font with Chinese, such as Noto Sans CJK"
+        )
 
 
 def _augmentations(settings: AugmentConfig) -> tuple[Augmentation, StrokeAugmentation]:
@@ -475,7 +506,8 @@ def make_loaders(
             token_cost=memory.token_cost if memory else 0.0,
             partner_sizes=train.partner_sizes,
         )
-        sampler = AdaptiveBatchSampler(train.sizes, max_pixels, config.batch.max_samples, cost, plan=plan)
+        batch = config.batch
+        sampler = AdaptiveBatchSampler(train.sizes, max_pixels, batch.max_samples, cost, plan=plan, shapes=batch.shapes)
     items = Items(train, stage.images, config.seed, with_boxes=bool(_needs_boxes(stage)))
     pin_memory = torch.cuda.is_available()  # what lies there is copied to a GPU while it computes
     return Loader(items, sampler, config.data.workers, pin_memory), reading_loader(validation, stride, kind, **share)

@@ -1,6 +1,7 @@
 """What a token looks like in a font family: its class, which decides the spaces around it, its glyphs, its measures."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dataset.typesetter import computer_modern, fonts
@@ -403,6 +404,16 @@ def _unlisted(character: str, family: str, user_font: str) -> Symbol | None:
         if symbol:
             return symbol
     return None
+
+
+def missing_characters(user_font: str, tokens: Sequence[str]) -> list[str]:
+    """The Chinese characters among tokens, whole or inside of one, that neither this font nor another one can draw.
+
+    Raises DataError for what is no font.
+    """
+    characters = dict.fromkeys(character for token in tokens for character in token if is_chinese(character))
+    fonts.glyph_of_character(USER_FONT, " ", user_font)  # a DataError, although there may be no character to look for
+    return [character for character in characters if _unlisted(character, "cm", user_font) is None]
 
 
 def _low_ring() -> Symbol:

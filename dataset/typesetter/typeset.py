@@ -218,7 +218,7 @@ class Typesetter:
         if len(name) == 1 and symbols.is_chinese(name):
             if self.user_font:
                 return f"the font {self.user_font} lacks '{name}'"
-            return f"Chinese needs a font: name one in Style(chinese_font=...) to draw '{name}'"
+            return f"Chinese needs a font to draw '{name}': name a font file in data.chinese_font of the config"
         return f"unknown command '{name}'" if name.startswith("\\") else f"no font has a glyph for {name!r}"
 
     def scaled(self, symbol: symbols.Symbol, size: int, kind: int) -> Sized:

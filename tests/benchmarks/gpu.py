@@ -1,7 +1,8 @@
 """All that a quarter of an hour on a GPU can tell, by one command: make gpu
 
     MINUTES=8 make gpu                          for a call that may take ten minutes
-    MINUTES=8 make gpu ARGS=--resume            goes on where a call before was cut off, on the same machine
+    MINUTES=8 make gpu ARGS=--resume            goes on where a call before was cut off, on the same machine, and adds
+                                                to its summary
     make gpu MINUTES=3 ARGS='--preset small'    the same on a CPU
 
 Parts, the most valuable first, each with a limit of its own:
@@ -12,10 +13,11 @@ Parts, the most valuable first, each with a limit of its own:
     stages   the preset by minutes, all its stages, with the fastest settings; scores on validation and test
     ink      if time is left (--train-minutes), ink alone for the same minutes
 
-The folder of results ($OUT, else results/gpu) holds seven files: summary.json (times, settings and speeds, scores;
-written again after each part), log.txt, tests.txt, runs.jsonl (a line an epoch), stages.safetensors and ink.safetensors
-(16 bits, ready to read with), stages.png (curves). They are brought up to date while a run goes on, so nothing is lost
-when the whole is killed. What is missing in this Python is installed from datasets/wheels, see make gpu-wheels.
+The folder of results ($OUT, else results/gpu, whose former content is moved aside) holds seven files: summary.json
+(times, settings and speeds, scores; written again after each part), log.txt, tests.txt, runs.jsonl (a line an epoch),
+stages.safetensors and ink.safetensors (16 bits, ready to read with), stages.png (curves). They are brought up to date
+while a run goes on, so nothing is lost when the whole is killed. What is missing in this Python is installed from
+datasets/wheels, see make gpu-wheels.
 """
 
 from __future__ import annotations
@@ -69,16 +71,24 @@ def parse() -> argparse.Namespace:
 class Report:
     """The folder of results, and what summary.json says; the file is whole at any time."""
 
-    def __init__(self, folder: Path, minutes: float):
+    def __init__(self, folder: Path, minutes: float, goes_on: bool = False):
+        """goes_on: add to what an earlier call has left in the folder; otherwise that is moved aside."""
         self.folder, self.started, self.seconds = folder, time.monotonic(), 60 * minutes
+        earlier: dict[str, Any] = {}
+        if (folder / "summary.json").is_file():
+            earlier = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            if not goes_on:
+                folder.rename(free_name(folder, earlier["begun"]))
+                earlier = {}
         folder.mkdir(parents=True, exist_ok=True)
         self.log = open(folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
-        self.summary: dict[str, Any] = {
-            "begun": datetime.now().isoformat(timespec="seconds"),
+        now = {
             "command": sys.argv[1:],
             "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
-            "times": [],
         }
+        began = datetime.now().isoformat(timespec="seconds")
+        self.summary: dict[str, Any] = {"begun": began, "times": []} | earlier | now
+        self.seconds_before = earlier.get("seconds", 0.0)
 
     @property
     def left(self) -> float:
@@ -96,14 +106,20 @@ class Report:
         print(text, file=self.log, flush=True)
 
     def write(self) -> None:
-        self.summary["seconds"] = round(time.monotonic() - self.started, 1)
+        self.summary["seconds"] = round(self.seconds_before + time.monotonic() - self.started, 1)
         write(self.folder / "summary.json", json.dumps(self.summary, indent=1) + "\n")
 
     def table(self) -> str:
         rows = [("part", "seconds", "limit", "outcome")]
         rows += [(row["part"], f"{row['seconds']:.1f}", row["limit"], row["outcome"]) for row in self.summary["times"]]
-        rows.append(("all", f"{self.summary['seconds']:.1f}", round(self.seconds), ""))
+        rows.append(("all", f"{self.summary['seconds']:.1f}", round(self.seconds_before + self.seconds), ""))
         return "\n".join(f"{part:8}  {seconds:>7}  {limit:>5}  {outcome}" for part, seconds, limit, outcome in rows)
+
+
+def free_name(folder: Path, begun: str) -> Path:
+    """Beside the folder: gpu-2026-01-31T12.00.00, or the same with a number."""
+    names = (f"{folder.name}-{begun.replace(':', '.')}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+    return next(path for name in names if not (path := folder.with_name(name)).exists())
 
 
 def write(path: Path, text: str) -> None:
@@ -222,8 +238,10 @@ def train(report: Report, options: argparse.Namespace, name: str, run: str, argu
     command = ["train_stage_ABS.py", "--run", run, *arguments]
     report.say(f"{name}: {' '.join(command)}")
     program = Program(name, report.left - 10, command, report.log)
-    is_done = program.wait(report, collector.collect) == "done"
-    collector.collect(is_last=True)
+    try:
+        is_done = program.wait(report, collector.collect) == "done"
+    finally:  # when all is told to stop, too
+        collector.collect(is_last=True)
     collector.add_scores(options, is_done)
 
 
@@ -344,7 +362,7 @@ def main() -> None:
     options = parse()
     signal.signal(signal.SIGTERM, stop_all)
     signal.signal(signal.SIGINT, stop_all)
-    report = Report(Path(os.environ.get("OUT") or ROOT / "results" / "gpu"), options.minutes)
+    report = Report(Path(os.environ.get("OUT") or ROOT / "results" / "gpu"), options.minutes, options.resume)
     install_what_is_missing(report)
     sys.path.insert(0, str(ROOT))
     passed_on = ["--preset", options.preset, "--device", options.device]
@@ -366,7 +384,6 @@ def main() -> None:
     if data:
         data.wait(report)
 
-    chosen: list[str] = []
     speed = report.folder / "speed.json"
     if "speed" in options.parts:
         command = ["tests/benchmarks/gpu_speed.py", "--dataset", choose_dataset(), "--out", str(speed)]
@@ -374,10 +391,9 @@ def main() -> None:
         Program("speed", limits["speed"], [*command, *passed_on], report.log).wait(report)
     if speed.is_file():
         report.summary["speed"] = json.loads(speed.read_text(encoding="utf-8"))
-        chosen = report.summary["speed"]["chosen"]
         report.write()
         speed.unlink()
-    train_all(report, options, chosen)
+    train_all(report, options, report.summary.get("speed", {}).get("chosen", []))
     report.write()
     report.say("\n" + report.table())
     for name in ("stages", "ink"):

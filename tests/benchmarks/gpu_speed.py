@@ -2,10 +2,11 @@
 
     python tests/benchmarks/gpu_speed.py --dataset CROHME --preset gpu --out speed.json
 
-Budgets of a batch, bf16 against fp32, workers, and torch.compile, each a few steps of the longest stage that shows ink.
-The file is written again after each measurement, so nothing is lost when time runs out. Its `chosen` are assignments
-for --set: the smallest budget within a tenth of the best rate (more steps for the same images), bf16 or fp32 by rate,
-the fewest workers that draw images a third faster than they are learnt from, and compilation where it pays for itself.
+Budgets of a batch, bf16 against fp32, workers, torch.compile, and batches of few shapes, each a few steps of the
+longest stage that shows ink. The file is written again after each measurement, so nothing is lost when time runs out.
+Its `chosen` are assignments for --set: the smallest budget within a tenth of the best rate (more steps for the same
+images), bf16 or fp32 and few shapes by rate, the fewest workers that draw images a third faster than they are learnt
+from, and compilation where it pays for itself.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ GPU_BUDGETS = (2_000_000, 4_000_000, 8_000_000)  # padded pixels of a batch
 WARM_UP, TIMED, PROFILED = 3, 8, 3  # steps; a CPU takes fewer
 DRAWING_SECONDS = 2.5
 PAYS = 1.05  # rates nearer than this count as equal
+FEW_SHAPES = 24  # of the batches of an epoch; see batch.shapes
 
 
 def parse() -> argparse.Namespace:
@@ -142,6 +144,7 @@ class Speed:
             "max_pixels": max_pixels,
             "precision": precision,
             "compile": is_compiled,
+            "shapes": epoch["shapes"],
             "first_steps": round(started - begun, 2),
             "seconds_a_step": round(seconds / len(batches[warm_up:]), 4),
             "images_per_second": round(pixels / seconds / epoch["pixels"] * epoch["images"], 1),
@@ -213,6 +216,22 @@ class Speed:
         saved = self.options.training_seconds * (1 - 1 / speed_up)
         self.chosen["training.compile"] = speed_up > PAYS and saved > 1.5 * compiled["first_steps"]
 
+    def choose_shapes(self, row: dict[str, Any]) -> None:
+        """Few shapes have more padding, but meet no new shape after a while; the rate counts an epoch's padding."""
+        from dataset.loading.loaders import Loader
+        from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan
+
+        usual, source = self.loader, self.loader.items.source
+        plan = EpochPlan(seed=self.config.seed, stride=usual.sampler.stride, chosen=source.chosen)
+        cost = BatchCost(partner_sizes=source.partner_sizes)
+        sampler = AdaptiveBatchSampler(source.sizes, row["max_pixels"], cost=cost, plan=plan, shapes=FEW_SHAPES)
+        self.loader, self.drawn = Loader(usual.items, sampler), []
+        self.loader.set_epoch(0)
+        few = self.measure(row["max_pixels"], row["precision"])
+        if few["images_per_second"] > PAYS * row["images_per_second"]:
+            self.chosen["batch.shapes"] = FEW_SHAPES
+        self.loader, self.drawn = usual, []
+
     def profile(self, row: dict[str, Any]) -> None:
         """The ten operations that take longest on the device, and how many are started in a step."""
         import torch
@@ -253,6 +272,9 @@ class Speed:
             self.choose_workers(row)
         if self.is_gpu and self.has_time():
             self.choose_compile(row)
+            self.write()
+        if self.has_time():
+            self.choose_shapes(row)
         self.write()
 
 

@@ -1,6 +1,7 @@
 """How much of what a batch costs is padding: the Adaptive Batch Sampler beside other ways to make batches.
 
     python tests/benchmarks/sampler.py
+    python tests/benchmarks/sampler.py --shapes    what it costs when an epoch has few shapes of batches
 
 Sizes are those of CROHME's training images where they are found (../shared/data or the folder HMER_DATA, else
 datasets/CROHME), and drawn from a log-normal distribution otherwise. Every number is the mean of 6 epochs.
@@ -122,6 +123,21 @@ def compare(sizes: np.ndarray, max_pixels: int, stride: int) -> None:
         print(f"{name:34}{padding:9.1%}{batches:9.0f}{mean:10.1f}{filled:8.0%}{over:13.1%}{min(new):11.0%}")
 
 
+def compare_shapes(sizes: np.ndarray, max_pixels: int, stride: int = 16) -> None:
+    """Print one line for each number of shapes that an epoch may have."""
+    print(f"\nbudget {max_pixels / 1e6:.2f} Mpx; sides rounded up to {stride} px")
+    print(f"{'at most':>10}{'shapes':>9}{'padding':>9}{'batches':>9}{'pixels':>9}")
+    usual = None
+    for shapes in (None, 96, 48, 24, 12):
+        sampler, facts = AdaptiveBatchSampler(sizes, max_pixels, plan=EpochPlan(stride=stride), shapes=shapes), []
+        for epoch in range(EPOCHS):
+            sampler.set_epoch(epoch)
+            facts.append([sampler.summary()[name] for name in ("shapes", "padding", "batches", "pixels")])
+        count, padding, batches, pixels = np.mean(facts, axis=0)
+        usual = usual or pixels
+        print(f"{shapes or 'any':>10}{count:9.0f}{padding:9.1%}{batches:9.0f}{pixels / usual:8.2f}x")
+
+
 def time_plans() -> None:
     """Print how long it takes to plan an epoch of many images, and how much memory."""
     print("\nplanning an epoch, 1.35 Mpx, sides rounded up to 16 px")
@@ -142,6 +158,7 @@ def time_plans() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-timing", action="store_true", help="leave out the plans of up to a million images")
+    parser.add_argument("--shapes", action="store_true", help="only the cost of few shapes")
     arguments = parser.parse_args()
     sizes = crohme_sizes()
     if sizes is None:
@@ -149,6 +166,11 @@ def main() -> None:
         print("no CROHME images found: sizes are made up")
     height, width = sizes.mean(axis=0)
     print(f"{len(sizes)} images, {height:.0f} x {width:.0f} px in the mean, {sizes.prod(axis=1).sum():,} px in all")
+    if arguments.shapes:
+        print("shapes: different heights and widths of an epoch's batches; pixels: computed, against any shapes")
+        for max_pixels in (1_350_000, 4_000_000):
+            compare_shapes(sizes, max_pixels)
+        return
     print("padding: share of the computed pixels outside the images; images: in a batch, in the mean;")
     print("new pairs: share of neighbors in the batch that were none in the epoch before, the least of all epochs")
     for stride in (1, 16):

@@ -90,6 +90,7 @@ class DataConfig:
     validation_share: Share
     workers: NonNegativeInteger
     symbols: tuple[Text, ...] = ()
+    chinese_font: Text | None = None
 
 
 @config_table
@@ -101,6 +102,8 @@ class BatchConfig:
     max_pixels: PositiveIntegerOrAuto
     cpu_max_pixels: PositiveInteger
     max_samples: PositiveInteger | None
+    shapes: PositiveInteger | None = None
+    reference_pixels: PositiveInteger | None = None
 
 
 @config_table

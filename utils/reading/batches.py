@@ -66,11 +66,12 @@ def in_batches(
     device: torch.device,
     max_images: int | None = None,
     on_failure: Callable[[int, Exception], None] | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[T | None]:
     """What work(batch) gives for each image, in the order of the images; those of like size are worked on together.
 
     images: uint8 (H, W).   on_failure(index, error): called for an image at which work failed, whose result is None;
-    where it is not given, the error is raised.
+    where it is not given, the error is raised.   on_batch(images): called after each batch with how many it had.
     """
     batches = _Batches(images, max_images or MAX_IMAGES, MAX_PIXELS.get(device.type, MAX_PIXELS["cuda"]))
     fail = None if on_failure is None else lambda batch, error: on_failure(batch.indices[0], error)
@@ -78,6 +79,8 @@ def in_batches(
     for batch, found in each_batch(batches, work, device, on_failure=fail):
         for index, result in zip(batch.indices, found, strict=True):
             results[index] = result
+        if on_batch is not None:
+            on_batch(len(batch.indices))
     return results
 
 

@@ -11,10 +11,11 @@ The network, the vocabulary, and what draws ink are given to it, because utils i
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, Union
 
 import cv2
 import numpy as np
@@ -31,7 +32,12 @@ from utils.reading.warnings import warnings_about
 from utils.training.interfaces import Explanation, Hypothesis
 from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights
 
-Image = Any  # a path, the bytes of a file, a PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4)
+if TYPE_CHECKING:
+    import PIL.Image
+
+# A path, the bytes of a file, a PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4).
+Image: TypeAlias = Union[str, Path, bytes, np.ndarray, "PIL.Image.Image"]
+ReadingProgress: TypeAlias = Callable[[int, int], None]  # called with how many images are read, and of how many
 IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
 INK_SUFFIXES = (".inkml", ".json")
 # The share of a token's attention that its box leaves out on each side.
@@ -132,7 +138,10 @@ class Decoded(NamedTuple):
 
 
 class Reader:
-    """A network with all that it takes to read images with it: Reader.load(path).read(image).latex."""
+    """A network with all that it takes to read images with it: Reader.load(path).read(image).latex.
+
+    Several threads may use one Reader: they prepare images at the same time, and decode one after the other.
+    """
 
     def __init__(self, model: nn.Module, vocabulary: Vocabulary, data: dict[str, Any], language: Language,
                  device: str | torch.device = "cpu"):  # fmt: skip
@@ -141,6 +150,7 @@ class Reader:
         self.model = model.to(device).eval().requires_grad_(False)
         self.vocabulary, self.data, self.language = vocabulary, data, language
         self.device = torch.device(device)
+        self._lock = threading.Lock()  # held while the network computes
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, build: Callable[[dict], nn.Module], language: Language,
@@ -178,11 +188,19 @@ class Reader:
         return self.read_many([image], beam, directions)[0]
 
     def read_many(
-        self, images: Sequence[Image | Prepared], beam: int = 1, directions: int | None = None
+        self,
+        images: Sequence[Image | Prepared],
+        beam: int = 1,
+        directions: int | None = None,
+        progress: ReadingProgress | None = None,
     ) -> list[Reading]:
-        """Read images, those of like size together; the readings come in the order of the images."""
+        """Read images, those of like size together; the readings come in the order of the images.
+
+        progress(done, total): called when the images are prepared, with 0, and after each batch; an error that it
+        raises ends the reading.
+        """
         prepared = [one if isinstance(one, Prepared) else self.prepare(one) for one in images]
-        decoded = self.decode(prepared, Search(beam, directions), explain=True)
+        decoded = self.decode(prepared, Search(beam, directions), explain=True, progress=progress)
         return [self._reading(one, found) for one, found in zip(prepared, decoded, strict=True)]
 
     def read_lines(self, image: Image, beam: int = 1, directions: int | None = None) -> list[Reading]:
@@ -228,13 +246,16 @@ class Reader:
         explain: bool = False,
         max_images: int | None = None,
         on_failure: Callable[[int, Exception], None] | None = None,
+        progress: ReadingProgress | None = None,
     ) -> list[Decoded | None]:
         """Decode images, those of like size together, at most `max_images` at a time.
 
         on_failure(index, error): called for an image whose decoding failed, for which there is None then; where it is
-        not given, the error is raised.   Raises ConfigError for a search that the network cannot do.
+        not given, the error is raised.   progress: see read_many.   Raises ConfigError for a search that the network
+        cannot do.
         """
         self.check(search)
+        tell = None if progress is None else _counted(progress, len(prepared))
         chosen = self._choose_views(prepared, max_images, on_failure)
         indices = [index for index, view in enumerate(chosen) if view is not None]
         images = [prepared[index].views[chosen[index]].image for index in indices]
@@ -247,7 +268,9 @@ class Reader:
             return list(zip(hypotheses, explained, strict=True))
 
         fail = None if on_failure is None else lambda place, error: on_failure(indices[place], error)
-        found = dict(zip(indices, in_batches(images, work, self.device, max_images, fail), strict=True))
+        found = dict(
+            zip(indices, in_batches(images, self._alone(work), self.device, max_images, fail, tell), strict=True)
+        )
         return [
             None if found.get(index) is None else Decoded(found[index][0], chosen[index], found[index][1])
             for index in range(len(prepared))
@@ -265,7 +288,7 @@ class Reader:
         def work(batch: ImageBatch) -> list[Explanation]:
             return self.model.explain(batch.images, batch.padding, [ids[index] for index in batch.indices])
 
-        return in_batches(images, work, self.device, max_images)
+        return in_batches(images, self._alone(work), self.device, max_images)
 
     def check(self, search: Search) -> None:
         """Raises ConfigError for a search that the network cannot do."""
@@ -284,6 +307,15 @@ class Reader:
         }
 
     # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _alone(self, work: Callable[[ImageBatch], Any]) -> Callable[[ImageBatch], Any]:
+        """The same work, while no other thread uses the network."""
+
+        def work_alone(batch: ImageBatch) -> Any:
+            with self._lock:
+                return work(batch)
+
+        return work_alone
 
     def _read_strokes(self, path: Path, name: str) -> Any:
         if path.suffix.lower() == ".inkml":
@@ -331,7 +363,9 @@ class Reader:
         fail = None if on_failure is None else lambda place, error: errors.update({guesses[place][0]: error})
         images = [prepared[index].views[view].image for index, view in guesses]
         best: dict[int, tuple[float, int]] = {}
-        for (index, view), score in zip(guesses, in_batches(images, work, self.device, max_images, fail), strict=True):
+        for (index, view), score in zip(
+            guesses, in_batches(images, self._alone(work), self.device, max_images, fail), strict=True
+        ):
             if score is not None and (index not in best or score > best[index][0]):
                 best[index] = score, view
         for index in errors.keys() - best.keys():
@@ -363,6 +397,19 @@ class Reader:
             is_cleaned=prepared.is_cleaned,
             image=view.image,
         )
+
+
+def _counted(progress: ReadingProgress, total: int) -> Callable[[int], None]:
+    """What tells progress after each batch, given how many images that had; before the first one it tells 0."""
+    done = 0
+    progress(done, total)
+
+    def tell(images: int) -> None:
+        nonlocal done
+        done += images
+        progress(done, total)
+
+    return tell
 
 
 def _box(attention: np.ndarray, stride: int, view: CleanInk, given_size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -84,6 +85,22 @@ def predict(
     for batch, hypotheses in each_batch(batches, read, device, title, context=context):
         found += zip(batch.indices, batch.names, batch.references(), hypotheses, strict=True)
     return [Prediction(*rest) for _, *rest in sorted(context.gather(found), key=lambda one: one[0])]
+
+
+def chosen_for_sheet(
+    predictions: Sequence[Prediction], loader: Loader, text: Callable[[Sequence[int]], str], count: int = 24
+) -> list[tuple[np.ndarray, str, str]]:
+    """At most `count` of the predictions, evenly chosen: (image uint8 (H, W) with ink 255, label, prediction).
+
+    loader: what was read.   text(ids): LaTeX.
+    """
+    last = len(predictions) - 1
+    indices = [round(i * last / (count - 1)) for i in range(count)] if last >= count else range(last + 1)
+    items = []
+    for index in indices:
+        _, reference, hypothesis = predictions[index]
+        items.append((loader.items.source.image(index, 0, 0), text(reference), text(hypothesis.tokens)))
+    return items
 
 
 def score(predictions: Sequence[Prediction]) -> dict[str, float]:

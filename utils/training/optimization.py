@@ -37,6 +37,18 @@ def warmup_share(stage: StageConfig, training: TrainingConfig) -> float:
     return min(training.warmup_epochs / stage.epochs, 0.25)
 
 
+def batch_size_factor(step_pixels: int | None, reference_pixels: int | None, optimizer: str) -> float:
+    """What to multiply a learning rate by that is meant for steps of `reference_pixels`; 1 where either is None.
+
+    step_pixels: what a step of all processes sees at most.   SGD: linear, Goyal et al., Accurate, Large Minibatch SGD,
+    2017, section 2.1. Optimizers whose steps do not grow with the gradient: the square root, Malladi et al., On the
+    SDEs and Scaling Rules for Adaptive Gradient Algorithms, NeurIPS 2022, section 4.
+    """
+    if step_pixels is None or reference_pixels is None:
+        return 1.0
+    return (step_pixels / reference_pixels) ** (1.0 if optimizer == "sgd" else 0.5)
+
+
 def make_optimizer(model: nn.Module, stage: StageConfig, training: TrainingConfig) -> torch.optim.Optimizer:
     """The optimizer over what learns in this stage. Vectors (biases, norms) are not decayed."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]

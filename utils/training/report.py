@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -9,7 +11,7 @@ from utils.config.schema import Config
 from utils.plots import draw_curves, draw_sheet
 from utils.tables import table
 from utils.training.clock import stage_seconds
-from utils.training.inference import predict, score
+from utils.training.inference import Prediction, chosen_for_sheet, predict, score
 from utils.training.interfaces import Loader, OpenedData
 from utils.training.run_folder import Run
 
@@ -49,6 +51,14 @@ def print_stages(
     print(table(rows) + "\n", flush=True)
 
 
+def log_sheet(run: Run, stage: str, predictions: Sequence[Prediction], loader: Loader) -> None:
+    """Where a run logs for TensorBoard, add a sheet of what a validation read, beside the log's next line."""
+    if run.tensorboard:
+        items = chosen_for_sheet(predictions, loader, run.text, count=12)
+        title = f"{stage}: validation, ExpRate {score(predictions)['exprate']:.1f} %"
+        run.tensorboard.add_sheet(stage, items, title, len(run.lines()) + 1)
+
+
 def report(
     model: nn.Module,
     data: OpenedData,
@@ -83,13 +93,7 @@ def report(
     title = f"{config.dataset}, {config.model.decoder}, seed {config.seed}"
     run.save_image("curves.png", lambda path: draw_curves(lines, path, title))
     split, loader, predictions = shown
-    count = len(predictions)
-    indices = [round(i * (count - 1) / 23) for i in range(24)] if count > 24 else range(count)
-    items = []
-    for index in indices:
-        _, reference, hypothesis = predictions[index]
-        image = loader.items.source.image(index, 0, 0)
-        items.append((image, data.text(reference), data.text(hypothesis.tokens)))
+    items = chosen_for_sheet(predictions, loader, data.text)
     exprate = splits[split]["exprate"]
     run.save_image("sheet.png", lambda path: draw_sheet(items, path, f"{title}: {split}, ExpRate {exprate:.1f} %"))
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import io
 import json
-import platform
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ import yaml
 from utils.config.loading import differences, parse_config, with_present_keys
 from utils.errors import CheckpointError, ConfigError
 from utils.files import atomic_path, atomic_write
+from utils.special_tokens import END
 from utils.training.epoch_log import read_line
 from utils.training.tensorboard import TensorBoardLog
+from utils.training.versions import present_versions, version_changes
 
 # A resumed run may move to another machine, and may become longer; anything else would make it another run.
-MAY_CHANGE = ("device", "threads", "data.root", "data.workers", "training.save_minutes")
+MAY_CHANGE = ("device", "threads", "data.root", "data.chinese_font", "data.workers", "training.save_minutes")
 MAY_GROW = re.compile(r"training\.minutes|stages\.(\d+)\.epochs")
 STATE_VERSION = 2  # of state.pt; raise it when what a Trainer saves changes its meaning
 
@@ -93,6 +96,11 @@ class Run:
         self.is_extended = False  # resumed with more epochs or minutes than before
         self.stage_seconds: dict[str, float] = {}  # that the finished stages were trained for, by the run's clock
 
+    @cached_property
+    def versions(self) -> dict[str, Any]:
+        """Of the code and the libraries that this process runs with."""
+        return present_versions()
+
     # --- beginning and resuming ---
 
     def begin(self, config: dict, vocabulary: Sequence[str], about: dict) -> None:
@@ -116,6 +124,7 @@ class Run:
             self._write("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         if self.restored:
             self.stage_seconds = dict(self.restored["stage_seconds"])
+            self._tell_version_changes(self.restored.get("versions", {}))  # states of earlier versions have none
         if (self.folder / "log.jsonl").exists():
             self._truncate_log(self.restored["log_lines"] if self.restored else 0)
 
@@ -159,6 +168,15 @@ class Run:
                 f"changed: {', '.join(changed)}"
             )
 
+    def _tell_version_changes(self, before: dict[str, Any]) -> None:
+        changes = version_changes(before, self.versions)
+        if changes and self.is_writer:
+            print(
+                f"{self.folder}: changed since its state was saved: {'; '.join(changes)}. It goes on from that state, "
+                "and may end in other weights than without the change",
+                file=sys.stderr,
+            )
+
     def state_of(self, stage: str) -> dict | None:
         """Where a stage stood when the run stopped, or None when it had not begun."""
         if self.restored and self.restored["stage"] == stage:
@@ -192,6 +210,11 @@ class Run:
         if self.tensorboard:
             self.tensorboard.add(line, len(self.lines()))
 
+    def text(self, ids: Sequence[int]) -> str:
+        """A label as LaTeX, with `?` for what is no token of the vocabulary, whose ids follow the special ones."""
+        tokens, first = self.about["vocabulary"], END + 1
+        return " ".join(tokens[index - first] if index >= first else "?" for index in ids)
+
     def lines(self) -> list[dict]:
         """The log's lines, those of earlier versions under today's names."""
         path = self.folder / "log.jsonl"
@@ -215,6 +238,7 @@ class Run:
         if not self.is_writer:
             return
         about = {"version": STATE_VERSION, "stage": stage, "finished": list(self.stage_seconds)}
+        about |= {"versions": self.versions}
         about |= {"stage_seconds": self.stage_seconds, "log_lines": len(self.lines()), "seconds_used": seconds_used}
         buffer = io.BytesIO()
         torch.save(about | state, buffer)
@@ -222,10 +246,7 @@ class Run:
 
     def summarize(self, summary: dict) -> None:
         """Write summary.json, with the versions it was made with."""
-        import numpy
-        import torch
-
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+        versions = {name: version for name, version in present_versions().items() if name != "code"}
         self._write("summary.json", json.dumps({**summary, "versions": versions}, indent=2) + "\n")
 
     def keep(self, name: str, make: Callable[[], dict]) -> dict:
@@ -292,11 +313,15 @@ def new_folder(root: Path, dataset: str, name: str | None) -> Path:
 
 
 def find_run(root: Path, dataset: str | None, name: str | None) -> Path:
-    """The folder of the run to resume: the named one, else the newest one of the data set, whatever its name."""
+    """The folder of the run to resume: the named one, else the newest one of the data set, whatever its name.
+
+    name: of a folder in `root`, or the path of one that lies elsewhere.   Raises CheckpointError where there is none.
+    """
     if name:
-        if not (root / name / "config.yaml").exists():
-            raise CheckpointError(f"{root / name}: no run to resume here")
-        return root / name
+        for folder in (root / name, Path(name)):
+            if (folder / "config.yaml").exists():
+                return folder
+        raise CheckpointError(f"{root / name}: no run to resume here")
     runs = [path.parent for path in root.glob("*/config.yaml") if dataset_of(path) == dataset]
     if not runs:
         raise CheckpointError(f"{root}: no run of {dataset} to resume; leave out --resume to begin one")

@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM while training: the step that runs is finished, the state is saved, and the script ends."""
+"""Ctrl-C and SIGTERM: while training, the step that runs is finished, the state is saved, and the script ends.
+
+Elsewhere SIGTERM, which clusters and `kill` send, ends a script as Ctrl-C does: what it was writing is taken away, and
+the exit code is 143.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,37 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """Training was told to stop by a signal, and its state is saved. The exit code is 128 + the signal's number."""
+    """Training was told to stop by a signal. The exit code is 128 + the signal's number.
 
-    def __init__(self, signal_number: int):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+    is_saved: whether the state is saved where the training stands; a second signal does not wait for that.
+    """
+
+    def __init__(self, signal_number: int, is_saved: bool = True):
+        name = signal.Signals(signal_number).name
+        saved = "state saved" if is_saved else "a second time, so not saved but for what was saved before"
+        super().__init__(f"stopped by {name}, {saved}")
         self.exit_code = 128 + signal_number
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where nothing else waits for it: it is caught where Ctrl-C is."""
+
+
+def exit_code_of(stopped: KeyboardInterrupt) -> int:
+    """143 after SIGTERM, 130 after Ctrl-C."""
+    return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
+
+
+def treat_sigterm_as_ctrl_c() -> None:
+    """From now on SIGTERM raises Terminated in this process, and ends processes forked from it at once."""
+    process = os.getpid()
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if os.getpid() != process:
+            os._exit(128 + number)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, receive)
 
 
 class StopSignals:
@@ -57,7 +87,7 @@ class StopSignals:
         if self.number:
             for known, before in self._before.items():
                 signal.signal(known, before)
-            raise Stopped(number)
+            raise Stopped(number, is_saved=False)
         self.number = number
         if self._raises:
             raise Stopped(number)

@@ -18,10 +18,11 @@ from utils.training.clock import TrainingClock, describe_time, stage_seconds, va
 from utils.training.devices import autocast, random_state, restore_random_state, seed_everything
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext, mean_batch_norm, sum_gradients
 from utils.training.epoch_log import EpochSums, LossWatch, describe
-from utils.training.inference import predict, score
+from utils.training.inference import Prediction, predict, score
 from utils.training.interfaces import LabeledBatch, Loader, TrainingLoader
 from utils.training.memory import Budget, MemoryModel, run_in_pieces
 from utils.training.optimization import (
+    batch_size_factor,
     learning_rate_factor,
     make_optimizer,
     set_learning_rate,
@@ -29,6 +30,7 @@ from utils.training.optimization import (
     warmup_share,
 )
 from utils.training.progress import progress
+from utils.training.report import log_sheet
 from utils.training.run_folder import Run, load_checkpoint, load_weights
 from utils.training.stopping import Stopped, StopSignals
 
@@ -42,12 +44,14 @@ class Loaders:
     """What a stage reads: batches to learn from, batches to validate on, and which encoder reads the latter.
 
     domain: "standard" or "handwritten".   memory: what a step needs, where it was measured.
+    reference_pixels: of a step that the learning rate is meant for, where it is to be scaled; see batch_size_factor.
     """
 
     train: TrainingLoader
     validation: Loader
     domain: str
     memory: MemoryModel | None = None
+    reference_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ class Trainer:
         self.seconds_used = 0.0  # by the first process's clock, in all processes
         self.validation_seconds = self.last_validation_seconds = 0.0
         self.best: dict[str, float] | None = None
+        self.predictions: list[Prediction] = []  # of the last validation
         self.learning_rate = 0.0  # of the last step
+        self.full_learning_rate = self.stage.learning_rate * self.scale_for_batches()
         self.epoch = self.step = 0  # epochs that are done, and steps of the one under way
         self.sums = EpochSums()
         self.loader_state: Mapping[str, Any] | None = None  # of an epoch that was begun before the run was stopped
@@ -128,6 +134,18 @@ class Trainer:
         self.context.wait()  # for the first process's files
         load_weights(self.model, load_checkpoint(self.run.best(self.stage.name)))
         return self.best
+
+    def scale_for_batches(self) -> float:
+        """What larger or smaller batches multiply the stage's learning rate by; other than 1, it is told."""
+        reference = self.loaders.reference_pixels
+        pixels = self.loaders.train.max_pixels and self.loaders.train.max_pixels * self.context.world_size
+        scale = batch_size_factor(pixels, reference, self.training.optimizer)
+        if scale != 1 and self.context.is_first:
+            tqdm.write(
+                f"{self.plan.title}: learning rate {scale * self.stage.learning_rate:.3g}, for steps of {pixels:,} "
+                f"pixels instead of {reference:,}"
+            )
+        return scale
 
     # --- how far the stage is ---
 
@@ -205,7 +223,7 @@ class Trainer:
         final = self.stage.final_learning_rate
         final = self.training.final_learning_rate if final is None else final
         factor = learning_rate_factor(self.progress(steps), warmup_share(self.stage, self.training), final)
-        self.learning_rate = self.stage.learning_rate * factor
+        self.learning_rate = self.full_learning_rate * factor
         set_learning_rate(self.optimizer, self.learning_rate)
 
         counts = self.counts(batch)
@@ -299,6 +317,7 @@ class Trainer:
             if is_last and self.swa and self.swa.n_averaged > 1:
                 line["validation_of_swa"] = self.validate(self.swa.module)
             line["validation_seconds"] = self.count_validation(*started)
+            log_sheet(self.run, self.stage.name, self.predictions, self.loaders.validation)
         else:
             self.update_swa(steps)
         if is_last and not self.objective.decodes:
@@ -345,7 +364,8 @@ class Trainer:
         """Scores of a model on the validation images; its weights are kept where none were better."""
         title = f"{self.plan.title} validation"
         loaders = self.loaders
-        scores = score(predict(model, loaders.validation, self.device, loaders.domain, title, self.context))
+        self.predictions = predict(model, loaders.validation, self.device, loaders.domain, title, self.context)
+        scores = score(self.predictions)
         if self.best is None or _rank(scores) >= _rank(self.best):
             self.best = scores
             about = {"epoch": self.epoch + 1, "validation": scores}
