@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.project import DATASETS
 from utils.script import run_script
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from utils.evaluation.scores import Prediction, Reference, ScoredItem
     from utils.evaluation.sources import Source
 
-ROOT = Path(__file__).resolve().parent
 DRAWN_EM = 32  # pixels
 
 
@@ -40,7 +40,7 @@ def parse_options() -> argparse.Namespace:
                         help=".txt with name<TAB>tokens, .jsonl, .json, .csv; folder or .zip of NAME.txt")  # fmt: skip
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a folder in datasets/")
     parser.add_argument("--split", default="test", metavar="NAME", help="default: %(default)s")
-    parser.add_argument("--root", type=Path, default=ROOT / "datasets", metavar="FOLDER",
+    parser.add_argument("--root", type=Path, default=DATASETS, metavar="FOLDER",
                         help="where data sets are; default: datasets/ beside this script")  # fmt: skip
     add_reading_options(parser)
     parser.add_argument("--batch", type=lambda text: None if text == "auto" else at_least(1, text), metavar="auto|N",

@@ -4,6 +4,7 @@
     python prepare.py ~/Downloads/data.zip --dataset CROHME            the zip of BTTR and CoMER
     python prepare.py ~/ink/TEST2014 --dataset CROHME --split 2014     a folder that is one split
     python prepare.py ~/photos --dataset MINE --split train            labels.csv (name,label) and images
+    python prepare.py ~/photos --dataset MINE --split train --clean    photographs: as recognize.py will see them
     python prepare.py ~/more --dataset MINE --split train --add        more of them; the vocabulary keeps its order
     python prepare.py --dataset MINE --sheet sheet.png                 examples of what training makes of the images
     python prepare.py --dataset SAMPLE                                 the embedded data set; training makes it, too
@@ -19,13 +20,14 @@ from functools import cache
 from pathlib import Path
 
 from utils.errors import ConfigError
+from utils.project import DATASETS
 from utils.script import run_script
 from utils.training.stopping import exit_code_of
 
 
 def main() -> int:
     options = _options()
-    folder = Path(options.root) / options.dataset
+    folder = options.root / options.dataset
     if options.source is not None:
         code = _bring_in(options, folder)
     elif options.dataset == "SAMPLE":
@@ -56,14 +58,15 @@ def _options() -> argparse.Namespace:
     existing.add_argument("--add", action="store_true", help="add to a split that is there from something else")
     existing.add_argument("--replace", action="store_true", help="replace a split that is there from something else")
     parser.add_argument("--normalize", action="store_true", help=r"write \dfrac, \left ( … in one spelling: \frac, (")
-    parser.add_argument("--clean", action="store_true", help="find the ink of photographs, as recognize.py does")
+    parser.add_argument("--clean", action="store_true", help="clean photographs, as recognize.py does before it reads")
     parser.add_argument("--in-order", action="store_true", help="line n is the label of the n-th image, by name")
     parser.add_argument("--truth", metavar="TYPE", help="of InkML: the annotation with the label, such as label; "
                         "default: truth, normalizedLabel or label, the first that is there")  # fmt: skip
     parser.add_argument("--encoding", metavar="NAME", help="of label files, where it is not recognized: gbk, utf-16 …")
     parser.add_argument("--skip-bad", action="store_true", help="exit with 0 although items had to be left out")
     parser.add_argument("--sheet", metavar="FILE", help="draw a sheet of examples of every distortion, a PNG file")
-    parser.add_argument("--root", default="datasets", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--root", type=Path, default=DATASETS, metavar="FOLDER",
+                        help="where data sets are; default: datasets/ beside this script")  # fmt: skip
     return parser.parse_args()
 
 

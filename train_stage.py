@@ -4,23 +4,21 @@ python train_stage.py --dataset SAMPLE
 python train_stage.py --dataset CROHME --preset small --set stages.2.epochs=20
 python train_stage.py --dataset CROHME --minutes 60
 python train_stage.py --dataset CROHME --resume
+python train_stage.py --dataset MINE --init checkpoints/crohme.safetensors --preset finetune
 """
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from utils.script import open_config, parse_training_options, run_script
-
-CHECKPOINTS = Path("checkpoints")
 
 
 def main(batching: str = "fixed", description: str = __doc__) -> int:
     """Run every stage of the config. batching: "fixed" counts of images, or "adaptive" to a budget of pixels."""
     started = time.monotonic()
     options = parse_training_options(description)
-    config, resumed = open_config(options, CHECKPOINTS)
+    config, resumed = open_config(options)
 
     # Heavy imports come once the words above are known to make sense.
     from dataset.loading.batch import blank_batch
@@ -29,6 +27,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     from models.recognizer import Recognizer
     from utils.training.devices import choose_device, seed_everything, set_threads
     from utils.training.distributed import DistributedContext
+    from utils.training.initialization import Start
     from utils.training.memory import measured_once
     from utils.training.report import print_stages, report
     from utils.training.run_folder import new_folder, open_run
@@ -36,12 +35,14 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
     set_threads(config.threads)
     context = DistributedContext.join(choose_device(config.device))
-    folder = resumed or context.first(lambda: new_folder(CHECKPOINTS, config.dataset, options.run))
-    data = context.first_then_all(lambda: open_data(config.data, config.dataset, config.seed))
+    folder = resumed or context.first(lambda: new_folder(options.checkpoints, config.dataset, options.run))
+    start = Start.of(config.init, resumed)
+    data = context.first_then_all(lambda: open_data(config.data, config.dataset, config.seed, start.tokens))
     check_stages(data, config)
 
     seed_everything(config.seed)
     model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains(), config.uses_loss("symbols"))
+    start.load_into(model)
     model.to(context.device)
     stride = model.handwritten_encoder.stride
     about = {"architecture": model.architecture(), "vocabulary": data.vocabulary.tokens, "data": data.about()}
@@ -51,6 +52,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
         model.compile_repeated()
     if context.is_first:
         print_stages(config, data, model, run, context.device, batching)
+        for line in start.describe(data.own_vocabulary.tokens, config.stages):
+            print(line, flush=True)
 
     for index, stage in enumerate(config.stages):
         if run.restore_finished(stage.name, model):  # an earlier start did it: its best weights are loaded

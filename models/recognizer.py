@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from models.decoders.gru import GRUDecoder
 from models.decoders.interface import replace_at_random, teacher_forcing
 from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
-from models.search import Hypothesis, beam_search, greedy
+from models.search import Hypothesis, beam_search, greedy, prefer
 from models.symbols import SymbolMap
 from utils.special_tokens import PAD
 
@@ -155,6 +155,27 @@ class Recognizer(nn.Module):
         rest |= {name: weights.get(name, weight) for name, weight in own.items()}
         return super().load_state_dict(rest, strict, assign)
 
+    def start_from(self, weights: Mapping[str, Tensor], vocabulary_size: int) -> None:
+        """Take over the weights of a network like this one that knows fewer tokens, or has one encoder only.
+
+        vocabulary_size: theirs. What its ids mean, they mean here; the tokens behind them have untrained rows in
+        embedding, output layer, counting head and map of symbols, and the logits of the known ones are as before.
+        An encoder that the weights lack becomes a copy of the other one.
+        Raises RuntimeError, as load_state_dict() does, for weights of another network.
+        """
+        weights = {_present_name(name): weight for name, weight in weights.items()}
+        for domain, other in (DOMAINS, DOMAINS[::-1]):
+            prefix, source = f"{domain}_encoder.", f"{other}_encoder."
+            if not any(name.startswith(prefix) for name in weights):
+                copied = {name: weight for name, weight in weights.items() if name.startswith(source)}
+                weights |= {prefix + name.removeprefix(source): weight for name, weight in copied.items()}
+            if self.encoder(domain) is None:
+                weights = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
+        own = self.state_dict()
+        for name in weights.keys() & own.keys():
+            weights[name] = _with_rows_of(own[name], weights[name], self.vocabulary_size, vocabulary_size)
+        self.load_state_dict(weights)
+
     def start_handwritten_from_standard(self) -> None:
         """Make the handwritten encoder a copy of the standard one."""
         if self.handwritten_encoder is None:
@@ -217,22 +238,31 @@ class Recognizer(nn.Module):
         beam: int = 1,
         directions: int | None = None,
         length_penalty: float = 1.0,
+        is_preferred: Callable[[list[int]], bool] | None = None,
     ) -> list[Hypothesis]:
         """Autoregressive decoding, to the end of each formula; call eval() first.   Returns the best hypotheses.
 
         beam: 1 decodes greedily from left to right; more uses all of the decoder's directions, or as many as
-        `directions` says.   See models/search.py.
+        `directions` says.   is_preferred: of a beam's hypotheses with close scores, the best such one is taken; see
+        prefer() in models/search.py.
         """
-        return self.read_encoded(self.encode(images, padding, domain), beam, directions, length_penalty)
+        encoded = self.encode(images, padding, domain)
+        return self.read_encoded(encoded, beam, directions, length_penalty, is_preferred)
 
     @torch.no_grad()
     def read_encoded(
-        self, encoded: Encoded, beam: int = 1, directions: int | None = None, length_penalty: float = 1.0
+        self,
+        encoded: Encoded,
+        beam: int = 1,
+        directions: int | None = None,
+        length_penalty: float = 1.0,
+        is_preferred: Callable[[list[int]], bool] | None = None,
     ) -> list[Hypothesis]:
         """read(), for what encode() returned."""
         if beam == 1 and directions in (None, 1):
             return greedy(self.decoder, *encoded, length_penalty)
-        return beam_search(self.decoder, *encoded, beam, directions, length_penalty)
+        found = beam_search(self.decoder, *encoded, beam, directions, length_penalty)
+        return found if is_preferred is None else [prefer(hypothesis, is_preferred) for hypothesis in found]
 
     @torch.no_grad()
     def explain(
@@ -270,3 +300,19 @@ def _present_name(name: str) -> str:
     for former, present in RENAMED_PARAMETERS.items():
         name = re.sub(former, present, name)
     return name
+
+
+def _with_rows_of(own: Tensor, trained: Tensor, size: int, trained_size: int) -> Tensor:
+    """A parameter with an entry for each of `size` tokens, the first of which are those of `trained`.
+
+    Returns `trained` as it is where it differs in anything else, or in nothing.
+    """
+    if own.dim() != trained.dim():
+        return trained
+    sides = [side for side in range(own.dim()) if own.shape[side] != trained.shape[side]]
+    if len(sides) != 1 or (own.shape[sides[0]], trained.shape[sides[0]]) != (size, trained_size):
+        return trained
+    # Columns would add the counts of new tokens, which mean nothing yet, to what the decoder knows: they begin at zero.
+    grown = own.clone() if sides[0] == 0 else torch.zeros_like(own)
+    grown.narrow(sides[0], 0, trained_size).copy_(trained)
+    return grown

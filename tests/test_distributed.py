@@ -38,6 +38,7 @@ def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["presets"]["tiny"] = OVERRIDES
+    values["data"]["root"] = str(folder / "datasets")
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     make_sample(folder / "datasets" / "TINY", train_labels=31, test_labels=4, workers=1, progress=False)
     return folder
@@ -47,6 +48,7 @@ def test_two_processes_train_one_model(home):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--"]
     command += [str(ROOT / "train_stage_ABS.py")]
     command += ["--dataset", "TINY", "--preset", "tiny", "--run", "two", "--device", "cpu"]
+    command += ["--config", "config.yaml", "--checkpoints", "checkpoints"]
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     folder = home / "checkpoints" / "two"

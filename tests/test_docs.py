@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/training.md", "docs/reading.md", "docs/data.md", "datasets/README.md",
-         "docs/demo.md", "checkpoints/README.md",
-         "results/README.md", "tests/benchmarks/README.md")  # fmt: skip
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/training.md", "docs/reading.md", "docs/data.md", "docs/own-data.md",
+         "docs/demo.md", "datasets/README.md", "checkpoints/README.md", "results/README.md",
+         "tests/benchmarks/README.md")  # fmt: skip
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 # A path in backticks: one that begins with a folder of ours, or a file of the kinds that stand at the top level.

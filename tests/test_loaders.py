@@ -1,6 +1,7 @@
 """What a stage reads: no expression on both sides of the validation split; the same batches for any workers."""
 
 import dataclasses
+import multiprocessing
 from pathlib import Path
 
 import cv2
@@ -144,6 +145,26 @@ def test_the_shape_of_a_batch_changes_no_loss(data, decoder):
     with torch.no_grad():
         for name, loss in objective(own).items():
             assert objective(padded)[name].item() == pytest.approx(loss.item(), rel=1e-4), name
+
+
+def test_workers_that_are_spawned_read_the_same(folder):
+    """As on Windows and macOS, where a worker shares nothing with the process that starts it."""
+    before = multiprocessing.get_start_method()
+
+    def batches(workers: int) -> list:
+        images = Data(folder, settings(folder), 3, known=["x", "!"]).ink("train", Augmentation(rotation=3))
+        loader = Loader(Items(images, "ink", 5), FixedBatchSampler(images.sizes, 8, plan=EpochPlan(seed=5)), workers)
+        loader.set_epoch(0)
+        return list(loader)
+
+    try:
+        multiprocessing.set_start_method("spawn", force=True)
+        found = batches(2)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    for one, other in zip(batches(0), found, strict=True):
+        assert one.names == other.names and torch.equal(one.ink, other.ink)
+        assert one.references() == other.references()
 
 
 def test_new_expressions_join_the_training_labels_and_none_is_held_out(data):

@@ -15,13 +15,15 @@ import pytest
 import dataset.formats.preparation
 from dataset.formats.packages import Reading, recognize, split_name
 from dataset.formats.pickles import read_pickle
-from dataset.formats.preparation import Options, long_labels, prepare, prepare_if_needed
+from dataset.formats.preparation import Options, cleaning_of, long_labels, prepare, prepare_if_needed
 from dataset.images.store import open_split
 from dataset.images.strokes import draw, open_strokes
-from dataset.loading.loaders import open_data
+from dataset.loading.loaders import Data, open_data
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from tests.made_up_ink import settings
 from utils.errors import DataError
+from utils.reading.images import normalize_image, read_image
+from utils.reading.photographs import clean_photograph
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = {
@@ -633,6 +635,65 @@ def test_labels_that_are_longer_than_a_reading_are_told(tmp_path):
     assert long_labels(tmp_path / "NAME", lambda height, width: 60) == []
     (told,) = long_labels(tmp_path / "NAME", lambda height, width: 59)
     assert "NAME/train: 1 labels are longer" in told and "'a_2' has 60 tokens" in told
+
+
+# ------------------------------------------------------------------------------------------------------ photographs
+
+
+def photograph(circles=3):
+    """Grey ink on paper with some noise, which gets darker to the right where there is ink."""
+    random = np.random.default_rng(0)
+    paper = np.linspace(230, 150 if circles else 230, 400)[None].repeat(240, 0) + random.normal(0, 2, (240, 400))
+    for number in range(circles):
+        cv2.circle(paper, (90 + 100 * number, 120), 40, 60, 7)
+    return paper.clip(0, 255).astype(np.uint8)
+
+
+def make_photographs(folder, *names, blank=()):
+    """The photographs, blank ones among them, and an image that was drawn."""
+    folder.mkdir()
+    for name in (*names, *blank):
+        cv2.imwrite(str(folder / f"{name}.jpg"), photograph(circles=0 if name in blank else 3))
+    drawn = np.full((70, 120), 255, np.uint8)
+    cv2.circle(drawn, (35, 35), 16, 0, 3)
+    cv2.imwrite(str(folder / "drawn.png"), drawn)
+    files = [*(f"{name}.jpg" for name in (*names, *blank)), "drawn.png"]
+    (folder / "labels.csv").write_text("name,label\n" + "".join(f"{file},x\n" for file in files))
+    return folder
+
+
+def test_photographs_are_cleaned_once_as_a_reader_cleans_them_and_the_data_set_says_so(tmp_path, capsys):
+    source = make_photographs(tmp_path / "photos", "a", "b", blank=["empty"])
+    options = Options(clean=True)
+    (bad,) = prepare(source, tmp_path / "NAME", "train", progress=False, options=options)
+    assert bad.where == "labels.csv, line 4" and "empty.jpg: has no ink" in bad.reason
+    told = capsys.readouterr().err
+    assert "NAME/train: photographs cleaned, 2 times" in told and "line 2: 400 x 240 pixels -> " in told
+    vocabulary = Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt")
+    store = open_split(tmp_path / "NAME", "train", vocabulary)
+    wanted = clean_photograph(read_image(source / "a.jpg"))[0].image
+    assert wanted.shape != normalize_image(photograph()).shape
+    assert np.array_equal(store.image(0), wanted)
+    files = {path.name: path for path in (tmp_path / "NAME" / "train" / "images").iterdir()}
+    assert set(files) == {"a.png", "b.png", "drawn.png"}
+    assert files["drawn.png"].read_bytes() == (source / "drawn.png").read_bytes()
+    assert cleaning_of(tmp_path / "NAME" / "train") == "auto"
+    assert Data(tmp_path / "NAME", settings(tmp_path / "NAME"), 0).about()["clean"] == "auto"
+
+
+def test_photographs_that_are_not_cleaned_are_told_and_a_checkpoint_of_them_leaves_them_alone(tmp_path, capsys):
+    source = make_photographs(tmp_path / "photos", "a", "b")
+    prepare(source, tmp_path / "NAME", "train", progress=False)
+    assert "NAME/train: photographs, which --clean would clean as recognize.py does, 2 times" in capsys.readouterr().err
+    assert cleaning_of(tmp_path / "NAME" / "train") == "never"
+    assert Data(tmp_path / "NAME", settings(tmp_path / "NAME"), 0).about()["clean"] == "never"
+    prepare(source, tmp_path / "NAME", "train", progress=False, options=Options(clean=True))  # made again, cleaned
+    assert cleaning_of(tmp_path / "NAME" / "train") == "auto"
+    more = make_photographs(tmp_path / "more", "c")
+    with pytest.raises(DataError, match="its images were cleaned; they cannot be added to without --clean"):
+        prepare(more, tmp_path / "NAME", "train", progress=False, options=Options(existing="add"))
+    prepare(make_photographs(tmp_path / "drawn"), tmp_path / "DRAWN", "train", progress=False)
+    assert cleaning_of(tmp_path / "DRAWN" / "train") is None and cleaning_of(tmp_path) is None
 
 
 # ------------------------------------------------------------------------------------------------------ the script

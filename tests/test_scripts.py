@@ -30,10 +30,15 @@ TINY = {
         "handwritten": {"epochs": 2, "losses": {"counting": 1.0}, "replay": {"first": 0.5, "last": 0.0}},
     },
 }
+PLACES = ["--checkpoints", "checkpoints"]
 
 
 def run(script: str, *arguments: str, folder: Path, expected: int = 0, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / script, *arguments]
+    if script.startswith("train"):
+        command += PLACES
+        if "--config" not in arguments and "--resume" not in arguments:
+            command += ["--config", "config.yaml"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, **options)
     assert done.returncode == expected, done.stderr
     return done
@@ -48,6 +53,7 @@ def home(tmp_path_factory) -> Path:
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["presets"]["tiny"] = TINY
     values["datasets"]["TINY"] = {"preset": "tiny"}
+    values["data"]["root"] = str(folder / "datasets")
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     make_sample(folder / "datasets" / "TINY", train_labels=40, test_labels=8, workers=1, progress=False)
     return folder
@@ -95,7 +101,7 @@ def test_evaluate_agrees_with_the_training_script(home, trained):
 def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_same_weights(home, trained):
     """kill -9, again and again, until the run comes through; then every weight and every score is the same."""
     arguments = [sys.executable, str(ROOT / "train_stage.py"), "--dataset", "TINY", "--preset", "tiny"]
-    arguments += ["--run", "killed", "--device", "cpu"]
+    arguments += ["--run", "killed", "--device", "cpu", "--config", "config.yaml", *PLACES]
     folder = home / "checkpoints" / "killed"
     kills = 0
     for more_states in (1, 9, 17, 10**9):
@@ -128,7 +134,7 @@ def test_a_run_by_time_that_is_told_to_stop_and_resumed_ends_in_the_same_weights
     arguments += ["--set", "training.clock=steps"]
     run("train_stage.py", *arguments, "--run", "counted", folder=home)
     process = subprocess.Popen(
-        [sys.executable, ROOT / "train_stage.py", *arguments, "--run", "told"],
+        [sys.executable, ROOT / "train_stage.py", *arguments, "--run", "told", "--config", "config.yaml", *PLACES],
         cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     folder = home / "checkpoints" / "told"
@@ -183,6 +189,50 @@ def test_a_finished_run_becomes_longer_by_its_name_alone(home, trained):
     assert [json.loads(line)["epoch"] for line in longer.removeprefix(lines).splitlines()] == [3]
 
 
+FINETUNE = "{name: finetune, images: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, epochs: 1, "
+FINETUNE += "learning_rate: 1e-4}"
+
+
+def test_a_run_starts_from_the_weights_of_another_with_other_labels_and_is_resumed_without_them(home, trained):
+    """The vocabulary is that of the weights, with what is new behind it; what the weights knew is told."""
+    tokens = (trained / "vocabulary.txt").read_text().splitlines()
+    shutil.copytree(home / "datasets" / "TINY", home / "datasets" / "OTHER", ignore=shutil.ignore_patterns("st*"))
+    for path in (home / "datasets" / "OTHER").rglob("*.txt"):
+        path.write_text(path.read_text().replace("+", "\\aleph"))
+    start = shutil.copytree(trained, home / "start")
+    arguments = ["--dataset", "OTHER", "--preset", "tiny", "--device", "cpu", "--set", f"stages=[{FINETUNE}]"]
+    done = run("train_stage.py", *arguments, "--init", "start", "--run", "other", folder=home)
+    assert "starts from " in done.stdout and "handwritten-best.safetensors, stage handwritten" in done.stdout
+    assert "new to the weights, and untrained: 1 token (\\aleph)" in done.stdout
+    assert "known to the weights alone: 1 token (+); they stay" in done.stdout
+    folder = home / "checkpoints" / "other"
+    assert (folder / "vocabulary.txt").read_text().splitlines() == [*tokens, "\\aleph"]
+    shutil.rmtree(start)
+    longer = ["--run", "other", "--resume", "--set", "stages.finetune.epochs=2"]
+    run("train_stage.py", *longer, folder=home)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    scores = run("evaluate.py", "--checkpoint", str(folder / "finetune-best.safetensors"), "--dataset", "OTHER",
+                 "--root", "datasets", "--json", folder=home)  # fmt: skip
+    assert json.loads(scores.stdout)["items"] == 8
+
+
+def test_defaults_do_not_depend_on_the_folder_one_is_in(tmp_path, monkeypatch):
+    """config.yaml, datasets/ and checkpoints/ are those beside the scripts; a path that is typed is relative."""
+    from utils.project import from_root
+    from utils.script import open_config, parse_training_options
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_stage.py", "--dataset", "SAMPLE"])
+    options = parse_training_options("")
+    config, _ = open_config(options)
+    assert options.checkpoints == ROOT / "checkpoints"
+    assert config.data.root == "datasets" and from_root(config.data.root) == ROOT / "datasets"
+    monkeypatch.setattr(sys, "argv", ["train_stage.py", "--dataset", "SAMPLE", "--set", "data.root=mine"])
+    config, _ = open_config(parse_training_options(""))
+    assert from_root(config.data.root) == tmp_path / "mine"
+
+
 def test_the_adaptive_script_trains_the_same_stages(home):
     arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", "adaptive", "--device", "cpu"]
     done = run("train_stage_ABS.py", *arguments, "--set", "batch.max_pixels=30000", folder=home)
@@ -207,7 +257,18 @@ def test_label_smoothing_reaches_the_objective(home, monkeypatch):
 
     monkeypatch.setattr(models.losses, "Objective", note)
     monkeypatch.chdir(home)
-    arguments = ["--dataset", "TINY", "--preset", "tiny", "--device", "cpu", "--run", "smooth"]
+    arguments = [
+        "--dataset",
+        "TINY",
+        "--preset",
+        "tiny",
+        "--device",
+        "cpu",
+        "--run",
+        "smooth",
+        "--config",
+        "config.yaml",
+    ]
     monkeypatch.setattr(sys, "argv", ["train_stage.py", *arguments, "--set", "training.label_smoothing=0.125"])
     with pytest.raises(Made) as made:
         train_stage.main()

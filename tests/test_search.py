@@ -1,5 +1,6 @@
 """Greedy and beam search: they find what is likeliest, and nothing but the image decides what it is read as."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from models.decoders.interface import DecoderOutput, DecoderState, teacher_forcing
 from models.recognizer import Recognizer
-from models.search import beam_search, greedy, token_limits
+from models.search import PREFERENCE_MARGIN, Hypothesis, beam_search, greedy, prefer, token_limits
 from utils.special_tokens import END, PAD, START
 
 DECODERS = {
@@ -144,7 +145,7 @@ def test_a_small_image_is_truncated_at_its_own_limit_beside_a_large_one(beam):
     padding = torch.zeros(2, 5, 5, dtype=torch.bool)
     padding[1, 1:] = True
     found = greedy(Chain(), features, padding) if beam == 1 else beam_search(Chain(), features, padding, beam=beam)
-    assert [len(each.tokens) for each in found] == token_limits(padding).tolist() == [72, 56]
+    assert [len(each.tokens) for each in found] == token_limits(padding).tolist() == [75, 56]
 
 
 def test_a_text_that_ended_ranks_before_one_that_was_cut():
@@ -185,6 +186,56 @@ def test_the_limit_depends_on_the_image_alone():
     padding[1, :9, :30] = False
     assert token_limits(padding)[0] == token_limits(torch.zeros(1, 3, 5, dtype=torch.bool))[0]
     assert token_limits(padding)[1] > token_limits(padding)[0]
+
+
+def test_a_small_image_that_is_densely_written_on_may_have_more_tokens_and_a_large_one_has_no_more_than_before():
+    sizes = {(2, 3): 52, (7, 6): 126, (7, 7): 147, (8, 8): 160, (6, 15): 160, (10, 40): 232}
+    for (height, width), limit in sizes.items():
+        assert token_limits(torch.zeros(1, height, width, dtype=torch.bool)).tolist() == [limit]
+
+
+# ---- what is preferred -----------------------------------------------------------------------------------------------
+
+
+def beam_of(*scores: float, truncated: tuple[int, ...] = ()) -> Hypothesis:
+    """Hypotheses [0], [1] … with these scores."""
+    best, *rest = (Hypothesis([index], score, index in truncated) for index, score in enumerate(scores))
+    return dataclasses.replace(best, alternatives=tuple(rest))
+
+
+@pytest.mark.parametrize(
+    ("good", "expected"),
+    [
+        ({0, 1, 2}, [0, 1, 2, 3]),  # the best one is preferred already
+        ({2, 3}, [2, 0, 1, 3]),  # close enough, and the better of two
+        ({3}, [0, 1, 2, 3]),  # too far
+        (set(), [0, 1, 2, 3]),
+    ],
+)
+def test_the_best_preferred_hypothesis_comes_first_where_its_score_is_close(good, expected):
+    best = beam_of(-0.1, -0.12, -0.19, -0.4)
+    found = prefer(best, lambda tokens: tokens[0] in good, margin=0.1)
+    assert [each.tokens[0] for each in (found, *found.alternatives)] == expected
+    assert not any(each.alternatives for each in found.alternatives)
+
+
+def test_a_truncated_hypothesis_is_not_preferred_to_one_that_ended():
+    assert prefer(beam_of(-0.1, -0.05, truncated=(1,)), lambda tokens: tokens == [1]).tokens == [0]
+    assert prefer(beam_of(-0.1, -0.15, truncated=(0, 1)), lambda tokens: tokens == [1]).tokens == [1]
+
+
+@both_decoders
+def test_reading_asks_for_each_hypothesis_of_a_beam_and_greedy_decoding_for_none(kind):
+    network, asked = recognizer(kind), []
+    images, padding = torch.rand(2, 1, 24, 40), torch.zeros(2, 24, 40, dtype=torch.bool)
+    plain = network.read(images, padding, beam=3)
+    found = network.read(images, padding, beam=3, is_preferred=lambda tokens: asked.append(tokens) or False)
+    assert found == plain and asked[0] == plain[0].tokens and len(asked) > 2
+    second = [each.alternatives[0].tokens for each in plain]
+    found = network.read(images, padding, beam=3, is_preferred=lambda tokens: tokens in second)
+    close = [each.alternatives[0].score >= each.score - PREFERENCE_MARGIN for each in plain]
+    assert [each.tokens in second for each in found] == close and any(close)
+    network.read(images, padding, is_preferred=lambda tokens: pytest.fail("greedy decoding has no other hypotheses"))
 
 
 def recognizer(kind: str) -> Recognizer:

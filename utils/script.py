@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError
+from utils.project import CHECKPOINTS, CONFIG
 from utils.training.stopping import Stopped, exit_code_of, treat_sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
@@ -18,15 +19,23 @@ if TYPE_CHECKING:
 
 # NumPy multiplies only small matrices here; threads that wait for each other would take the cores from torch's.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# What torch cannot do on Apple's GPU yet, the CPU does, instead of an error.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 
 def parse_training_options(description: str) -> argparse.Namespace:
     """The options of train_stage.py and train_stage_ABS.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", metavar="NAME", help="a folder in datasets/, or SAMPLE; a named run knows its own")
-    parser.add_argument("--config", metavar="FILE", help="default: config.yaml; to resume: what the run was begun with")
+    parser.add_argument("--config", metavar="FILE",
+                        help="default: config.yaml beside this script; to resume: that of the run")  # fmt: skip
     parser.add_argument("--preset", metavar="NAME", help="overrides of the config, such as small; default: full")
+    parser.add_argument("--init", metavar="PATH",
+                        help="start from these weights: a .safetensors file, or the folder of a run; try it with "
+                        "--preset finetune")  # fmt: skip
     parser.add_argument("--run", metavar="NAME", help="folder of this run in checkpoints/; default: a new one")
+    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, metavar="FOLDER",
+                        help="where the folders of runs are; default: checkpoints/ beside this script")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="continue the run, or the data set's newest one, exactly where it stopped; with more "
                         "epochs or minutes than before, it becomes longer")  # fmt: skip
@@ -34,7 +43,7 @@ def parse_training_options(description: str) -> argparse.Namespace:
                         help="change a key of the config, such as stages.2.epochs=10 or training.ema=0.99")  # fmt: skip
     parser.add_argument("--minutes", metavar="N", help="train by time: so many minutes for all stages together")
     parser.add_argument("--validation-only", action="store_true", help="do not read the test splits at the end")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; default: the config's (auto)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps …; default: the config's (auto)")
     parser.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too, in the run's folder")
     options = parser.parse_args()
     if not options.dataset and not (options.resume and options.run):
@@ -42,7 +51,7 @@ def parse_training_options(description: str) -> argparse.Namespace:
     return options
 
 
-def open_config(options: argparse.Namespace, checkpoints: Path) -> tuple[Config, Path | None]:
+def open_config(options: argparse.Namespace) -> tuple[Config, Path | None]:
     """The configuration that the command line asks for, and the folder of the run that is to be resumed, if one is.
 
     A run that is resumed brings its own configuration; --config or --preset given now take the place of it, and the
@@ -50,16 +59,21 @@ def open_config(options: argparse.Namespace, checkpoints: Path) -> tuple[Config,
     """
     from utils.config.loading import load_config, overridden_keys
 
-    path, resumed = options.config or "config.yaml", None
+    path, resumed, weights = options.config or CONFIG, None, None
     if options.resume:
         from utils.training.run_folder import find_run
 
-        resumed = find_run(checkpoints, options.dataset, options.run)
+        resumed = find_run(options.checkpoints, options.dataset, options.run)
         if not options.config and not options.preset:
             path = resumed / "config.yaml"
-    config = load_config(path, options.dataset, options.preset, options.set, options.device, options.minutes)
+    if options.init:
+        from utils.training.initialization import settings_of_weights
+
+        weights = settings_of_weights(options.init)
+    flags = options.device, options.minutes, weights
+    config = load_config(path, options.dataset, options.preset, options.set, *flags)
     if not resumed and int(os.environ.get("RANK", 0)) == 0:
-        for name, keys in overridden_keys(path, config.dataset, options.preset).items():
+        for name, keys in overridden_keys(path, config.dataset, options.preset, weights).items():
             print(f"{name} replaces of {path}: {', '.join(keys)}")
     return config, resumed
 

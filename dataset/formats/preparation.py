@@ -36,6 +36,7 @@ from utils.reading.photographs import clean_photograph, is_drawn
 # The first bytes of the images that are copied as they are; any other kind is saved as PNG.
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 ALWAYS_READ = 40  # tokens that are read from any image, however small: only longer labels need a look
+CLEANED, UNCLEANED = "photographs cleaned", "photographs, which --clean would clean as recognize.py does"
 _EXAMPLES = 3  # that a message of what was changed in reading shows
 _NORMALIZED_TO_JUDGE = 5000  # labels, at most, of which it is told what --normalize would change
 
@@ -46,7 +47,7 @@ class Options:
 
     existing: what becomes of a split that is there, made from something else: an error, or it is replaced, or added to.
     normalize: labels are written in their one spelling (`latex/normalization.py`).
-    clean: the ink of photographs is found and brought to the usual size, as recognize.py does (`utils/reading`).
+    clean: photographs are cleaned as `recognize.py` cleans them; what was drawn from strokes is left as it is.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -223,11 +224,15 @@ class _Job(NamedTuple):
 
 
 class _Record(NamedTuple):
-    """What prepared.json says: the files of every part that a split was made of, and how it was read."""
+    """What prepared.json says: the files of every part that a split was made of, and how it was read.
+
+    photographs: how many of its images are photographs that were not cleaned.
+    """
 
     parts: list[list]
     left_out: int
     options: dict
+    photographs: int
 
     @staticmethod
     def of(folder: Path) -> _Record | None:
@@ -236,8 +241,9 @@ class _Record(NamedTuple):
         except OSError:
             return None
         left_out, parts = about.pop("left_out"), about.pop("parts", None) or [about["files"]]
+        photographs = about.pop("photographs", 0)
         about.pop("files", None)  # as an earlier version called the parts
-        return _Record(parts, left_out, {"normalize": False} | about)
+        return _Record(parts, left_out, {"normalize": False} | about, photographs)
 
 
 def _fingerprint(part: Split) -> list[list]:
@@ -264,6 +270,10 @@ def _job(part: Split, folder: Path, options: Options) -> _Job:
         print(f"{folder.parent.name}/{folder.name}: already there, made from {part.place}", file=sys.stderr)
         return _Job(None, folder)
     if options.existing == "add":
+        is_clean = record.options.get("clean", False)
+        if is_clean != options.clean:
+            was, now = ("cleaned", "without --clean") if is_clean else ("not cleaned", "with --clean")
+            raise DataError(f"{folder}: its images were {was}; they cannot be added to {now}")
         return _Job(part, folder, adds=True)
     paths = {file[0] for file in files}
     is_of_this_source = len(record.parts) == 1 and not paths.isdisjoint(file[0] for file in record.parts[0])
@@ -304,7 +314,7 @@ def _write_split(
     shutil.rmtree(images, ignore_errors=True)
     images.mkdir(parents=True)
     existing = _copy_existing(folder, images) if job.adds else _Existing({}, {})
-    saver = _Saver(images, wanted, existing, options.normalize, options.clean)
+    saver = _Saver(images, wanted, existing, options)
     old_strokes = open_strokes(folder) if job.adds else None
     strokes = StrokeWriter(folder / "strokes") if part.has_strokes or old_strokes else None
     if old_strokes is not None:
@@ -327,9 +337,12 @@ def _write_split(
     changes.tell()
     if job.adds:
         print(f"{changes.split}: {new_labels} items added to {len(existing.labels)}", file=sys.stderr)
-    record = {"left_out": len(bad), **options.record(), "parts": [_fingerprint(part)]}
+    record = {"left_out": len(bad), **options.record(), "photographs": changes.count(UNCLEANED)}
+    record["parts"] = [_fingerprint(part)]
     if job.adds:
-        record["parts"] = _Record.of(folder).parts + record["parts"]
+        before = _Record.of(folder)
+        record["parts"] = before.parts + record["parts"]
+        record["photographs"] += before.photographs
     _put_in_place(folder, strokes, record, bad)
     return bad
 
@@ -369,24 +382,23 @@ class _Saver:
     images: Path
     wanted: Vocabulary | None
     existing: _Existing
-    normalize: bool
-    clean: bool
+    options: Options
 
     def save(self, item: Item | BadItem) -> Item | BadItem | None:
         """The item without its pixels, or what is wrong with it; None where this very item is there already."""
         if isinstance(item, BadItem):
             return item
         try:
-            if self.normalize:
+            if self.options.normalize:
                 item = item._replace(tokens=normalize_label(item.tokens) or item.tokens)
             if self.wanted:
                 self.wanted.encode(item.tokens)
-            image = image_of(item)
-            if self.clean and not is_drawn(image):
-                image = clean_photograph(image, name_of_image(item))[0].image
-                item = item._replace(image=image)
+            image, data = image_of(item), item.image
+            if item.strokes is None and self._is_photograph(image):
+                item, image = self._photograph(item, image)
+                data = item.image
             normalize_image(image, name_of_image(item))
-            data = item.image.read_bytes() if isinstance(item.image, Path) else item.image
+            data = data.read_bytes() if isinstance(data, Path) else data
             if isinstance(data, bytes) and data.startswith((PNG, JPEG)):
                 suffix = "png" if data.startswith(PNG) else "jpg"
             else:
@@ -397,6 +409,21 @@ class _Saver:
             return BadItem(item.where, str(error))
         (self.images / f"{item.name}.{suffix}").write_bytes(data)
         return item._replace(image=b"")
+
+    def _is_photograph(self, image: np.ndarray) -> bool:
+        """As recognize.py tells it. To count those that stay as they are, grey levels are enough to go by."""
+        if self.options.clean:
+            return not is_drawn(image)
+        return np.count_nonzero(np.bincount(image.ravel(), minlength=256)) > 2
+
+    def _photograph(self, item: Item, image: np.ndarray) -> tuple[Item, np.ndarray]:
+        """The item and its image, cleaned where that is wanted, with a note of what was done, or could be."""
+        if not self.options.clean:
+            return item._replace(notes=(*item.notes, (UNCLEANED, name_of_image(item)))), image
+        ink = 255 - clean_photograph(image, name_of_image(item))[0].image
+        (height, width), (tall, wide) = image.shape, ink.shape
+        note = f"{width} x {height} pixels -> {wide} x {tall}"
+        return item._replace(image=ink, notes=(*item.notes, (CLEANED, note))), ink
 
 
 class _Changes:
@@ -412,6 +439,9 @@ class _Changes:
             self._of_kind.setdefault(kind, []).append(f"{item.where}: {detail}")
         if len(self._labels) < _NORMALIZED_TO_JUDGE:
             self._labels.setdefault(" ".join(item.tokens), item.where)
+
+    def count(self, kind: str) -> int:
+        return len(self._of_kind.get(kind, []))
 
     def tell(self) -> None:
         for kind, changes in self._of_kind.items():
@@ -432,6 +462,19 @@ class _Changes:
 def _listed(lines: list[str]) -> str:
     rest = ["…"] if len(lines) > _EXAMPLES else []
     return "".join(f"\n  {line}" for line in [*lines[:_EXAMPLES], *rest])
+
+
+def cleaning_of(folder: Path) -> str | None:
+    """What a reader should do to images, as a split that it was trained on had them: see Reader.prepare.
+
+    "auto": photographs were cleaned.   "never": most are photographs that were not.   None: neither is known.
+    """
+    record = _Record.of(folder)
+    if record is None:
+        return None
+    if record.options.get("clean"):
+        return "auto"
+    return "never" if 2 * record.photographs > count_lines(folder / "labels.txt") else None
 
 
 def long_labels(

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from dataset.formats.items import Item, image_of, name_of_image, read_split
-from dataset.formats.text_files import count_lines
+from dataset.formats.labels import read_labels
+from dataset.formats.text_files import count_lines, lines_or_bad
 from dataset.images.flat_files import FlatWriter, map_files, slice_of
-from dataset.vocabulary import UNKNOWN, Vocabulary
+from dataset.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 from utils.errors import BadItem, DataError, list_of
 from utils.files import file_digest, hash64, locked
 from utils.parallel import in_threads
@@ -46,7 +47,8 @@ class ImageStore:
     Cheap to pickle: a worker gets the folder's name and maps the files again. Raises DataError when they are not whole.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, tokens: np.ndarray | None = None):
+        """tokens: int32, the ids of all labels one after the other, in place of those that the store was built with."""
         self.folder = Path(folder)
         self._about, files = map_files(self.folder, FILES, "delete it to have it built again")
         self._pixels, self._pixel_ends = files["pixels"], files["pixel_ends"]
@@ -54,7 +56,8 @@ class ImageStore:
         self._can_advise = self._pixel_map is not None and hasattr(self._pixel_map, "madvise")  # Windows has none
         if self._can_advise:
             self._pixel_map.madvise(mmap.MADV_RANDOM)
-        self._tokens, self._token_ends = files["tokens"], files["token_ends"]
+        self._tokens, self._token_ends = files["tokens"] if tokens is None else tokens, files["token_ends"]
+        self._other_tokens = tokens
         self._names, self._name_ends = files["names"], files["name_ends"]
         self.sizes: np.ndarray = files["sizes"].reshape(-1, 2)
         self.label_hash: np.ndarray = files["label_hash"]
@@ -64,7 +67,23 @@ class ImageStore:
         return len(self.sizes)
 
     def __reduce__(self):
-        return ImageStore, (self.folder,)
+        return ImageStore, (self.folder, self._other_tokens)
+
+    def in_vocabulary(self, vocabulary: Vocabulary, built_with: Vocabulary, labels: Path) -> "ImageStore":
+        """The same images, their labels in the ids of another vocabulary than the store was built with.
+
+        labels: labels.txt, which is looked at for the tokens that were unknown until now.
+        """
+        ids = vocabulary.encode(built_with.tokens, unknown=UNKNOWN)
+        # The specials keep their ids; the last entry is found by the index UNKNOWN, -1.
+        new_id = np.array([*range(len(SPECIALS)), *ids, UNKNOWN], np.int32)
+        store = ImageStore(self.folder, new_id[self._tokens])
+        unknown = {store.name(i): i for i in range(len(store)) if UNKNOWN in store.tokens(i)}
+        if unknown:
+            for label in read_labels(lines_or_bad(labels, str(labels)), str(labels), built_with):
+                if not label.problem and label.name in unknown:
+                    store.tokens(unknown[label.name])[:] = vocabulary.encode(label.tokens, unknown=UNKNOWN)
+        return store
 
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0: a read-only view on the file."""
@@ -180,21 +199,30 @@ def build_store(
 def open_split(dataset_folder: str | Path, split: str, vocabulary: Vocabulary, progress: bool = True) -> ImageStore:
     """Open the store of a split; builds it first, saying so, when it is missing or older than its labels or vocabulary.
 
+    Its labels have the ids of `vocabulary`; it is built with the data set's own, where that has another.
     Raises DataError when items would have to be left out of a new store: that takes `prepare.py --skip-bad`.
     """
-    folder = Path(dataset_folder) / split
+    path = Path(dataset_folder) / "vocabulary.txt"
+    own = Vocabulary.from_file(path) if path.is_file() else vocabulary
+    store = _open_own(Path(dataset_folder) / split, own, progress)
+    if own.tokens == vocabulary.tokens:
+        return store
+    return store.in_vocabulary(vocabulary, own, store.folder.parent / "labels.txt")
+
+
+def _open_own(folder: Path, vocabulary: Vocabulary, progress: bool) -> ImageStore:
     store = fresh_store(folder, vocabulary)
     if store is None:
         with locked(folder / ".lock", f"{folder}: another process prepares it"):
             store = fresh_store(folder, vocabulary)  # another process may have built it meanwhile
             if store is None:
-                print(f"{folder.parent.name}/{split}: building the store, once", file=sys.stderr)
-                store, bad = build_store(dataset_folder, split, vocabulary, progress)
+                print(f"{folder.parent.name}/{folder.name}: building the store, once", file=sys.stderr)
+                store, bad = build_store(folder.parent, folder.name, vocabulary, progress)
                 if bad:
                     shutil.rmtree(store.folder)
                     raise DataError(
                         f"{folder}: {len(bad)} bad items{list_of(bad)}\nMend them, or leave them out with: "
-                        f"python prepare.py {dataset_folder} --dataset {folder.parent.name} --skip-bad"
+                        f"python prepare.py {folder.parent} --dataset {folder.parent.name} --skip-bad"
                     )
     return store
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from dataset.formats.preparation import prepare_if_needed
+from dataset.formats.preparation import cleaning_of, prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
 from dataset.images.handwritten import HandwrittenImages
 from dataset.images.mixture import Mixture, between
@@ -30,6 +30,7 @@ from dataset.typesetter.symbols import missing_characters
 from dataset.vocabulary import Vocabulary
 from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
 from utils.errors import ConfigError, DataError
+from utils.project import from_root
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
 from utils.training.memory import MemoryModel
 
@@ -37,27 +38,30 @@ Kind = Literal["standard", "ink", "synthetic", "pairs"]
 Batching = Literal["fixed", "adaptive"]
 
 
-def open_data(settings: DataConfig, dataset: str, seed: int) -> Data:
+def open_data(settings: DataConfig, dataset: str, seed: int, known: Sequence[str] = ()) -> Data:
     """Open datasets/NAME; make SAMPLE, or prepare an untouched download, where that is still to be done.
 
-    settings: the `data` table of the config. Raises DataError that says what was looked for, and where.
+    settings: the `data` table of the config.   known: see Data. Raises DataError that says what was looked for, and
+    where.
     """
-    folder = Path(settings.root) / dataset
+    folder = from_root(settings.root) / dataset
     if dataset == "SAMPLE" and not (folder / "train" / "labels.txt").exists():
         from dataset.images.sample import make_sample
 
         make_sample(folder)
     prepare_if_needed(folder)
-    return Data(folder, settings, seed)
+    return Data(folder, settings, seed, known)
 
 
 class Data:
     """An opened data set: its vocabulary, its splits, and the validation part of its training split."""
 
-    def __init__(self, folder: Path, settings: DataConfig, seed: int):
-        """settings: the `data` table of the config."""
+    def __init__(self, folder: Path, settings: DataConfig, seed: int, known: Sequence[str] = ()):
+        """settings: the `data` table of the config.   known: the tokens of the weights that a run starts from; the
+        vocabulary begins with them, and has the data set's other tokens behind them."""
         self.folder, self.settings = folder, settings
-        self.vocabulary = Vocabulary.from_file(folder / "vocabulary.txt")
+        self.own_vocabulary = Vocabulary.from_file(folder / "vocabulary.txt")
+        self.vocabulary = Vocabulary(known).extended(self.own_vocabulary.tokens) if known else self.own_vocabulary
         self.stores = {"train": open_split(folder, "train", self.vocabulary)}
         names = sorted(path.parent.name for path in folder.glob("*/labels.txt"))
         self.splits = [name for name in names if name not in NOT_TESTS]
@@ -74,7 +78,8 @@ class Data:
 
     def about(self) -> dict:
         """What whoever reads with the weights must do to an image, as plain values."""
-        return {name: getattr(self.settings, name) for name in IMAGE_SETTINGS}
+        clean = cleaning_of(self.folder / "train")
+        return {name: getattr(self.settings, name) for name in IMAGE_SETTINGS} | ({"clean": clean} if clean else {})
 
     def counts(self) -> dict[str, int]:
         """Images a split."""
@@ -165,12 +170,12 @@ class Data:
         Empty where no strokes are known. Raises DataError where a data set that `data.symbols` names has none.
         """
         sources: list[tuple[SymbolLibrary, np.ndarray | None]] = []
-        own = open_library(self.folder / "train", self.vocabulary)
+        own = open_library(self.folder / "train", self.own_vocabulary)
         if own is not None:
             store, indices = self._part("train")
             sources.append((own, own.of_images([store.name(int(index)) for index in indices])))
         for name in self.settings.symbols:
-            folder = Path(self.settings.root) / name
+            folder = from_root(self.settings.root) / name
             if (folder / "symbols" / "store.json").is_file():
                 sources.append((SymbolLibrary(folder / "symbols"), None))
                 continue

@@ -1,12 +1,14 @@
 """config.yaml and the command line -> a Config. Whatever is wrong is told at once, each error with its key.
 
 The file's top level is the configuration itself plus two tables of overrides, `presets` and `datasets`.
-Later wins: the file, the preset, the data set's own entry, then `--set KEY=VALUE` and the other flags.
+Later wins: the file, the preset, the data set's own entry, the weights of --init, then `--set KEY=VALUE` and the other
+flags.
 A run's own config.yaml (checkpoints/RUN/config.yaml) is such a file, too.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import typing
@@ -19,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from utils.config.schema import Config, Location, stage_errors
 from utils.errors import ConfigError
+from utils.project import for_config
 
 # Keys by their names in older files, and what a run's folder keeps beside its configuration.
 FORMER_KEYS = {
@@ -28,6 +31,18 @@ FORMER_KEYS = {
     "validation_pictures": "validation_images",
 }
 ONLY_IN_RUNS = ("batching",)
+FREE_WITH_WEIGHTS = ("dropout", "recompute")  # keys of a network that its weights do not depend on
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsSettings:
+    """What the weights that a run starts from say about its configuration.
+
+    path: theirs, as the configuration keeps it.   settings: values of the sections `model` and `data`.
+    """
+
+    path: str
+    settings: dict[str, dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,29 +60,54 @@ def load_config(
     assignments: Sequence[str] = (),
     device: str | None = None,
     minutes: str | None = None,
-) -> Config:
+    weights: WeightsSettings | None = None,
+) -> Config:  # more than 7 parameters: each is a flag of the training scripts
     """Read a config file, apply the preset, the data set's entry, the assignments and flags, and check the result.
 
-    dataset: None takes the file's own.   assignments: `KEY=VALUE`.   Raises ConfigError with a line for every error.
+    dataset: None takes the file's own.   assignments: `KEY=VALUE`.   weights: that the run starts from.
+    Raises ConfigError with a line for every error.
     """
     values, presets, datasets = read_config(path)
     values["dataset"] = dataset or values.get("dataset")
-    for _, override in _overrides(path, values["dataset"], preset, presets, datasets):
+    for _, override in _overrides(path, values["dataset"], preset, presets, datasets, weights):
         values = merge(values, override)
+    if weights:  # whole tables: a key that the weights do not name has its default, not the file's value
+        values["model"] |= copy.deepcopy(weights.settings["model"])
     assigned = [set_value(values, assignment) for assignment in assignments]
+    if any(one.location == ("init",) for one in assigned):
+        raise ConfigError("--set init: expected --init PATH, which also takes over the network's sizes")
+    if any(one.location == ("data", "root") for one in assigned) and isinstance(values["data"]["root"], str):
+        values["data"]["root"] = for_config(values["data"]["root"])
     if minutes is not None:
         assigned.append(dataclasses.replace(set_value(values, f"training.minutes={minutes}"), flag="--minutes"))
     if device:
         values["device"] = device
         assigned.append(Assignment("--device", ("device",)))
+    if weights:
+        _check_fit(weights, values, assigned)
     return parse_config(values, str(path), assigned)
 
 
-def overridden_keys(path: str | Path, dataset: str, preset: str | None = None) -> dict[str, list[str]]:
-    """Which keys of the file itself have no effect, because the preset or the data set's entry has another value."""
+def _check_fit(weights: WeightsSettings, values: dict, assigned: Sequence[Assignment]) -> None:
+    """Raises ConfigError where the command line asks for a network that the weights are not of."""
+    wrong = []
+    for key, theirs, asked in differences(weights.settings["model"], values["model"], "model"):
+        location = tuple(key.split("."))
+        is_theirs = location[1] in weights.settings["model"] and location[-1] not in FREE_WITH_WEIGHTS
+        if is_theirs and (flag := _typed(location, assigned)):
+            wrong.append(f"{flag}: {weights.path} was trained with {theirs!r}, and fits no network with {asked!r}")
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+
+
+def overridden_keys(
+    path: str | Path, dataset: str, preset: str | None = None, weights: WeightsSettings | None = None
+) -> dict[str, list[str]]:
+    """Which keys of the file itself have no effect, because the preset, the data set's entry or the weights to start
+    from have another value."""
     values, presets, datasets = read_config(path)
     found = {}
-    for name, override in _overrides(path, dataset, preset, presets, datasets):
+    for name, override in _overrides(path, dataset, preset, presets, datasets, weights):
         merged = merge(values, override)
         found[name] = [key for key, before, now in differences(values, merged) if before is not None and before != now]
         values = merged
@@ -75,7 +115,12 @@ def overridden_keys(path: str | Path, dataset: str, preset: str | None = None) -
 
 
 def _overrides(
-    path: str | Path, dataset: str | None, preset: str | None, presets: dict, datasets: dict
+    path: str | Path,
+    dataset: str | None,
+    preset: str | None,
+    presets: dict,
+    datasets: dict,
+    weights: WeightsSettings | None,
 ) -> Iterator[tuple[str, dict]]:
     own = dict(datasets.get(dataset) or {})
     preset = preset or own.get("preset")
@@ -86,6 +131,8 @@ def _overrides(
         yield f"preset {preset}", presets[preset]
     if own:
         yield f"the entry of {dataset} in datasets", own
+    if weights:
+        yield f"--init {weights.path}", weights.settings | {"init": weights.path}
 
 
 # --- files ----------------------------------------------------------------------------------------------------

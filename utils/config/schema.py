@@ -272,6 +272,7 @@ class Config:
     seed: Integer
     device: Text
     threads: PositiveIntegerOrAuto = "auto"
+    init: Text | None = None
     data: DataConfig
     batch: BatchConfig
     model: ModelConfig

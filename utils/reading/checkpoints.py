@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from utils.errors import CheckpointError
+from utils.project import CHECKPOINTS
 
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 PUBLISHED = "crohme.safetensors"
 
 

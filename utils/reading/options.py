@@ -18,16 +18,19 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
                         help="width of the search; default: 1, greedy")  # fmt: skip
     parser.add_argument("--direction", choices=DIRECTIONS,
                         help="default: left to right if greedy, else all that the network knows")  # fmt: skip
+    parser.add_argument("--prefer-well-formed", action=argparse.BooleanOptionalAction, default=True,
+                        help="of a beam's readings with close scores, take the best that is LaTeX")  # fmt: skip
     parser.add_argument("--clean", choices=CLEANING, default="auto",
                         help="clean photographs before they are read; default: auto, what was not drawn")  # fmt: skip
-    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 …; default: %(default)s")
+    parser.add_argument("--device", default="auto", metavar="NAME",
+                        help="cpu, cuda, cuda:1, mps …; default: %(default)s")  # fmt: skip
 
 
 def search_of(options: argparse.Namespace, reader: Reader) -> Search:
     """The search that was asked for. Raises ConfigError for one that the network cannot do."""
     from utils.reading.reader import Search  # heavy: --help should not wait for it
 
-    search = Search(options.beam, DIRECTIONS.get(options.direction))
+    search = Search(options.beam, DIRECTIONS.get(options.direction), options.prefer_well_formed)
     reader.check(search)
     return search
 

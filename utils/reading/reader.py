@@ -67,10 +67,16 @@ class Language(NamedTuple):
 
 
 class Search(NamedTuple):
-    """How to decode.   beam: 1 is greedy, from left to right.   directions: 1, 2, or None: all that the decoder has."""
+    """How to decode.
+
+    beam: 1 is greedy, from left to right.   directions: 1, 2, or None: all that the decoder has.
+    prefer_well_formed: where the best hypothesis of a beam is no LaTeX, the best one that is takes its place if their
+    scores are close.
+    """
 
     beam: int = 1
     directions: int | None = None
+    prefer_well_formed: bool = True
 
 
 @dataclass(frozen=True)
@@ -178,20 +184,24 @@ class Reader:
 
     # ---- for users ---------------------------------------------------------------------------------------------------
 
-    def read(self, image: Image, beam: int = 1, directions: int | None = None) -> Reading:
+    def read(
+        self, image: Image, beam: int = 1, directions: int | None = None, prefer_well_formed: bool = True
+    ) -> Reading:
         """Read one formula: a path of an image, of an .inkml file or of strokes as .json; the bytes of an image file; a
         PIL image; or an array uint8 (H, W), (H, W, 3) or (H, W, 4).
 
         beam: 1 decodes greedily from left to right; more keeps so many hypotheses, in all directions that the network
-        knows, or in as many as `directions` says.   Raises DataError for what is no image, or has no ink.
+        knows, or in as many as `directions` says.   prefer_well_formed: see Search.   Raises DataError for what is no
+        image, or has no ink.
         """
-        return self.read_many([image], beam, directions)[0]
+        return self.read_many([image], beam, directions, prefer_well_formed)[0]
 
     def read_many(
         self,
         images: Sequence[Image | Prepared],
         beam: int = 1,
         directions: int | None = None,
+        prefer_well_formed: bool = True,
         progress: ReadingProgress | None = None,
     ) -> list[Reading]:
         """Read images, those of like size together; the readings come in the order of the images.
@@ -200,7 +210,8 @@ class Reader:
         raises ends the reading.
         """
         prepared = [one if isinstance(one, Prepared) else self.prepare(one) for one in images]
-        decoded = self.decode(prepared, Search(beam, directions), explain=True, progress=progress)
+        search = Search(beam, directions, prefer_well_formed)
+        decoded = self.decode(prepared, search, explain=True, progress=progress)
         return [self._reading(one, found) for one, found in zip(prepared, decoded, strict=True)]
 
     def read_lines(self, image: Image, beam: int = 1, directions: int | None = None) -> list[Reading]:
@@ -262,7 +273,9 @@ class Reader:
 
         def work(batch: ImageBatch) -> list[tuple[Hypothesis, Explanation | None]]:
             encoded = self.model.encode(batch.images, batch.padding, "handwritten")
-            hypotheses = self.model.read_encoded(encoded, *search)
+            beam, directions, prefers = search
+            is_preferred = self._is_well_formed if prefers else None
+            hypotheses = self.model.read_encoded(encoded, beam, directions, is_preferred=is_preferred)
             tokens = [hypothesis.tokens for hypothesis in hypotheses]
             explained = self.model.explain_encoded(encoded, tokens) if explain else [None] * len(tokens)
             return list(zip(hypotheses, explained, strict=True))
@@ -298,12 +311,13 @@ class Reader:
         if (search.directions or 1) > known:
             raise ConfigError("both directions (--direction both): this network decodes from left to right only")
 
-    def describe(self, search: Search) -> dict[str, int]:
-        """What a search comes to with this network: beam, and directions, 1 or 2."""
+    def describe(self, search: Search) -> dict[str, int | bool]:
+        """What a search comes to with this network: beam, directions, 1 or 2, and whether well-formed is preferred."""
         is_greedy = search.beam == 1 and search.directions in (None, 1)
         return {
             "beam": search.beam,
             "directions": 1 if is_greedy else search.directions or self.model.decoder.directions,
+            "prefer_well_formed": search.prefer_well_formed and not is_greedy,
         }
 
     # ---- inside ------------------------------------------------------------------------------------------------------
@@ -316,6 +330,9 @@ class Reader:
                 return work(batch)
 
         return work_alone
+
+    def _is_well_formed(self, ids: Sequence[int]) -> bool:
+        return self.language.is_well_formed(self.vocabulary.decode(ids))
 
     def _read_strokes(self, path: Path, name: str) -> Any:
         if path.suffix.lower() == ".inkml":
@@ -378,7 +395,7 @@ class Reader:
         tokens = tuple(self.vocabulary.decode(hypothesis.tokens))
         others = [(tuple(self.vocabulary.decode(other.tokens)), other.score) for other in hypothesis.alternatives]
         stride = self.model.handwritten_encoder.stride
-        confidence = float(explanation.confidences.double().prod())
+        confidence = float(explanation.confidences.cpu().double().prod())  # mps has no float64
         warnings = warnings_about(tokens, confidence, hypothesis.is_truncated, self.language.is_well_formed(tokens))
         if prepared.lines:
             warnings = (f"{len(prepared.lines)} lines of writing, read as one formula", *warnings)

@@ -8,19 +8,26 @@ import numpy as np
 import torch
 
 from utils.errors import ConfigError
-from utils.training.distributed import local_rank
+from utils.training.distributed import is_one_of_several, local_rank
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a run; `auto` takes this process's CUDA device where there is one. Raises ConfigError."""
+    """The device of a run; `auto`: this process's CUDA device, else Apple's GPU, else the CPU. Raises ConfigError."""
     if name == "auto":
-        name = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+        name = _best_device()
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return device
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return f"cuda:{local_rank()}"
+    # Several processes exchange gradients through gloo, which knows CPUs alone.
+    return "mps" if torch.backends.mps.is_available() and not is_one_of_several() else "cpu"
 
 
 def set_threads(threads: int | str) -> None:
@@ -30,7 +37,7 @@ def set_threads(threads: int | str) -> None:
 
 
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
-    """The precision of a step: "bf16", "fp32", or "auto": bf16 on a GPU, fp32 on a CPU."""
+    """The precision of a step: "bf16", "fp32", or "auto": bf16 on a CUDA device, else fp32."""
     is_half = precision == "bf16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=is_half)
 
@@ -47,6 +54,8 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -54,3 +63,5 @@ def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])

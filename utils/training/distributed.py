@@ -145,6 +145,11 @@ def mean_batch_norm(model: torch.nn.Module, context: DistributedContext) -> None
         context.mean_(buffer for module in learning for buffer in module.buffers(recurse=False))
 
 
+def is_one_of_several() -> bool:
+    """Whether torchrun has started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 def local_rank() -> int:
     """Which device of this machine is this process's own."""
     return int(os.environ.get("LOCAL_RANK", 0))
