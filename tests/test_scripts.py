@@ -302,6 +302,16 @@ def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(home, arguments, exp
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_name_that_a_stream_cannot_show_is_no_traceback(tmp_path):
+    """As where output goes into a file on Windows, in an encoding of few characters."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes((ROOT / "results" / "sample-sheet.png").read_bytes())
+    (tmp_path / "photos" / "labels.csv").write_text("name,label\na.png,x\n")
+    arguments = ["photos", "--dataset", "数学", "--split", "train", "--root", "."]
+    done = run("prepare.py", *arguments, folder=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.stdout == "\\u6570\\u5b66: ready\n"
+
+
 @pytest.mark.parametrize("script", ["train_stage.py", "train_stage_ABS.py", "evaluate.py", "prepare.py"])
 def test_help_does_not_wait_for_heavy_imports(script, tmp_path):
     done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -93,11 +94,19 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
+def let_any_character_be_printed() -> None:
+    """Names and labels may have characters that a stream cannot: those of a file or a pipe on Windows, above all."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8" if sys.platform == "win32" else None, errors="backslashreplace")
+
+
 def run_script(main: Callable[[], int | None], go_on: str = "") -> None:
     """Call main; what a user can get wrong is one line on stderr and exit code 2. Ctrl-C: 130, SIGTERM: 143.
 
     go_on: how what was stopped goes on, for a person.
     """
+    let_any_character_be_printed()
     keep_freed_memory()
     treat_sigterm_as_ctrl_c()
     try:
