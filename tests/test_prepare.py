@@ -657,8 +657,8 @@ def make_photographs(folder, *names, blank=()):
     drawn = np.full((70, 120), 255, np.uint8)
     cv2.circle(drawn, (35, 35), 16, 0, 3)
     cv2.imwrite(str(folder / "drawn.png"), drawn)
-    files = [*(f"{name}.jpg" for name in (*names, *blank)), "drawn.png"]
-    (folder / "labels.csv").write_text("name,label\n" + "".join(f"{file},x\n" for file in files))
+    rows = [*(f"{name}.jpg,x\n" for name in (*names, *blank)), "drawn.png,y\n"]
+    (folder / "labels.csv").write_text("name,label\n" + "".join(rows))
     return folder
 
 
@@ -684,7 +684,8 @@ def test_photographs_are_cleaned_once_as_a_reader_cleans_them_and_the_data_set_s
 def test_photographs_that_are_not_cleaned_are_told_and_a_checkpoint_of_them_leaves_them_alone(tmp_path, capsys):
     source = make_photographs(tmp_path / "photos", "a", "b")
     prepare(source, tmp_path / "NAME", "train", progress=False)
-    assert "NAME/train: photographs, which --clean would clean as recognize.py does, 2 times" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "NAME/train: images of many grey levels, which --clean would clean as recognize.py does, 2 times" in told
     assert cleaning_of(tmp_path / "NAME" / "train") == "never"
     assert Data(tmp_path / "NAME", settings(tmp_path / "NAME"), 0).about()["clean"] == "never"
     prepare(source, tmp_path / "NAME", "train", progress=False, options=Options(clean=True))  # made again, cleaned

@@ -36,7 +36,7 @@ from utils.reading.photographs import clean_photograph, is_drawn
 # The first bytes of the images that are copied as they are; any other kind is saved as PNG.
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 ALWAYS_READ = 40  # tokens that are read from any image, however small: only longer labels need a look
-CLEANED, UNCLEANED = "photographs cleaned", "photographs, which --clean would clean as recognize.py does"
+CLEANED, UNCLEANED = "photographs cleaned", "images of many grey levels, which --clean would clean as recognize.py does"
 _EXAMPLES = 3  # that a message of what was changed in reading shows
 _NORMALIZED_TO_JUDGE = 5000  # labels, at most, of which it is told what --normalize would change
 
