@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.decoders.interface import DecoderOutput, DecoderState, teacher_forcing
 from models.recognizer import Recognizer
-from models.search import PREFERENCE_MARGIN, Hypothesis, beam_search, greedy, prefer, token_limits
+from models.search import Hypothesis, beam_search, greedy, prefer, token_limits
 from utils.special_tokens import END, PAD, START
 
 DECODERS = {
@@ -225,15 +226,16 @@ def test_a_truncated_hypothesis_is_not_preferred_to_one_that_ended():
 
 
 @both_decoders
-def test_reading_asks_for_each_hypothesis_of_a_beam_and_greedy_decoding_for_none(kind):
+def test_reading_asks_for_each_hypothesis_of_a_beam_and_greedy_decoding_for_none(kind, monkeypatch):
+    monkeypatch.setattr("models.recognizer.prefer", partial(prefer, margin=0.5))
     network, asked = recognizer(kind), []
-    images, padding = torch.rand(2, 1, 24, 40), torch.zeros(2, 24, 40, dtype=torch.bool)
+    images, padding = torch.rand(8, 1, 24, 40), torch.zeros(8, 24, 40, dtype=torch.bool)
     plain = network.read(images, padding, beam=3)
     found = network.read(images, padding, beam=3, is_preferred=lambda tokens: asked.append(tokens) or False)
     assert found == plain and asked[0] == plain[0].tokens and len(asked) > 2
     second = [each.alternatives[0].tokens for each in plain]
     found = network.read(images, padding, beam=3, is_preferred=lambda tokens: tokens in second)
-    close = [each.alternatives[0].score >= each.score - PREFERENCE_MARGIN for each in plain]
+    close = [each.alternatives[0].score >= each.score - 0.5 for each in plain]
     assert [each.tokens in second for each in found] == close and any(close)
     network.read(images, padding, is_preferred=lambda tokens: pytest.fail("greedy decoding has no other hypotheses"))
 
