@@ -1,6 +1,5 @@
 """Autoregressive decoding: from the features of images to token sequences, greedily or by beam search."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,37 +7,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.decoders.interface import Decoder, DecoderState, teacher_forcing
+from utils.hypotheses import MINUS_INFINITY, Hypothesis, best_hypotheses, max_tokens
 from utils.special_tokens import END, PAD, START
 
 # Steps between two checks of which images are done: each check makes the CPU wait for the GPU.
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
 MAX_RESCORED = 2**21  # hypotheses x tokens x feature positions of one pass of rescoring; each needs some 500 bytes
-MINUS_INFINITY = float("-inf")
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """What an image was read as.
-
-    tokens: ids without start and end.   score: log-probability of tokens and end / their number ** length_penalty;
-    with two directions, the mean of both.   is_truncated: it had not ended at the limit; see token_limits().
-    alternatives: the other hypotheses of the beam, best first.
-    """
-
-    tokens: list[int]
-    score: float
-    is_truncated: bool
-    alternatives: tuple["Hypothesis", ...] = ()
 
 
 def token_limits(padding: Tensor) -> Tensor:
-    """The most tokens that an image may have, from its size alone.   padding: (B, h, w).   Returns (B,).
-
-    32 + 4 (height + width) in feature positions. With stride 16, 9,820 of CROHME's 9,821 labels (train and 2014) have
-    at most 3.1 tokens per position of height + width; the densest, 60 tokens in 7 x 6 positions, may have 84.
-    """
+    """The most tokens that an image may have, from its size alone.   padding: (B, h, w).   Returns (B,)."""
     is_image = ~padding
-    return 32 + 4 * (is_image.any(2).sum(1) + is_image.any(1).sum(1))
+    return max_tokens(is_image.any(2).sum(1), is_image.any(1).sum(1))
 
 
 def _log_probabilities(logits: Tensor, starts: Tensor, step: int) -> Tensor:
@@ -131,7 +111,7 @@ def beam_search(
     sequences, scores = finished.sequences[..., :length], finished.scores
     if directions == 2:
         scores = (scores + _rescore(decoder, features, padding, counts, sequences, length_penalty)) / 2
-    return _hypotheses(sequences, scores, finished.is_truncated, beam)
+    return best_hypotheses(sequences.tolist(), scores.tolist(), finished.is_truncated.tolist(), beam)
 
 
 @dataclass(frozen=True)
@@ -206,7 +186,8 @@ class _Finished:
         sequences = torch.cat([self.sequences[images, ..., :length], sequences], dim=2)
         scores = torch.cat([self.scores[images], scores], dim=2)
         is_truncated = torch.cat([self.is_truncated[images], is_truncated], dim=2)
-        best = (scores - 1e4 * is_truncated).topk(beam).indices
+        # In 64 bits: 32 would round the scores of what is truncated to a thousandth.
+        best = (scores.double() - 1e4 * is_truncated).topk(beam).indices
         self.sequences[images, ..., :length] = _gather_sequences(sequences, best)
         self.scores[images] = scores.gather(2, best)
         self.is_truncated[images] = is_truncated.gather(2, best)
@@ -308,34 +289,3 @@ def _reversed(sequences: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         second = ids[:, 1]
         ids[:, 1] = torch.where((second == START) | (second == END), START + END - second, second)
     return inputs, targets, lengths
-
-
-def _hypotheses(sequences: Tensor, scores: Tensor, is_truncated: Tensor, beam: int) -> list[Hypothesis]:
-    """The best `beam` different hypotheses of each image, from both directions together."""
-    results = []
-    for image in zip(sequences.tolist(), scores.tolist(), is_truncated.tolist(), strict=True):
-        found: dict[tuple[int, ...], Hypothesis] = {}
-        for direction, rows in enumerate(zip(*image, strict=True)):
-            for hypothesis in _of_direction(direction, *rows):
-                key = tuple(hypothesis.tokens)
-                if key not in found or _rank(hypothesis) > _rank(found[key]):
-                    found[key] = hypothesis
-        best, *rest = sorted(found.values(), key=_rank, reverse=True)[:beam]
-        results.append(replace(best, alternatives=tuple(rest)))
-    return results
-
-
-def _of_direction(
-    direction: int, sequences: Sequence[Sequence[int]], scores: Sequence[float], is_truncated: Sequence[bool]
-) -> list[Hypothesis]:
-    """The hypotheses of one image and direction, from left to right."""
-    hypotheses = []
-    for row, score, truncated in zip(sequences, scores, is_truncated, strict=True):
-        tokens = [token for token in row if token not in (PAD, START, END)]
-        if score > MINUS_INFINITY:
-            hypotheses.append(Hypothesis(tokens[::-1] if direction == 1 else tokens, score, truncated))
-    return hypotheses
-
-
-def _rank(hypothesis: Hypothesis) -> tuple[bool, float]:
-    return not hypothesis.is_truncated, hypothesis.score
