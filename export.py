@@ -17,7 +17,9 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from torch.nn import functional as F
 
 from models.decoders.interface import DecoderState
 from recognize import Reader
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 from utils.files import atomic_write, file_digest
 from utils.reading.batches import ImageBatch
 from utils.reading.checkpoints import find_checkpoint
@@ -59,8 +61,9 @@ ROOT = Path(__file__).resolve().parent
 OPSET = 20
 # How far the exported network may differ from torch: of its largest logit; in 8 bits it differs anyway.
 TOLERANCE = 1e-3
-# Two batches (B, H, W) and numbers of tokens that have no size in common: what differs between them is dynamic.
-EXAMPLES = ((2, 96, 160), 3), ((3, 128, 224), 5)
+# Two batches (B, H, W) and numbers of tokens that have no size in common: what differs between them is dynamic. No side
+# is a multiple of a stride: how much is added to it is then not taken for a constant.
+EXAMPLES = ((3, 91, 155), 5), ((2, 125, 219), 4)
 
 
 def parse_options() -> argparse.Namespace:
@@ -73,6 +76,7 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> int:
     options = parse_options()
+    check_packages()
     checkpoint = find_checkpoint(options.checkpoint)
     reader = Reader.load(checkpoint)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -90,6 +94,13 @@ def main() -> int:
     size = sum((options.out / name).stat().st_size for name in (ENCODER, DECODER))
     print(f"{options.out}: {size / 1e6:.1f} MB; logits differ from torch's by {difference:.1g} of the largest at most")
     return 0
+
+
+def check_packages() -> None:
+    """Raises ConfigError where what exporting needs is not installed."""
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"exporting needs {', '.join(missing)}: pip install -r requirements-dev.txt")
 
 
 def describe(checkpoint: Path, reader: Reader, precision: str) -> dict[str, Any]:
@@ -222,17 +233,25 @@ def write_graph(path: Path, graph: nn.Module, inputs: dict[str, tuple[Tensor, Te
     shapes = [dynamic_axes(*pair) for pair in inputs.values()]
     if isinstance(graph, StepGraph):  # all but the first are in *state
         shapes = (shapes[0], tuple(shapes[1:]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.export.export(
-            graph.eval(), first, dynamic_shapes=tuple(shapes), strict=False,
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )  # fmt: skip
+    with quiet():
+        # Strict: by reading the code. Running it instead would make the len() of a tensor a constant.
+        program = torch.export.export(graph.eval(), first, dynamic_shapes=tuple(shapes), strict=True)
         written = torch.onnx.export(
             program, input_names=list(inputs), output_names=list(outputs), opset_version=OPSET, verbose=False
         )
         written.save(path, external_data=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' warnings about themselves. What they could get wrong is compared afterwards."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def dynamic_axes(first: Tensor, second: Tensor) -> dict[int, Any]:
@@ -244,14 +263,15 @@ def dynamic_axes(first: Tensor, second: Tensor) -> dict[int, Any]:
 
 
 def quantize(folder: Path) -> None:
-    """Replace both graphs by ones in 8 bits."""
+    """Replace both graphs by ones in 8 bits: weights per channel, inputs by the range that they have in each batch."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     for name in (ENCODER, DECODER):
         with tempfile.TemporaryDirectory() as temporary:
             source = Path(temporary) / name
             shutil.move(folder / name, source)
-            quantize_dynamic(source, folder / name, per_channel=True, weight_type=QuantType.QInt8)
+            with quiet():
+                quantize_dynamic(source, folder / name, per_channel=True, weight_type=QuantType.QInt8)
 
 
 # ---- comparison ------------------------------------------------------------------------------------------------------
