@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/training.md", "docs/reading.md", "docs/data.md", "datasets/README.md",
-         "checkpoints/README.md",
+         "checkpoints/README.md", "docs/export.md",
          "results/README.md", "tests/benchmarks/README.md")  # fmt: skip
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
