@@ -4,6 +4,7 @@
     python recognize.py folder notes.inkml --json --beam 10    a folder's images and .inkml files, by name
     python recognize.py strokes.json --checkpoint newest       with the weights of your own newest run
     python recognize.py - --checkpoint PATH < image.png        an image from stdin
+    python recognize.py photo.jpg --onnx FOLDER                what export.py wrote, without torch
 
 Of several inputs, each line begins with the name and a tab. What cannot be read is named on stderr, leaves its line
 empty, and makes the exit code 1. Readings to doubt are named on stderr, with the reason.
@@ -27,7 +28,6 @@ from utils.reading.options import add_reading_options, search_of
 from utils.reading.outputs import MAX_ON_SHEET, json_line, text_line, warn, write_input, write_sheet
 from utils.reading.reader import Language, Reading
 from utils.script import run_script
-from utils.training.devices import choose_device
 from utils.training.stopping import exit_code_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ __all__ = ["Reader", "Reading"]
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", metavar="IMAGE|INKML|JSON|FOLDER|-")
-    parser.add_argument("--checkpoint", metavar="PATH|newest", help="default: the published weights")
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--checkpoint", metavar="PATH|newest", help="default: the published weights")
+    network.add_argument("--onnx", metavar="FOLDER", help="read with onnxruntime what export.py wrote")
     add_reading_options(parser)
     parser.add_argument("--lines", choices=("split", "join"), default="split",
                         help="several lines of writing: read each by itself, or as one formula")  # fmt: skip
@@ -51,10 +53,9 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> int:
     options = parse_options()
-    checkpoint = find_checkpoint(options.checkpoint)
-    network = Reader.load(checkpoint, choose_device(options.device))
+    network, checkpoint = open_network(options)
     search = search_of(options, network)
-    if options.checkpoint in (None, "newest"):
+    if options.onnx is None and options.checkpoint in (None, "newest"):
         print(f"reading with {checkpoint}", file=sys.stderr)
 
     rows, failures, taken = [], 0, set()
@@ -84,6 +85,16 @@ def main() -> int:
     return 1 if failures else 0
 
 
+def open_network(options: argparse.Namespace) -> tuple[Reader, Path]:
+    """The network to read with, and where it is."""
+    if options.onnx is not None:
+        return Reader.from_onnx(options.onnx, language()), Path(options.onnx)
+    from utils.training.devices import choose_device  # with torch
+
+    checkpoint = find_checkpoint(options.checkpoint)
+    return Reader.load(checkpoint, choose_device(options.device)), checkpoint
+
+
 # ---- the library -----------------------------------------------------------------------------------------------------
 
 
@@ -99,11 +110,15 @@ class Reader(reader.Reader):
     def load(cls, path: str | Path | None = None, device: str | torch.device = "cpu") -> Reader:
         """Read a checkpoint: a path, "newest" for your own newest run, or nothing for the published weights.
 
+        Or a folder that export.py wrote: reading it takes onnxruntime and no torch, on the CPU.
         Raises CheckpointError for one that is missing, broken or foreign.
         """
+        path = find_checkpoint(path)
+        if path.is_dir():
+            return cls.from_onnx(path, language())
         from models.recognizer import Recognizer
 
-        return cls.from_checkpoint(find_checkpoint(path), lambda about: Recognizer(**about), language(), device)
+        return cls.from_checkpoint(path, lambda about: Recognizer(**about), language(), device)
 
 
 def language() -> Language:

@@ -16,8 +16,9 @@ from models.decoders.gru import GRUDecoder
 from models.decoders.interface import replace_at_random, teacher_forcing
 from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
-from models.search import Hypothesis, beam_search, greedy, prefer
+from models.search import beam_search, greedy
 from models.symbols import SymbolMap
+from utils.hypotheses import Hypothesis, prefer
 from utils.special_tokens import PAD
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ class Recognizer(nn.Module):
 
         beam: 1 decodes greedily from left to right; more uses all of the decoder's directions, or as many as
         `directions` says.   is_preferred: of a beam's hypotheses with close scores, the best such one is taken; see
-        prefer() in models/search.py.
+        prefer() in utils/hypotheses.py.
         """
         encoded = self.encode(images, padding, domain)
         return self.read_encoded(encoded, beam, directions, length_penalty, is_preferred)

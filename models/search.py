@@ -1,6 +1,5 @@
 """Autoregressive decoding: from the features of images to token sequences, greedily or by beam search."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,44 +7,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.decoders.interface import Decoder, DecoderState, teacher_forcing
+from utils.hypotheses import MINUS_INFINITY, Hypothesis, best_hypotheses, max_tokens
 from utils.special_tokens import END, PAD, START
 
 # Steps between two checks of which images are done: each check makes the CPU wait for the GPU.
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
 MAX_RESCORED = 2**21  # hypotheses x tokens x feature positions of one pass of rescoring; each needs some 500 bytes
-MINUS_INFINITY = float("-inf")
-# What the score of a preferred hypothesis may be lower than the best one's; see prefer(). With the published weights
-# and a beam of 10, the best of 7 of 468 validation images is no LaTeX; 5 have another within this margin, 6 have any.
-# Taking it made none of them right, and 68 tokens wrong instead of 45: it is for who has to typeset what is read.
-PREFERENCE_MARGIN = 0.05
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """What an image was read as.
-
-    tokens: ids without start and end.   score: log-probability of tokens and end / their number ** length_penalty;
-    with two directions, the mean of both.   is_truncated: it had not ended at the limit; see token_limits().
-    alternatives: the other hypotheses of the beam, best first.
-    """
-
-    tokens: list[int]
-    score: float
-    is_truncated: bool
-    alternatives: tuple["Hypothesis", ...] = ()
 
 
 def token_limits(padding: Tensor) -> Tensor:
-    """The most tokens that an image may have, from its size alone.   padding: (B, h, w).   Returns (B,).
-
-    32 + 4 (height + width) in feature positions. With stride 16, 9,820 of CROHME's 9,821 labels (train and 2014) have
-    at most 3.1 tokens per position of height + width. A small image may be densely written on, as a matrix is: where 3
-    tokens in each position, at most 160 in all, are more, it may have so many. CROHME's densest has 60 in 7 x 6
-    positions, and may have 126.
-    """
+    """The most tokens that an image may have, from its size alone.   padding: (B, h, w).   Returns (B,)."""
     is_image = ~padding
-    height, width = is_image.any(2).sum(1), is_image.any(1).sum(1)
-    return torch.maximum(32 + 4 * (height + width), (3 * height * width).clamp(max=160))
+    return max_tokens(is_image.any(2).sum(1), is_image.any(1).sum(1))
 
 
 def _log_probabilities(logits: Tensor, starts: Tensor, step: int) -> Tensor:
@@ -56,22 +29,6 @@ def _log_probabilities(logits: Tensor, starts: Tensor, step: int) -> Tensor:
     if step == 0:
         scores.scatter_(1, START + END - starts[:, None], MINUS_INFINITY)
     return scores
-
-
-def prefer(
-    best: Hypothesis, is_preferred: Callable[[list[int]], bool], margin: float = PREFERENCE_MARGIN
-) -> Hypothesis:
-    """The best hypothesis of a beam that is preferred, such as one that is well-formed; the others stand behind it.
-
-    best: with its alternatives.   margin: where the first preferred one has a score that is lower by more, or was
-    truncated while the best one was not, the best one stays.
-    """
-    beam = (replace(best, alternatives=()), *best.alternatives)
-    for one in beam:
-        is_close = one.score >= best.score - margin and one.is_truncated <= best.is_truncated
-        if is_close and is_preferred(one.tokens):
-            return replace(one, alternatives=tuple(other for other in beam if other is not one))
-    return best
 
 
 # ---- greedy ----------------------------------------------------------------------------------------------------------
@@ -154,7 +111,7 @@ def beam_search(
     sequences, scores = finished.sequences[..., :length], finished.scores
     if directions == 2:
         scores = (scores + _rescore(decoder, features, padding, counts, sequences, length_penalty)) / 2
-    return _hypotheses(sequences, scores, finished.is_truncated, beam)
+    return best_hypotheses(sequences.tolist(), scores.tolist(), finished.is_truncated.tolist(), beam)
 
 
 @dataclass(frozen=True)
@@ -229,7 +186,8 @@ class _Finished:
         sequences = torch.cat([self.sequences[images, ..., :length], sequences], dim=2)
         scores = torch.cat([self.scores[images], scores], dim=2)
         is_truncated = torch.cat([self.is_truncated[images], is_truncated], dim=2)
-        best = (scores - 1e4 * is_truncated).topk(beam).indices
+        # In 64 bits: 32 would round the scores of what is truncated to a thousandth.
+        best = (scores.double() - 1e4 * is_truncated).topk(beam).indices
         self.sequences[images, ..., :length] = _gather_sequences(sequences, best)
         self.scores[images] = scores.gather(2, best)
         self.is_truncated[images] = is_truncated.gather(2, best)
@@ -331,34 +289,3 @@ def _reversed(sequences: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         second = ids[:, 1]
         ids[:, 1] = torch.where((second == START) | (second == END), START + END - second, second)
     return inputs, targets, lengths
-
-
-def _hypotheses(sequences: Tensor, scores: Tensor, is_truncated: Tensor, beam: int) -> list[Hypothesis]:
-    """The best `beam` different hypotheses of each image, from both directions together."""
-    results = []
-    for image in zip(sequences.tolist(), scores.tolist(), is_truncated.tolist(), strict=True):
-        found: dict[tuple[int, ...], Hypothesis] = {}
-        for direction, rows in enumerate(zip(*image, strict=True)):
-            for hypothesis in _of_direction(direction, *rows):
-                key = tuple(hypothesis.tokens)
-                if key not in found or _rank(hypothesis) > _rank(found[key]):
-                    found[key] = hypothesis
-        best, *rest = sorted(found.values(), key=_rank, reverse=True)[:beam]
-        results.append(replace(best, alternatives=tuple(rest)))
-    return results
-
-
-def _of_direction(
-    direction: int, sequences: Sequence[Sequence[int]], scores: Sequence[float], is_truncated: Sequence[bool]
-) -> list[Hypothesis]:
-    """The hypotheses of one image and direction, from left to right."""
-    hypotheses = []
-    for row, score, truncated in zip(sequences, scores, is_truncated, strict=True):
-        tokens = [token for token in row if token not in (PAD, START, END)]
-        if score > MINUS_INFINITY:
-            hypotheses.append(Hypothesis(tokens[::-1] if direction == 1 else tokens, score, truncated))
-    return hypotheses
-
-
-def _rank(hypothesis: Hypothesis) -> tuple[bool, float]:
-    return not hypothesis.is_truncated, hypothesis.score

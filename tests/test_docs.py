@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/training.md", "docs/reading.md", "docs/data.md", "docs/own-data.md",
-         "docs/demo.md", "datasets/README.md", "checkpoints/README.md", "results/README.md",
+         "docs/demo.md", "docs/export.md", "datasets/README.md", "checkpoints/README.md", "results/README.md",
          "tests/benchmarks/README.md")  # fmt: skip
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from models.decoders.interface import DecoderOutput, DecoderState, teacher_forcing
 from models.recognizer import Recognizer
-from models.search import Hypothesis, beam_search, greedy, prefer, token_limits
+from models.search import beam_search, greedy, token_limits
+from utils.hypotheses import Hypothesis, prefer
 from utils.special_tokens import END, PAD, START
 
 DECODERS = {

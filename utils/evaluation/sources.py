@@ -15,7 +15,7 @@ import numpy as np
 from utils.errors import CheckpointError, DataError
 from utils.evaluation.scores import Prediction
 from utils.reading.images import normalize_image, read_image
-from utils.reading.reader import Decoded, Prepared, Reader, Search
+from utils.reading.reader import Decoded, Prepared, Reader, Search, as_array
 from utils.training.distributed import SINGLE_PROCESS
 from utils.training.progress import progress
 
@@ -89,7 +89,7 @@ class CheckpointSource:
             "search": reader.describe(search),
             "clean": clean,
             "cleaned": cleaned,
-            "device": str(reader.device),
+            "device": str(reader.device or "onnxruntime"),
             "seconds": round(seconds, 2),
             "images_per_second": round(len(self.predictions) / seconds, 2),
         }
@@ -107,7 +107,7 @@ class CheckpointSource:
         tokens = [self.predictions[name].tokens for name in names]
         found = self.reader.explain(images, tokens, self.max_images)
         return {
-            name: (explanation.confidences.float().cpu().numpy(), explanation.attention.float().cpu().numpy())
+            name: (as_array(explanation.confidences), as_array(explanation.attention))
             for name, explanation in zip(names, found, strict=True)
         }
 

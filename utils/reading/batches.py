@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from utils.training.inference import each_batch
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -21,25 +20,25 @@ WIDTH_STEP = 64  # pixels: images whose widths fall into the same step are order
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Some images, padded to the largest of them.
+    """Some images, padded to the largest of them: arrays, or, after to(device), tensors.
 
     indices: their places among all.   images: (B, 1, H, W) float, ink 1 on paper 0.   padding: (B, H, W) bool, True
     outside the image.
     """
 
     indices: tuple[int, ...]
-    images: Tensor
-    padding: Tensor
+    images: Any
+    padding: Any
 
     @classmethod
     def of(cls, indices: Sequence[int], images: Sequence[np.ndarray]) -> ImageBatch:
         """images: uint8 (H, W), ink 255 on paper 0."""
         height, width = (max(image.shape[side] for image in images) for side in (0, 1))
-        padded = torch.zeros(len(images), 1, height, width)
-        padding = torch.ones(len(images), height, width, dtype=torch.bool)
+        padded = np.zeros((len(images), 1, height, width), np.float32)
+        padding = np.ones((len(images), height, width), bool)
         for row, is_padding, image in zip(padded, padding, images, strict=True):
             rows, columns = map(slice, image.shape)
-            row[0, rows, columns] = torch.from_numpy(image) / 255
+            row[0, rows, columns] = image / np.float32(255)
             is_padding[rows, columns] = False
         return cls(tuple(indices), padded, padding)
 
@@ -47,7 +46,10 @@ class ImageBatch:
         return len(self.indices)
 
     def to(self, device: torch.device) -> ImageBatch:
-        return ImageBatch(self.indices, self.images.to(device), self.padding.to(device))
+        import torch
+
+        images, padding = (torch.as_tensor(part).to(device) for part in (self.images, self.padding))
+        return ImageBatch(self.indices, images, padding)
 
     def split(self) -> tuple[ImageBatch, ImageBatch]:
         """Two halves, each padded to its own largest image."""
@@ -63,25 +65,56 @@ class ImageBatch:
 def in_batches(
     images: Sequence[np.ndarray],
     work: Callable[[ImageBatch], Sequence[T]],
-    device: torch.device,
+    device: torch.device | None,
     max_images: int | None = None,
     on_failure: Callable[[int, Exception], None] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[T | None]:
     """What work(batch) gives for each image, in the order of the images; those of like size are worked on together.
 
-    images: uint8 (H, W).   on_failure(index, error): called for an image at which work failed, whose result is None;
-    where it is not given, the error is raised.   on_batch(images): called after each batch with how many it had.
+    images: uint8 (H, W).   device: of torch, which gets tensors; None: work is given arrays, and torch is not needed.
+    on_failure(index, error): called for an image at which work failed, whose result is None; where it is not given, the
+    error is raised.   on_batch(images): called after each batch with how many it had.
     """
-    batches = _Batches(images, max_images or MAX_IMAGES, MAX_PIXELS.get(device.type, MAX_PIXELS["cuda"]))
+    kind = "cpu" if device is None else device.type
+    batches = _Batches(images, max_images or MAX_IMAGES, MAX_PIXELS.get(kind, MAX_PIXELS["cuda"]))
     fail = None if on_failure is None else lambda batch, error: on_failure(batch.indices[0], error)
     results: list[T | None] = [None] * len(images)
-    for batch, found in each_batch(batches, work, device, on_failure=fail):
+    if device is None:
+        done = _each_batch(batches, work, fail)
+    else:
+        from utils.training.inference import each_batch
+
+        done = each_batch(batches, work, device, on_failure=fail)
+    for batch, found in done:
         for index, result in zip(batch.indices, found, strict=True):
             results[index] = result
         if on_batch is not None:
             on_batch(len(batch.indices))
     return results
+
+
+def _each_batch(
+    batches: _Batches,
+    work: Callable[[ImageBatch], Sequence[T]],
+    on_failure: Callable[[ImageBatch, Exception], None] | None,
+) -> Iterator[tuple[ImageBatch, Sequence[T]]]:
+    """Yield (batch, work(batch)), as each_batch() of utils/training/inference.py does, but without torch."""
+    for whole in batches:
+        parts = [whole]
+        while parts:
+            batch, result = parts.pop(), None
+            try:
+                result = work(batch)
+            except (RuntimeError, ValueError, OSError, MemoryError) as error:
+                if on_failure is None:
+                    raise
+                if len(batch) > 1:
+                    parts += reversed(batch.split())
+                else:
+                    on_failure(batch, error)
+            if result is not None:
+                yield batch, result
 
 
 class _Batches:

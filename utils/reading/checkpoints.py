@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from utils.errors import CheckpointError
 from utils.project import CHECKPOINTS
 
@@ -30,6 +28,8 @@ def find_checkpoint(name: str | None, folder: Path | None = None) -> Path:
 
 def newest_checkpoint(folder: Path) -> Path:
     """The best weights of the newest run that finished an epoch of its last stage. Raises CheckpointError."""
+    import yaml  # not needed to read with published weights
+
     found = []
     for config in folder.glob("*/config.yaml"):
         try:

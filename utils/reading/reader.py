@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, Union
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
 
-from utils.errors import CheckpointError, ConfigError, DataError
+from utils.errors import CheckpointError, ConfigError, DataError, UserError
 from utils.reading.batches import ImageBatch, in_batches
 from utils.reading.images import read_image, resize
 from utils.reading.photographs import CleanInk, clean_photograph, is_drawn
@@ -30,10 +28,13 @@ from utils.reading.strokes import as_strokes
 from utils.reading.text_lines import find_text_lines
 from utils.reading.warnings import warnings_about
 from utils.training.interfaces import Explanation, Hypothesis
-from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights
 
 if TYPE_CHECKING:
     import PIL.Image
+    import torch
+    from torch import nn
+
+    from utils.reading.onnx_network import OnnxNetwork
 
 # A path, the bytes of a file, a PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4).
 Image: TypeAlias = Union[str, Path, bytes, np.ndarray, "PIL.Image.Image"]
@@ -149,13 +150,17 @@ class Reader:
     Several threads may use one Reader: they prepare images at the same time, and decode one after the other.
     """
 
-    def __init__(self, model: nn.Module, vocabulary: Vocabulary, data: dict[str, Any], language: Language,
-                 device: str | torch.device = "cpu"):  # fmt: skip
+    def __init__(self, model: nn.Module | OnnxNetwork, vocabulary: Vocabulary, data: dict[str, Any],
+                 language: Language, device: str | torch.device | None = "cpu"):  # fmt: skip
         """model: a Recognizer with an encoder of handwriting.   data: `image_scale`, `max_height` and `max_width` of
-        its training images, and optionally `clean`, whether photographs among them were cleaned (see prepare)."""
-        self.model = model.to(device).eval().requires_grad_(False)
+        its training images, and optionally `clean`, whether photographs among them were cleaned (see prepare).
+        device: of torch; None for a network that runs without it."""
+        if device is not None:
+            import torch
+
+            model, device = model.to(device).eval().requires_grad_(False), torch.device(device)
+        self.model, self.device = model, device
         self.vocabulary, self.data, self.language = vocabulary, data, language
-        self.device = torch.device(device)
         self._lock = threading.Lock()  # held while the network computes
 
     @classmethod
@@ -165,6 +170,8 @@ class Reader:
 
         Raises CheckpointError for one that is missing, broken or foreign.
         """
+        from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights  # with torch
+
         checkpoint = load_checkpoint(path)
         about = checkpoint.about
         try:
@@ -181,6 +188,26 @@ class Reader:
         if len(vocabulary) != about["architecture"]["vocabulary_size"]:
             raise CheckpointError(f"{path}: its vocabulary has another size than its network")
         return cls(model, vocabulary, data, language, device)
+
+    @classmethod
+    def from_onnx(cls, folder: str | Path, language: Language) -> Reader:
+        """Read what export.py wrote. It needs onnxruntime, and no torch.
+
+        Raises CheckpointError for a folder that is none, or where there is no onnxruntime.
+        """
+        from utils.reading.onnx_network import OnnxNetwork
+
+        model = OnnxNetwork(folder)
+        try:
+            vocabulary = language.make_vocabulary([str(token) for token in model.about["vocabulary"]])
+        except UserError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
+        data = model.about["data"]
+        if missing := [name for name in IMAGE_SETTINGS if name not in data]:
+            raise CheckpointError(f"{folder}: its model.json says no data.{missing[0]}; export the network again")
+        if len(vocabulary) != model.vocabulary_size:
+            raise CheckpointError(f"{folder}: its vocabulary has another size than its network")
+        return cls(model, vocabulary, data, language, device=None)
 
     # ---- for users ---------------------------------------------------------------------------------------------------
 
@@ -395,7 +422,7 @@ class Reader:
         tokens = tuple(self.vocabulary.decode(hypothesis.tokens))
         others = [(tuple(self.vocabulary.decode(other.tokens)), other.score) for other in hypothesis.alternatives]
         stride = self.model.handwritten_encoder.stride
-        confidence = float(explanation.confidences.cpu().double().prod())  # mps has no float64
+        confidence = float(as_array(explanation.confidences).astype(np.float64).prod())
         warnings = warnings_about(tokens, confidence, hypothesis.is_truncated, self.language.is_well_formed(tokens))
         if prepared.lines:
             warnings = (f"{len(prepared.lines)} lines of writing, read as one formula", *warnings)
@@ -407,7 +434,7 @@ class Reader:
             confidences=tuple(explanation.confidences.tolist()),
             alternatives=tuple(Alternative(" ".join(label), label, score) for label, score in others),
             boxes=tuple(
-                _box(weights, stride, view, prepared.given_size) for weights in explanation.attention.cpu().numpy()
+                _box(weights, stride, view, prepared.given_size) for weights in as_array(explanation.attention)
             ),
             is_truncated=hypothesis.is_truncated,
             warnings=warnings,
@@ -427,6 +454,11 @@ def _counted(progress: ReadingProgress, total: int) -> Callable[[int], None]:
         progress(done, total)
 
     return tell
+
+
+def as_array(numbers: torch.Tensor | np.ndarray) -> np.ndarray:
+    """What a network gives, on the CPU."""
+    return numbers if isinstance(numbers, np.ndarray) else numbers.float().cpu().numpy()
 
 
 def _box(attention: np.ndarray, stride: int, view: CleanInk, given_size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -1,0 +1,296 @@
+"""Write a checkpoint as ONNX: a folder that reads without torch, by onnxruntime alone.
+
+    python export.py checkpoints/crohme.safetensors --out exported
+    python recognize.py --onnx exported photo.jpg
+    python export.py checkpoints/crohme.safetensors --out exported-int8 --int8     smaller, see docs/export.md
+
+The folder holds the encoder and one step of the decoder as graphs, and model.json: vocabulary, settings of images,
+license and origin. Before it is called written, both are compared with torch on made-up ink.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.decoders.interface import DecoderState
+from recognize import Reader
+from utils.errors import CheckpointError, ConfigError
+from utils.files import atomic_write, file_digest
+from utils.reading.batches import ImageBatch
+from utils.reading.checkpoints import find_checkpoint
+from utils.reading.onnx_network import (
+    ABOUT,
+    ATTENTION,
+    DECODER,
+    ENCODER,
+    FORMAT,
+    IMAGES,
+    LOGITS,
+    OF_IMAGE,
+    OF_NEXT,
+    OF_PAST,
+    PADDING,
+    TOKENS,
+    OnnxNetwork,
+)
+from utils.script import run_script
+from utils.special_tokens import START
+from utils.training.run_folder import load_checkpoint
+
+if TYPE_CHECKING:
+    from models.densenet import DenseBlock
+    from models.recognizer import Recognizer
+
+ROOT = Path(__file__).resolve().parent
+OPSET = 20
+# How far the exported network may differ from torch: of its largest logit; in 8 bits it differs anyway.
+TOLERANCE = 1e-3
+# Two batches (B, H, W) and numbers of tokens that have no size in common: what differs between them is dynamic. No side
+# is a multiple of a stride: how much is added to it is then not taken for a constant.
+EXAMPLES = ((3, 91, 155), 5), ((2, 125, 219), 4)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors file of this project, or newest")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made where it is missing")
+    parser.add_argument("--int8", action="store_true", help="weights and products in 8 bits")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse_options()
+    check_packages()
+    checkpoint = find_checkpoint(options.checkpoint)
+    reader = Reader.load(checkpoint)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / ABOUT).unlink(missing_ok=True)  # the folder counts as exported when everything else is there
+    export_network(reader.model, options.out)
+    if options.int8:
+        quantize(options.out)
+    shutil.copyfile(ROOT / "LICENSE", options.out / "LICENSE")
+    about = describe(checkpoint, reader, "int8" if options.int8 else "fp32")
+    atomic_write(options.out / ABOUT, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    difference = compare(reader.model, OnnxNetwork(options.out))
+    if not options.int8 and difference > TOLERANCE:
+        (options.out / ABOUT).unlink()
+        raise CheckpointError(f"{options.out}: the network there differs from torch by {difference:.2g} of its logits")
+    size = sum((options.out / name).stat().st_size for name in (ENCODER, DECODER))
+    print(f"{options.out}: {size / 1e6:.1f} MB; logits differ from torch's by {difference:.1g} of the largest at most")
+    return 0
+
+
+def check_packages() -> None:
+    """Raises ConfigError where what exporting needs is not installed."""
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"exporting needs {', '.join(missing)}: pip install -r requirements-dev.txt")
+
+
+def describe(checkpoint: Path, reader: Reader, precision: str) -> dict[str, Any]:
+    """What model.json says: all that reading needs, and where the network is from."""
+    import onnx
+
+    about = load_checkpoint(checkpoint).about
+    origin = {name: about[name] for name in ("stage", "epoch", "validation") if name in about}
+    return {
+        "format": FORMAT,
+        "precision": precision,
+        "directions": reader.model.decoder.directions,
+        "stride": reader.model.handwritten_encoder.stride,
+        "data": dict(reader.data),
+        "license": "MIT for the program, see LICENSE; the weights are used as the data that they were trained on",
+        "architecture": reader.model.architecture(),
+        "origin": {"checkpoint": checkpoint.name, "sha256": file_digest(checkpoint), **origin},
+        "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "opset": OPSET},
+        "vocabulary": [str(token) for token in about["vocabulary"]],
+    }
+
+
+# ---- graphs ----------------------------------------------------------------------------------------------------------
+
+
+class EncoderGraph(nn.Module):
+    """Images to the decoder's state before the first token: its constants, then what depends on tokens."""
+
+    def __init__(self, model: Recognizer):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
+        state = self.model.decoder.start(*self.model.encode(images, padding, "handwritten"))
+        return *state.image.values(), *state.past.values()
+
+
+class StepGraph(nn.Module):
+    """One more token (B, K) for K rows of each image; image and past are the names of the state's parts."""
+
+    def __init__(self, model: Recognizer, image: Sequence[str], past: Sequence[str]):
+        super().__init__()
+        self.decoder, self.image, self.past = model.decoder, list(image), list(past)
+
+    def forward(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """state: the image's parts (B, …), then those of the past (B, K, …).
+
+        Returns logits (B, K, V), attention (B, K, h, w), and the past after this token.
+        """
+        size = tokens.shape
+        image = dict(zip(self.image, state, strict=False))
+        past = {name: part.flatten(0, 1) for name, part in zip(self.past, state[len(image) :], strict=True)}
+        logits, after, attention = self.decoder.step(DecoderState(image, past), tokens.flatten())
+        return tuple(part.unflatten(0, size) for part in (logits, attention, *(after.past[name] for name in self.past)))
+
+
+class PlainDenseBlock(nn.Module):
+    """A DenseBlock as the paper has it, with concatenation: writing into a shared map is not for ONNX."""
+
+    def __init__(self, block: DenseBlock):
+        super().__init__()
+        self.layers = nn.ModuleList(block)
+
+    def forward(self, features: Tensor, is_valid: Tensor) -> Tensor:
+        for layer in self.layers:
+            squeezed = F.conv2d(features, layer.conv1.weight)
+            features = torch.cat([features, layer.expand(squeezed, is_valid)], 1)
+        return features
+
+
+def exportable(model: Recognizer) -> Recognizer:
+    """The same network in operations that ONNX knows, for reading."""
+    model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    encoder = model.handwritten_encoder
+    encoder.blocks = nn.ModuleList(PlainDenseBlock(block) for block in encoder.blocks)
+    return model
+
+
+@torch.no_grad()
+def export_network(model: Recognizer, folder: Path) -> None:
+    """Write encoder.onnx and decoder_step.onnx; see utils/reading/onnx_network.py for their inputs and outputs."""
+    model = exportable(model)
+    (batch, state), (other_batch, other_state) = (example(model, *sizes) for sizes in EXAMPLES)
+    names = [OF_IMAGE + name for name in state.image], [OF_PAST + name for name in state.past]
+    write_graph(
+        folder / ENCODER,
+        EncoderGraph(model),
+        {IMAGES: (batch.images, other_batch.images), PADDING: (batch.padding, other_batch.padding)},
+        [*names[0], *names[1]],
+    )
+    states = [[torch.full(rows(one), START), *one.image.values(), *one.past.values()] for one in (state, other_state)]
+    write_graph(
+        folder / DECODER,
+        StepGraph(model, state.image, state.past),
+        dict(zip([TOKENS, *names[0], *names[1]], zip(*states, strict=True), strict=True)),
+        [LOGITS, ATTENTION, *(OF_NEXT + name for name in state.past)],
+    )
+
+
+def example(model: Recognizer, size: tuple[int, int, int], count: int) -> tuple[ImageBatch, DecoderState]:
+    """Made-up images, and the state after `count` tokens of count rows of each; rows are (B, K, …)."""
+    batch = made_up_images(*size)
+    state = model.decoder.start(*model.encode(batch.images, batch.padding, "handwritten"))
+    state = state.select(torch.arange(size[0]).repeat_interleave(count))
+    for _ in range(count):
+        _, state, _ = model.decoder.step(state, torch.full((size[0] * count,), START))
+    return batch, DecoderState(state.image, {name: x.unflatten(0, (size[0], count)) for name, x in state.past.items()})
+
+
+def rows(state: DecoderState) -> tuple[int, int]:
+    """B and K of a state."""
+    return tuple(next(iter(state.past.values())).shape[:2])
+
+
+def made_up_images(count: int, height: int, width: int) -> ImageBatch:
+    """Rectangles of different sizes on paper, each image a little smaller than the one before."""
+    random = np.random.default_rng(count)
+    images = []
+    for index in range(count):
+        image = np.zeros((height - 20 * index, width - 28 * index), np.uint8)
+        for top, left in random.integers(4, min(image.shape) - 24, (8, 2)):
+            image[top : top + 20, left : left + 3] = image[top : top + 3, left : left + 16] = 255
+        images.append(image)
+    return ImageBatch.of(range(count), images).to(torch.device("cpu"))
+
+
+def write_graph(path: Path, graph: nn.Module, inputs: dict[str, tuple[Tensor, Tensor]], outputs: Sequence[str]) -> None:
+    """inputs: of two examples, by name; axes whose sizes differ are dynamic."""
+    first, second = zip(*inputs.values(), strict=True)
+    shapes = [dynamic_axes(*pair) for pair in inputs.values()]
+    if isinstance(graph, StepGraph):  # all but the first are in *state
+        shapes = (shapes[0], tuple(shapes[1:]))
+    with quiet():
+        # Strict: by reading the code. Running it instead would make the len() of a tensor a constant.
+        program = torch.export.export(graph.eval(), first, dynamic_shapes=tuple(shapes), strict=True)
+        written = torch.onnx.export(
+            program, input_names=list(inputs), output_names=list(outputs), opset_version=OPSET, verbose=False
+        )
+        written.save(path, external_data=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' warnings about themselves. What they could get wrong is compared afterwards."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def dynamic_axes(first: Tensor, second: Tensor) -> dict[int, Any]:
+    return {
+        axis: torch.export.Dim.DYNAMIC
+        for axis, (one, other) in enumerate(zip(first.shape, second.shape, strict=True))
+        if one != other
+    }
+
+
+def quantize(folder: Path) -> None:
+    """Replace both graphs by ones in 8 bits: weights per channel, inputs by the range that they have in each batch."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    for name in (ENCODER, DECODER):
+        with tempfile.TemporaryDirectory() as temporary:
+            source = Path(temporary) / name
+            shutil.move(folder / name, source)
+            with quiet():
+                quantize_dynamic(source, folder / name, per_channel=True, weight_type=QuantType.QInt8)
+
+
+# ---- comparison ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def compare(model: Recognizer, exported: OnnxNetwork, steps: int = 12) -> float:
+    """The largest difference of any logit of some steps on made-up images, as a share of the largest logit."""
+    batch = made_up_images(3, 112, 208)
+    state = model.decoder.start(*model.encode(batch.images, batch.padding, "handwritten"))
+    other = exported.encode(batch.images.numpy(), batch.padding.numpy()).state
+    tokens, worst = torch.full((3,), START), 0.0
+    for _ in range(steps):
+        logits, state, _ = model.decoder.step(state, tokens)
+        others, other, _ = exported.step(other, tokens.numpy()[:, None])
+        worst = max(worst, float(np.abs(logits.numpy() - others[:, 0]).max() / np.abs(logits.numpy()).max()))
+        tokens = logits.argmax(-1)
+    return worst
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,169 @@
+"""A network that export.py wrote, run by onnxruntime, without torch: what a Reader asks of a network, in NumPy.
+
+FOLDER/model.json          vocabulary, settings of images, license, and what is known of the network
+      /encoder.onnx        images (B, 1, H, W) and their padding (B, H, W) -> the decoder's state before the first token
+      /decoder_step.onnx   the state and a token in every row -> logits, attention, and the state after it
+
+The state consists of named arrays, which are the decoder's own affair: `image.NAME` (B, …) stays the same from step to
+step, `past.NAME` (B, K, …) is replaced by the output `next.NAME`. Of the encoder, `past.NAME` is (B, …).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from utils.errors import CheckpointError
+from utils.hypotheses import Hypothesis, prefer
+from utils.reading.onnx_search import Array, Encoded, Explanation, State, beam_search, explain, greedy
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+FORMAT = 1  # of the folder; raise it when readers of an older version could not use it
+ABOUT, ENCODER, DECODER = "model.json", "encoder.onnx", "decoder_step.onnx"
+KEYS = {"format": int, "vocabulary": list, "data": dict, "directions": int, "stride": int}
+IMAGES, PADDING, TOKENS, LOGITS, ATTENTION = "images", "padding", "tokens", "logits", "attention"
+OF_IMAGE, OF_PAST, OF_NEXT = "image.", "past.", "next."
+
+
+def read_about(folder: str | Path) -> dict[str, Any]:
+    """What model.json says. Raises CheckpointError for a folder that is no exported network."""
+    path = Path(folder) / ABOUT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"it has no readable {ABOUT} ({type(error).__name__})"
+        raise CheckpointError(
+            f"{folder}: not an exported network: {reason}; python export.py CHECKPOINT --out FOLDER writes one"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    for key, kind in KEYS.items():
+        if not isinstance(about, dict) or not isinstance(about.get(key), kind):
+            raise CheckpointError(f"{path}: expected the key {key}, of type {kind.__name__}; export the network again")
+    if about["format"] > FORMAT:
+        raise CheckpointError(f"{path}: written by a newer version of this program (format {about['format']})")
+    return about
+
+
+class _Part(NamedTuple):
+    """A part of a Recognizer, as far as a Reader needs it."""
+
+    directions: int
+    stride: int
+
+
+class OnnxNetwork:
+    """Images in, token ids out; its methods are those of models.recognizer.Recognizer, with arrays for tensors."""
+
+    def __init__(self, folder: str | Path, threads: int | None = None):
+        """threads: to compute with; by default OMP_NUM_THREADS, or one for each core that this process may use.
+
+        Raises CheckpointError for a folder that is no exported network, or where there is no onnxruntime.
+        """
+        folder = Path(folder)
+        self.about = read_about(folder)
+        self.decoder = self.handwritten_encoder = _Part(self.about["directions"], self.about["stride"])
+        threads = threads or _usual_threads()
+        self._encoder = _open(folder / ENCODER, threads, {IMAGES, PADDING}, set())
+        self._step = _open(folder / DECODER, threads, {TOKENS}, {LOGITS, ATTENTION})
+        self._encoder_outputs = [output.name for output in self._encoder.get_outputs()]
+        self._step_inputs = {one.name for one in self._step.get_inputs()} - {TOKENS}
+        self._step_outputs = [output.name for output in self._step.get_outputs()]
+        self.vocabulary_size = next(one.shape[-1] for one in self._step.get_outputs() if one.name == LOGITS)
+        if missing := self._step_inputs - set(self._encoder_outputs):
+            raise CheckpointError(f"{folder}: {DECODER} needs {min(missing)}, which {ENCODER} does not give")
+
+    def encode(self, images: Array, padding: Array, domain: str = "handwritten") -> Encoded:
+        """images: (B, 1, H, W) float32, ink 1 on paper 0, padding: (B, H, W) bool.   domain: only "handwritten"."""
+        outputs = dict(zip(self._encoder_outputs, _run(self._encoder, {IMAGES: images, PADDING: padding}), strict=True))
+        image = {name: array for name, array in outputs.items() if name.startswith(OF_IMAGE)}
+        past = {name: array[:, None] for name, array in outputs.items() if name.startswith(OF_PAST)}
+        stride = self.handwritten_encoder.stride
+        is_image = ~padding[:, ::stride, ::stride]
+        sizes = np.stack([is_image.any(2).sum(1), is_image.any(1).sum(1)], 1)
+        return Encoded(State(image, past), sizes, {})
+
+    def read(self, images: Array, padding: Array) -> list[Hypothesis]:
+        """Greedy decoding, from left to right."""
+        return self.read_encoded(self.encode(images, padding))
+
+    def read_encoded(
+        self,
+        encoded: Encoded,
+        beam: int = 1,
+        directions: int | None = None,
+        length_penalty: float = 1.0,
+        is_preferred: Callable[[list[int]], bool] | None = None,
+    ) -> list[Hypothesis]:
+        """Autoregressive decoding.   beam: 1 decodes greedily from left to right; more uses all of the decoder's
+        directions, or as many as `directions` says.   is_preferred: see prefer() in utils/hypotheses.py."""
+        if beam == 1 and directions in (None, 1):
+            found = greedy(self.step, encoded, length_penalty)
+            for index, (hypothesis, explanation) in enumerate(found):
+                encoded.seen[index, tuple(hypothesis.tokens)] = explanation
+            return [hypothesis for hypothesis, _ in found]
+        found = beam_search(self.step, encoded, beam, directions or self.decoder.directions, length_penalty)
+        return found if is_preferred is None else [prefer(hypothesis, is_preferred) for hypothesis in found]
+
+    def explain(self, images: Array, padding: Array, predictions: Sequence[Sequence[int]]) -> list[Explanation]:
+        """How probable each token of a prediction is, and where it is in the image."""
+        return self.explain_encoded(self.encode(images, padding), predictions)
+
+    def explain_encoded(self, encoded: Encoded, predictions: Sequence[Sequence[int]]) -> list[Explanation]:
+        """explain(), for what encode() returned."""
+        keys = [(index, tuple(tokens)) for index, tokens in enumerate(predictions)]
+        if all(key in encoded.seen for key in keys):
+            return [encoded.seen[key] for key in keys]
+        return explain(self.step, encoded, predictions)
+
+    def step(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
+        """One more token in every row.   tokens: (B, K).   Returns logits (B, K, V), state, attention (B, K, h, w)."""
+        given = {name: array for part in state for name, array in part.items() if name in self._step_inputs}
+        outputs = _run(self._step, {TOKENS: tokens.astype(np.int64), **given})
+        found = dict(zip(self._step_outputs, outputs, strict=True))
+        past = {OF_PAST + name[len(OF_NEXT) :]: array for name, array in found.items() if name.startswith(OF_NEXT)}
+        return found[LOGITS], State(state.image, past), found[ATTENTION]
+
+
+def _usual_threads() -> int:
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open(path: Path, threads: int, inputs: set[str], outputs: set[str]) -> InferenceSession:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path.parent}: reading it needs onnxruntime: pip install -r requirements-inference.txt ({error})"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class for each reason, and none for all of them
+        reason = "it is missing" if not path.is_file() else " ".join(str(error).split())
+        raise CheckpointError(f"{path}: onnxruntime cannot open it: {reason}") from None
+    found = {one.name for one in session.get_inputs()}, {one.name for one in session.get_outputs()}
+    for kind, wanted, names in zip(("input", "output"), (inputs, outputs), found, strict=True):
+        if missing := wanted - names:
+            raise CheckpointError(f"{path}: a graph of another program: it has no {kind} named {min(missing)}")
+    return session
+
+
+def _run(session: InferenceSession, inputs: dict[str, Array]) -> list[Array]:
+    try:
+        return session.run(None, inputs)
+    except Exception as error:  # as above; callers know what is out of memory, say, as a RuntimeError
+        raise RuntimeError(f"onnxruntime: {' '.join(str(error).split())}") from None
