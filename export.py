@@ -54,6 +54,7 @@ from utils.special_tokens import START
 from utils.training.run_folder import load_checkpoint
 
 if TYPE_CHECKING:
+    from models.attention import CoverageRefinement
     from models.densenet import DenseBlock
     from models.recognizer import Recognizer
 
@@ -171,11 +172,28 @@ class PlainDenseBlock(nn.Module):
         return features
 
 
+class PlainRefinement(nn.Module):
+    """A CoverageRefinement that takes all maps at once: one step has few of them, and splitting is not for ONNX."""
+
+    def __init__(self, refinement: CoverageRefinement):
+        super().__init__()
+        self.conv, self.project, self.norm = refinement.conv, refinement.project, refinement.norm
+
+    def forward(self, coverage: Tensor, padding: Tensor) -> Tensor:
+        rows, length = coverage.shape[:2]
+        maps = self.project(self.conv(coverage.flatten(0, 1).unflatten(2, padding.shape[1:])).relu())
+        is_valid = (~padding).flatten(1)[:, None, None].float()
+        maps = self.norm(maps.flatten(2).unflatten(0, (padding.shape[0], -1)), is_valid)
+        return maps.view(rows, length, *maps.shape[2:])
+
+
 def exportable(model: Recognizer) -> Recognizer:
     """The same network in operations that ONNX knows, for reading."""
     model = copy.deepcopy(model).float().eval().requires_grad_(False)
     encoder = model.handwritten_encoder
     encoder.blocks = nn.ModuleList(PlainDenseBlock(block) for block in encoder.blocks)
+    if hasattr(model.decoder, "refinement"):
+        model.decoder.refinement = PlainRefinement(model.decoder.refinement)
     return model
 
 

@@ -12,7 +12,7 @@ import pytest
 import export
 import recognize
 from recognize import Reader, language
-from tests.test_reader import VOCABULARY, encoded, recognizer, saved, some_images, written
+from tests.test_reader import OPTIONS, VOCABULARY, encoded, recognizer, saved, some_images, written
 from tests.test_recognize import run
 from utils.errors import CheckpointError, ConfigError
 from utils.reading import reader
@@ -21,8 +21,7 @@ from utils.reading.onnx_network import ABOUT, DECODER, ENCODER, OnnxNetwork
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 ROOT = Path(__file__).resolve().parents[1]
-# The transformer does not export yet: onnxscript stumbles over the split() in CoverageRefinement.
-each_decoder = pytest.mark.parametrize("kind", ["gru"])
+each_decoder = pytest.mark.parametrize("kind", list(OPTIONS))
 SIZES = [(60, 150), (60, 400), (90, 150), (50, 90), (60, 390)]
 
 

@@ -19,8 +19,10 @@ from utils.training.run_folder import save_checkpoint
 
 VOCABULARY = [*"abcdexyz12+="]
 DATA = {"image_scale": 0.5, "max_height": 200, "max_width": 400}
+GRU = {"hidden": 16, "embedding": 12, "attention": 16, "coverage_kernel": 3, "dropout": 0.1}
 OPTIONS = {
-    "gru": {"hidden": 16, "embedding": 12, "attention": 16, "coverage_kernel": 3, "dropout": 0.1},
+    "gru": GRU,
+    "gru-location": GRU | {"location": 4, "symbols": True},
     "transformer": {"width": 16, "heads": 2, "layers": 2, "feed_forward": 32, "dropout": 0.1},
 }
 both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
@@ -29,8 +31,8 @@ both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
 def recognizer(kind: str = "gru", domains=("standard", "handwritten")) -> Recognizer:
     torch.manual_seed(0)
     encoder = {"layers": (2, 2), "growth": 6, "dropout": 0.0}
-    counting = 8 if kind == "gru" else 0
-    network = Recognizer(len(VOCABULARY) + 3, encoder, kind, OPTIONS[kind], counting, domains)
+    decoder, counting = kind.partition("-")[0], 0 if kind == "transformer" else 8
+    network = Recognizer(len(VOCABULARY) + 3, encoder, decoder, OPTIONS[kind], counting, domains=domains)
     for parameter in network.parameters():  # readings that differ from image to image, and tokens of their own
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)

@@ -34,8 +34,7 @@ def max_tokens(height: int, width: int) -> int:
 
     32 + 4 (height + width). With stride 16, 9,820 of CROHME's 9,821 labels (train and 2014) have at most 3.1 tokens per
     position of height + width. A small image may be densely written on, as a matrix is: where 3 tokens in each
-    position, at most 160 in all, are more, it may have so many. CROHME's densest, 60 tokens in 7 x 6 positions, may have
-    126.
+    position, at most 160 in all, are more, it may have so many. CROHME's densest has 60 in 7 x 6, and may have 126.
     """
     usual, dense = 32 + 4 * (height + width), 3 * height * width
     dense = dense - (dense - 160) * (dense > 160)
