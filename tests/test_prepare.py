@@ -161,6 +161,21 @@ def test_folders_of_pen_strokes_become_splits(tmp_path):
     assert "duplicate name 'b'" in str(bad) and "empty" in str(bad)
 
 
+def test_writers_that_ink_names_are_kept_also_when_more_is_added(tmp_path):
+    for folder, name, writer in (("one", "a", "W  1"), ("one", "b", ""), ("two", "c", "W 2"), ("none", "d", "")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        annotation = f'<annotation type="writer">{writer}</annotation>' if writer else ""
+        text = inkml("x", f"0 0, 10 {len(name) + ord(name)}").replace("<trace", f"{annotation}<trace", 1)
+        (tmp_path / folder / f"{name}.inkml").write_text(text)
+    table = tmp_path / "NAME" / "train" / "writers.txt"
+    prepare(tmp_path / "one", tmp_path / "NAME", "train", progress=False)
+    assert table.read_text() == "a\tW 1\n"
+    prepare(tmp_path / "two", tmp_path / "NAME", "train", progress=False, options=Options(existing="add"))
+    assert table.read_text() == "a\tW 1\nc\tW 2\n"
+    prepare(tmp_path / "none", tmp_path / "NAME", "train", progress=False, options=Options(existing="replace"))
+    assert not table.exists()
+
+
 def test_a_folder_that_is_one_split_takes_the_name_it_is_given(tmp_path, capsys):
     (tmp_path / "ink").mkdir()
     (tmp_path / "ink" / "a.inkml").write_text(inkml("x"))

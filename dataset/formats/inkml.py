@@ -46,12 +46,14 @@ class Ink:
     """One written expression. traces: each float64 (points, 2), x to the right and y down, in the units of the pen.
 
     tokens: the label, None where the file has no truth.   symbols: in the order of the file, empty without groups.
+    writer: as the file calls the person who wrote it, "" where it does not.
     """
 
     name: str
     traces: list[np.ndarray]
     tokens: list[str] | None
     symbols: list[Symbol]
+    writer: str = ""
 
 
 def read_inkml(path: str | Path, needs_truth: bool = False, truths: Sequence[str] = TRUTHS) -> Ink:
@@ -78,14 +80,14 @@ def read_inkml(path: str | Path, needs_truth: bool = False, truths: Sequence[str
         symbols = list(_symbols(root, index_of_id, _token_of_id(math, tokens)))
     except KeyError as error:
         raise DataError(f"{path}: a <traceView> refers to the trace {error}, which is not in the file") from None
-    return Ink(path.stem, traces, tokens, symbols)
+    return Ink(path.stem, traces, tokens, symbols, " ".join(_annotations(root).get("writer", "").split()))
 
 
 def _label_of(
     root: Element, math: Element | None, path: Path, needs_truth: bool, truths: Sequence[str]
 ) -> list[str] | None:
     """The tokens of the truth. None where there is none, or none that can be read and none is needed."""
-    written = {e.get("type"): e.text for e in reversed(root) if tag_of(e) == "annotation" and (e.text or "").strip()}
+    written = _annotations(root)
     kind = next((kind for kind in truths if kind in written), None)
     if kind is None and (math is None or CROHME_TRUTH not in truths):
         if needs_truth:
@@ -99,6 +101,11 @@ def _label_of(
         if needs_truth:
             raise DataError(f"{path}: {error}") from None
         return None
+
+
+def _annotations(root: Element) -> dict[str, str]:
+    """What the file says of the ink as a whole, by type; the first of each type that is not empty."""
+    return {e.get("type"): e.text for e in reversed(root) if tag_of(e) == "annotation" and (e.text or "").strip()}
 
 
 # ---------------------------------------------------------------------------------------------------------------- XML

@@ -30,7 +30,8 @@ class Item(NamedTuple):
     """An image with its label as a package has them.
 
     where: file and line, for messages.   image: its file, or the bytes of one, or uint8 (H, W) of any polarity.
-    strokes: what the image was drawn from, where that is known.   notes: see `Label`.
+    strokes: what the image was drawn from, where that is known.   notes: see `Label`.   writer: who wrote it, "" where
+    that is not known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Item(NamedTuple):
     where: str
     strokes: Strokes | None = None
     notes: tuple[tuple[str, str], ...] = ()
+    writer: str = ""
 
 
 class NamedImages(Generic[T]):

@@ -310,6 +310,7 @@ def _read_ink(
         try:
             ink = read_inkml(path, True, truths)
             traces = pixel_traces(ink.traces)
-            yield Item(path.stem, ink.tokens, draw_traces(traces), where, strokes_of(traces, ink.symbols))
+            strokes = strokes_of(traces, ink.symbols)
+            yield Item(path.stem, ink.tokens, draw_traces(traces), where, strokes, writer=ink.writer)
         except DataError as error:
             yield BadItem(where, str(error).removeprefix(f"{path}: "))

@@ -320,6 +320,7 @@ def _write_split(
     if old_strokes is not None:
         strokes.copy(old_strokes)
     bad, changes, new_labels = [], _Changes(f"{folder.parent.name}/{folder.name}", options.normalize), 0
+    writers = _known_writers(folder) if job.adds else {}
     with open(labels, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{name}\t{label}\n" for name, label in existing.labels.items())
         items = in_threads(saver.save, part.read(known))
@@ -330,6 +331,8 @@ def _write_split(
                 file.write(f"{item.name}\t{' '.join(item.tokens)}\n")
                 if strokes is not None and item.strokes is not None:
                     strokes.add(item.name, item.strokes)
+                if item.writer:
+                    writers[item.name] = item.writer
                 changes.add(item)
                 new_labels += 1
     if not new_labels and not existing.labels:
@@ -343,11 +346,20 @@ def _write_split(
         before = _Record.of(folder)
         record["parts"] = before.parts + record["parts"]
         record["photographs"] += before.photographs
-    _put_in_place(folder, strokes, record, bad)
+    _put_in_place(folder, strokes, writers, record, bad)
     return bad
 
 
-def _put_in_place(folder: Path, strokes: StrokeWriter | None, record: dict, bad: list[BadItem]) -> None:
+def _known_writers(folder: Path) -> dict[str, str]:
+    """The writer of each image of a split, where somebody knows: writers.txt has lines `name<TAB>writer`."""
+    table = folder / "writers.txt"
+    rows = (line.rstrip("\n").partition("\t") for line in lines_of(table)) if table.is_file() else ()
+    return {name: writer for name, _, writer in rows if name}
+
+
+def _put_in_place(
+    folder: Path, strokes: StrokeWriter | None, writers: dict[str, str], record: dict, bad: list[BadItem]
+) -> None:
     """Take away what was there, and give what was written its names; labels.txt goes first and comes last."""
     (folder / "labels.txt").unlink(missing_ok=True)
     shutil.rmtree(folder / "images", ignore_errors=True)
@@ -358,6 +370,10 @@ def _put_in_place(folder: Path, strokes: StrokeWriter | None, record: dict, bad:
         strokes.close()
     else:
         shutil.rmtree(folder / "strokes", ignore_errors=True)
+    if writers:
+        atomic_write(folder / "writers.txt", "".join(f"{name}\t{writer}\n" for name, writer in writers.items()))
+    else:
+        (folder / "writers.txt").unlink(missing_ok=True)
     (folder / "labels.txt.partial").rename(folder / "labels.txt")
 
 

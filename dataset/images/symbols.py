@@ -155,7 +155,8 @@ class LibraryWriter(FlatWriter):
 
 
 def open_library(split: Path, vocabulary: Vocabulary, progress: bool = True) -> SymbolLibrary | None:
-    """The symbols of a split's folder, in SPLIT/symbols; built first where they are missing or older than the strokes.
+    """The symbols of a split's folder, in SPLIT/symbols; built first where they are missing or older than the strokes
+    or the table of writers.
 
     Nothing where the split's strokes are not known. Raises DataError.
     """
@@ -166,6 +167,8 @@ def open_library(split: Path, vocabulary: Vocabulary, progress: bool = True) -> 
     digest = hashlib.sha256("\n".join(vocabulary.tokens).encode())
     for folder in (split / "store", split / "strokes"):
         digest.update((folder / "store.json").read_bytes())
+    if (split / "writers.txt").is_file():
+        digest.update((split / "writers.txt").read_bytes())
     source = digest.hexdigest()
     if not _is_fresh(split / "symbols", source):
         with locked(split.parent / ".lock", f"{split.parent}: another process prepares it"):
