@@ -15,18 +15,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dataset.language import language
 from utils.reading import reader
 from utils.reading.checkpoints import find_checkpoint
 from utils.reading.inputs import open_inputs, portions
 from utils.reading.options import add_reading_options, search_of
 from utils.reading.outputs import MAX_ON_SHEET, json_line, text_line, warn, write_input, write_sheet
-from utils.reading.reader import Language, Reading
+from utils.reading.reader import Reading
 from utils.script import run_script
 from utils.training.stopping import exit_code_of
 
@@ -119,35 +119,6 @@ class Reader(reader.Reader):
         from models.recognizer import Recognizer
 
         return cls.from_checkpoint(path, lambda about: Recognizer(**about), language(), device)
-
-
-def language() -> Language:
-    """What dataset knows about ink and LaTeX."""
-    from dataset.vocabulary import Vocabulary
-
-    return Language(Vocabulary, read_ink, draw_ink, is_well_formed)
-
-
-def read_ink(path: Path) -> list[np.ndarray]:
-    from dataset.formats.inkml import read_inkml
-
-    return read_inkml(path).traces
-
-
-def draw_ink(strokes: Sequence[np.ndarray]) -> np.ndarray:
-    from dataset.formats.inkml import rasterise
-
-    return rasterise(strokes)
-
-
-def is_well_formed(tokens: Sequence[str]) -> bool:
-    from dataset.latex.parser import LatexError, parse
-
-    try:
-        parse(tokens)
-    except LatexError:
-        return False
-    return len(tokens) > 0
 
 
 def draw_latex(latex: str) -> np.ndarray:

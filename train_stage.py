@@ -10,8 +10,16 @@ python train_stage.py --dataset MINE --init checkpoints/crohme.safetensors --pre
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from utils.script import open_config, parse_training_options, run_script
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.recognizer import Recognizer
+    from utils.config.schema import Config
+    from utils.training.initialization import Start
 
 
 def main(batching: str = "fixed", description: str = __doc__) -> int:
@@ -24,8 +32,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     from dataset.loading.batch import blank_batch
     from dataset.loading.loaders import check_stages, make_loaders, open_data, reading_loader
     from models.losses import Objective
-    from models.recognizer import Recognizer
-    from utils.training.devices import choose_device, seed_everything, set_threads
+    from utils.training.devices import choose_device, set_threads
     from utils.training.distributed import DistributedContext
     from utils.training.initialization import Start
     from utils.training.memory import measured_once
@@ -40,11 +47,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     data = context.first_then_all(lambda: open_data(config.data, config.dataset, config.seed, start.tokens))
     check_stages(data, config)
 
-    seed_everything(config.seed)
-    model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains(), config.uses_loss("symbols"))
-    start.load_into(model)
-    model.to(context.device)
-    stride = model.handwritten_encoder.stride
+    model, stride = make_model(config, len(data.vocabulary), start, context.device)
     about = {"architecture": model.architecture(), "vocabulary": data.vocabulary.tokens, "data": data.about()}
     settings = config.as_dict() | {"batching": batching}
     run = open_run(folder, settings, about, context.is_first, resumed is not None, options.tensorboard)
@@ -60,17 +63,14 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
             continue
         if stage.starts_from_standard:
             model.start_handwritten_from_standard()
-        losses = [name for name, weight in stage.losses.items() if weight]
-        training, inkless = config.training, data.vocabulary.inkless
-        objective = Objective(model, losses, training.label_smoothing, training.input_noise, inkless)
+        objective = Objective.of(model, stage, config.training, data.vocabulary.inkless)
         memory = None
         if batching == "adaptive" and config.batch.max_pixels == "auto":
             memory = measured_once(objective, stage, config.training, blank_batch, run, context)
         train, validation = context.first_then_all(
             lambda stage=stage, memory=memory: make_loaders(data, stage, config, batching, stride, memory, context)
         )
-        domain = "standard" if stage.images == "standard" else "handwritten"
-        loaders = Loaders(train, validation, domain, memory, config.batch.reference_pixels)
+        loaders = Loaders(train, validation, stage.domain, memory, config.batch.reference_pixels)
         plan = StagePlan.of(config, index, run.stage_seconds)
         Trainer(objective, loaders, plan, config.training, run, context).fit()
 
@@ -80,6 +80,17 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
         report(model, data, splits, config, run, context.device, time.monotonic() - started)
     context.leave()
     return 0
+
+
+def make_model(config: Config, vocabulary_size: int, start: Start, device: torch.device) -> tuple[Recognizer, int]:
+    """The network that the configuration describes, with the weights that the run starts from, and its stride."""
+    from models.recognizer import Recognizer
+    from utils.training.devices import seed_everything
+
+    seed_everything(config.seed)
+    model = Recognizer.from_config(config.model, vocabulary_size, config.domains(), config.uses_loss("symbols"))
+    start.load_into(model)
+    return model.to(device), model.handwritten_encoder.stride
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from models.counting import true_counts
 from models.recognizer import ModelOutput, Recognizer
 from models.symbols import symbol_targets
 from utils.special_tokens import PAD
+
+if TYPE_CHECKING:
+    from utils.config.schema import StageConfig, TrainingConfig
 
 # ---- losses of one image ---------------------------------------------------------------------------------------------
 
@@ -294,6 +297,14 @@ class Objective(nn.Module):
             if FORMER_NAMES.get(name, name) not in LOSSES:
                 raise ValueError(f"{name}: unknown loss; known: {', '.join(LOSSES)}")
             self.losses[name] = LOSSES[FORMER_NAMES.get(name, name)]
+
+    @classmethod
+    def of(
+        cls, model: Recognizer, stage: StageConfig, training: TrainingConfig, uncounted: Sequence[int] = ()
+    ) -> Objective:
+        """What a stage of a configuration minimizes: the losses that have a weight."""
+        names = [name for name, weight in stage.losses.items() if weight]
+        return cls(model, names, training.label_smoothing, training.input_noise, uncounted)
 
     @property
     def units(self) -> dict[str, str]:

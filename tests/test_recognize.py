@@ -162,7 +162,7 @@ def test_each_line_of_writing_is_read_by_itself_and_that_is_told(tmp_path, check
 
 def test_a_reading_to_doubt_is_told_with_the_reason(tmp_path, checkpoint, monkeypatch, capsys):
     (tmp_path / "a.png").write_bytes(encoded(written()))
-    monkeypatch.setattr(recognize, "is_well_formed", lambda tokens: False)
+    monkeypatch.setattr("dataset.language.is_well_formed", lambda tokens: False)
     code, lines, errors = run(monkeypatch, capsys, tmp_path / "a.png", "--checkpoint", checkpoint, "--json")
     assert code == 0 and "not well-formed LaTeX" in json.loads(lines[0])["warnings"]
     assert "a.png: doubtful: " in errors and "not well-formed LaTeX" in errors

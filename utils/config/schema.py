@@ -265,6 +265,11 @@ class StageConfig:
     augment: Flag = False
     starts_from_standard: Flag = False
 
+    @property
+    def domain(self) -> Literal["standard", "handwritten"]:
+        """Whose encoder reads what the stage validates on."""
+        return "standard" if self.images == "standard" else "handwritten"
+
 
 @config_table
 class Config:
