@@ -130,7 +130,9 @@ class TransformerDecoder(nn.Module):
         positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)
         x = self.embedding_norm(self.embedding(tokens) + sinusoids(positions, self.width))
 
-        is_padding = padding.flatten(1).repeat_interleave(len(tokens) // len(padding), 0)[:, None, None]
+        # Not by repeat_interleave(): ONNX's exporter repeats the wrong axis.
+        is_padding = padding.flatten(1)[:, None].expand(-1, len(tokens) // len(padding), -1)
+        is_padding = is_padding.flatten(0, 1)[:, None, None]
         now, attention = {}, None
         for i, layer in enumerate(self.layers):
             x, now[f"keys{i}"], now[f"values{i}"] = layer.self_attention(x, past[f"keys{i}"], past[f"values{i}"])
