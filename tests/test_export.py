@@ -22,10 +22,9 @@ from utils.reading.onnx_network import ABOUT, DECODER, ENCODER, OnnxNetwork
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = "gru-location"  # exporting takes half a minute: the default tests export this decoder alone, and once
-each_decoder = pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind == QUICK else pytest.mark.slow) for kind in OPTIONS]
-)
+USUAL = "gru-location"
+each_decoder = pytest.mark.parametrize("kind", list(OPTIONS))
+slow = pytest.mark.slow  # exporting takes a minute of a core
 SIZES = [(60, 150), (60, 400), (90, 150), (50, 90), (60, 390)]
 
 
@@ -65,13 +64,14 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def copied(exported, tmp_path) -> Path:
     """A folder to break."""
-    shutil.copytree(exported(QUICK).folder, tmp_path / "copied")
+    shutil.copytree(exported(USUAL).folder, tmp_path / "copied")
     return tmp_path / "copied"
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
+@slow
 @each_decoder
 def test_images_of_all_sizes_are_read_as_torch_reads_them(kind, exported):
     by_torch, by_onnx = exported(kind).readers()
@@ -87,6 +87,7 @@ def test_images_of_all_sizes_are_read_as_torch_reads_them(kind, exported):
     assert [one.tokens for one in alone] == [one.tokens for one in wanted]
 
 
+@slow
 @each_decoder
 @pytest.mark.parametrize("beam", [2, 5])
 def test_a_beam_finds_the_same_hypotheses_as_torch_in_the_same_order(kind, beam, exported):
@@ -98,6 +99,7 @@ def test_a_beam_finds_the_same_hypotheses_as_torch_in_the_same_order(kind, beam,
         assert one.score == pytest.approx(other.score, rel=1e-3)
 
 
+@slow
 @each_decoder
 def test_padding_does_not_change_what_an_exported_network_computes(kind, exported):
     network = OnnxNetwork(exported(kind).folder)
@@ -110,8 +112,9 @@ def test_padding_does_not_change_what_an_exported_network_computes(kind, exporte
         assert np.abs(alone.attention - together[index].attention).max() < 1e-4
 
 
+@slow
 def test_recognize_reads_an_exported_folder_line_by_line_like_the_checkpoint(exported, tmp_path, monkeypatch, capsys):
-    one = exported(QUICK)
+    one = exported(USUAL)
     (tmp_path / "a.png").write_bytes(encoded(written(2)))
     arguments = (tmp_path / "a.png", "--json", "--beam", 3)
     code, [wanted], _ = run(monkeypatch, capsys, *arguments, "--checkpoint", one.checkpoint)
@@ -124,6 +127,7 @@ def test_recognize_reads_an_exported_folder_line_by_line_like_the_checkpoint(exp
     assert found["confidence"] == pytest.approx(wanted["confidence"], abs=1e-3)
 
 
+@slow
 def test_reading_imports_nothing_that_training_needs(exported, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(written()))
     (tmp_path / "b.json").write_text("[[[0, 0], [10, 40], [20, 0]], [[30, 0], [30, 40]]]")
@@ -134,7 +138,7 @@ assert recognize.main() == 0
 heavy = {"torch", "onnx", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2", "filelock", "tqdm", "rapidfuzz"}
 sys.exit(", ".join(heavy & set(sys.modules)) or 0)
 """
-    arguments = [tmp_path / "a.png", tmp_path / "b.json", "--onnx", exported(QUICK).folder]
+    arguments = [tmp_path / "a.png", tmp_path / "b.json", "--onnx", exported(USUAL).folder]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
@@ -143,6 +147,7 @@ sys.exit(", ".join(heavy & set(sys.modules)) or 0)
 # ---- int8 ------------------------------------------------------------------------------------------------------------
 
 
+@slow
 @each_decoder
 def test_in_8_bits_it_computes_nearly_the_same(kind, exported, tmp_path, monkeypatch):
     one, small = exported(kind), tmp_path / "small"
@@ -163,8 +168,9 @@ def test_in_8_bits_it_computes_nearly_the_same(kind, exported, tmp_path, monkeyp
 # ---- the folder ------------------------------------------------------------------------------------------------------
 
 
+@slow
 def test_the_folder_says_what_the_network_is(exported):
-    one = exported(QUICK)
+    one = exported(USUAL)
     about = json.loads((one.folder / ABOUT).read_text(encoding="utf-8"))
     assert about["vocabulary"] == VOCABULARY and about["data"]["image_scale"] == 0.5
     assert about["precision"] == "fp32" and about["architecture"]["decoder"] == "gru"
@@ -172,6 +178,7 @@ def test_the_folder_says_what_the_network_is(exported):
     assert "MIT License" in (one.folder / "LICENSE").read_text()
 
 
+@slow
 def test_a_folder_that_is_no_exported_network_is_an_error_in_words(copied, tmp_path):
     def fails(match: str) -> None:
         with pytest.raises(CheckpointError, match=match):
@@ -195,6 +202,7 @@ def test_a_folder_that_is_no_exported_network_is_an_error_in_words(copied, tmp_p
         reader.Reader.from_onnx(tmp_path / "nowhere", language())
 
 
+@slow
 def test_a_broken_or_foreign_graph_is_named(copied):
     (copied / ENCODER).write_bytes(b"no graph")
     with pytest.raises(CheckpointError, match="encoder.onnx: onnxruntime cannot open it"):
@@ -207,6 +215,7 @@ def test_a_broken_or_foreign_graph_is_named(copied):
         Reader.load(copied)
 
 
+@slow
 def test_without_onnxruntime_it_says_what_to_install(copied, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(CheckpointError, match="needs onnxruntime: pip install -r requirements-inference.txt"):
@@ -214,7 +223,7 @@ def test_without_onnxruntime_it_says_what_to_install(copied, monkeypatch):
 
 
 def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    checkpoint = saved(tmp_path / "a.safetensors", recognizer(QUICK))
+    checkpoint = saved(tmp_path / "a.safetensors", recognizer(USUAL))
     monkeypatch.setattr(export, "export_network", lambda model, folder: None)
     monkeypatch.setattr(export, "OnnxNetwork", lambda folder: None)
     monkeypatch.setattr(export, "compare", lambda model, exported: 0.02)
