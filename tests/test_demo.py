@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -514,7 +515,9 @@ def test_text_can_be_read_in_both_colour_schemes(scheme):
 def test_the_script_serves_what_it_says_and_ends_with_ctrl_c(tmp_path):
     checkpoint = saved(tmp_path / "tiny.safetensors", recognizer("transformer"))
     command = [sys.executable, "demo.py", "--port", "0", "--checkpoint", str(checkpoint), "--device", "cpu"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     try:
         assert process.stderr.readline() == f"reading with {checkpoint}\n"
         address = re.fullmatch(r"open (http://127\.0\.0\.1:\d+) \(API: \1/docs\)\n", process.stderr.readline())[1]
