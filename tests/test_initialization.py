@@ -85,14 +85,14 @@ def test_weights_of_another_network_are_an_error(tmp_path):
         network(13).start_from(network(9).state_dict(), 8)
 
 
-def test_the_published_weights_of_former_names_start_a_run_with_other_tokens():
+def test_the_published_weights_start_a_run_with_other_tokens():
     config = load_config(ROOT / "config.yaml", "MINE", "finetune", weights=settings_of_weights(PUBLISHED))
     start = Start.of(config.init, None)
     vocabulary = Vocabulary(start.tokens).extended(["\\angle", "x"])
     assert (len(start.tokens), vocabulary.tokens[110:]) == (110, ("\\angle",))
     model = Recognizer.from_config(config.model, len(vocabulary), config.domains(), config.uses_loss("symbols"))
     start.load_into(model)
-    wanted = load_checkpoint(PUBLISHED).weights["decoder.glimpse.weight"].float()
+    wanted = load_checkpoint(PUBLISHED).weights["decoder.context.weight"].float()
     assert torch.equal(model.decoder.context.weight, wanted)
     assert config.domains() == ("handwritten",)
 
