@@ -156,9 +156,20 @@ def test_a_run_by_time_that_is_told_to_stop_and_resumed_ends_in_the_same_weights
 
 def test_a_run_that_is_stopped_with_its_workers_and_moved_ends_in_the_same_weights(home, trained, tmp_path):
     """SIGTERM to all its processes, as clusters send it; then another place for the run, and another for the data."""
-    arguments = ["--dataset", "TINY", "--preset", "tiny", "--device", "cpu", "--run", "group"]
+    arguments = [
+        "--dataset",
+        "TINY",
+        "--preset",
+        "tiny",
+        "--device",
+        "cpu",
+        "--run",
+        "group",
+        "--config",
+        "config.yaml",
+    ]
     process = subprocess.Popen(
-        [sys.executable, ROOT / "train_stage.py", *arguments, "--set", "data.workers=1"],
+        [sys.executable, ROOT / "train_stage.py", *arguments, *PLACES, "--set", "data.workers=1"],
         cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     folder, seen, states = home / "checkpoints" / "group", None, 0
@@ -252,24 +263,13 @@ def test_label_smoothing_reaches_the_objective(home, monkeypatch):
     class Made(Exception):
         pass
 
-    def note(model, names, label_smoothing, *_):
+    def note(self, model, names, label_smoothing, *_):
         raise Made(names, label_smoothing)
 
-    monkeypatch.setattr(models.losses, "Objective", note)
+    monkeypatch.setattr(models.losses.Objective, "__init__", note)
     monkeypatch.chdir(home)
-    arguments = [
-        "--dataset",
-        "TINY",
-        "--preset",
-        "tiny",
-        "--device",
-        "cpu",
-        "--run",
-        "smooth",
-        "--config",
-        "config.yaml",
-    ]
-    monkeypatch.setattr(sys, "argv", ["train_stage.py", *arguments, "--set", "training.label_smoothing=0.125"])
+    arguments = "--dataset TINY --preset tiny --device cpu --run smooth --config config.yaml".split()
+    monkeypatch.setattr(sys, "argv", ["train_stage.py", *arguments, *PLACES, "--set", "training.label_smoothing=0.125"])
     with pytest.raises(Made) as made:
         train_stage.main()
     assert made.value.args[1] == 0.125
