@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from models.counting import true_counts
 from models.recognizer import ModelOutput, Recognizer
 from models.symbols import symbol_targets
+from utils.config.schema import FORMER_LOSSES
 from utils.special_tokens import PAD
 
 if TYPE_CHECKING:
@@ -244,7 +245,6 @@ LOSSES = {
         decodes=False,
     ),
 }
-FORMER_NAMES = {"glimpse_cosine": "context_cosine", "glimpse_contrast": "context_contrast"}  # in older configurations
 
 # How many of each unit a batch has. Tensors are left on their device, so that the CPU need not wait for a GPU.
 UNITS: dict[str, Callable[[Recognizer, TrainingBatch], int | Tensor]] = {
@@ -294,9 +294,9 @@ class Objective(nn.Module):
         self.uncounted = tuple(uncounted)
         self.losses: dict[str, Loss] = {}
         for name in names:
-            if FORMER_NAMES.get(name, name) not in LOSSES:
+            if FORMER_LOSSES.get(name, name) not in LOSSES:
                 raise ValueError(f"{name}: unknown loss; known: {', '.join(LOSSES)}")
-            self.losses[name] = LOSSES[FORMER_NAMES.get(name, name)]
+            self.losses[name] = LOSSES[FORMER_LOSSES.get(name, name)]
 
     @classmethod
     def of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
 from models.search import beam_search, greedy
 from models.symbols import SymbolMap
-from utils.hypotheses import Hypothesis, prefer
+from utils.hypotheses import Hypothesis
 from utils.special_tokens import PAD
 
 if TYPE_CHECKING:
@@ -239,31 +239,22 @@ class Recognizer(nn.Module):
         beam: int = 1,
         directions: int | None = None,
         length_penalty: float = 1.0,
-        is_preferred: Callable[[list[int]], bool] | None = None,
     ) -> list[Hypothesis]:
         """Autoregressive decoding, to the end of each formula; call eval() first.   Returns the best hypotheses.
 
         beam: 1 decodes greedily from left to right; more uses all of the decoder's directions, or as many as
-        `directions` says.   is_preferred: of a beam's hypotheses with close scores, the best such one is taken; see
-        prefer() in utils/hypotheses.py.
+        `directions` says.   See models/search.py.
         """
-        encoded = self.encode(images, padding, domain)
-        return self.read_encoded(encoded, beam, directions, length_penalty, is_preferred)
+        return self.read_encoded(self.encode(images, padding, domain), beam, directions, length_penalty)
 
     @torch.no_grad()
     def read_encoded(
-        self,
-        encoded: Encoded,
-        beam: int = 1,
-        directions: int | None = None,
-        length_penalty: float = 1.0,
-        is_preferred: Callable[[list[int]], bool] | None = None,
+        self, encoded: Encoded, beam: int = 1, directions: int | None = None, length_penalty: float = 1.0
     ) -> list[Hypothesis]:
         """read(), for what encode() returned."""
         if beam == 1 and directions in (None, 1):
             return greedy(self.decoder, *encoded, length_penalty)
-        found = beam_search(self.decoder, *encoded, beam, directions, length_penalty)
-        return found if is_preferred is None else [prefer(hypothesis, is_preferred) for hypothesis in found]
+        return beam_search(self.decoder, *encoded, beam, directions, length_penalty)
 
     @torch.no_grad()
     def explain(

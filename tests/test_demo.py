@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ pytest.importorskip("python_multipart", reason="needs the packages of requiremen
 uvicorn = pytest.importorskip("uvicorn", reason="needs the packages of requirements-demo.txt")
 
 import demo  # noqa: E402
-from tests.test_page import Browser  # noqa: E402
+from tests.test_page import Browser, open_browser  # noqa: E402
 from tests.test_reader import encoded, recognizer, saved, written  # noqa: E402
 from tests.test_recognize import INKML  # noqa: E402
 from utils.errors import ConfigError  # noqa: E402
@@ -88,12 +87,8 @@ def server(reader):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None or shutil.which("bash") is None:
-        pytest.skip("no chromium on the path to open the page with (Debian: apt-get install chromium)")
-    made = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield made
-    made.close()
+    with open_browser(tmp_path_factory.mktemp("profile")) as made:
+        yield made
 
 
 READ = "!document.querySelector('[aria-busy=true]') && document.querySelector('.reading')"

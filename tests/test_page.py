@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -352,14 +354,21 @@ class Browser:
         self.answers.close()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+@contextmanager
+def open_browser(profile: Path) -> Iterator[Browser]:
+    """A browser for a while; skips the test where there is none."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None or shutil.which("bash") is None:
         pytest.skip("no chromium on the path to open the page with (Debian: apt-get install chromium)")
-    made = Browser(program, tmp_path_factory.mktemp("profile"))
+    made = Browser(program, profile)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with open_browser(tmp_path_factory.mktemp("profile")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

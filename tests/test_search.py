@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from functools import partial
 
 import pytest
 import torch
@@ -227,18 +226,18 @@ def test_a_truncated_hypothesis_is_not_preferred_to_one_that_ended():
 
 
 @both_decoders
-def test_reading_asks_for_each_hypothesis_of_a_beam_and_greedy_decoding_for_none(kind, monkeypatch):
-    monkeypatch.setattr("models.recognizer.prefer", partial(prefer, margin=0.5))
+def test_each_hypothesis_of_a_beam_is_asked_for_and_none_of_greedy_decoding(kind):
     network, asked = recognizer(kind), []
     images, padding = torch.rand(8, 1, 24, 40), torch.zeros(8, 24, 40, dtype=torch.bool)
     plain = network.read(images, padding, beam=3)
-    found = network.read(images, padding, beam=3, is_preferred=lambda tokens: asked.append(tokens) or False)
+    found = [prefer(each, lambda tokens: asked.append(tokens) or False, margin=0.5) for each in plain]
     assert found == plain and asked[0] == plain[0].tokens and len(asked) > 2
     second = [each.alternatives[0].tokens for each in plain]
-    found = network.read(images, padding, beam=3, is_preferred=lambda tokens: tokens in second)
+    found = [prefer(each, lambda tokens: tokens in second, margin=0.5) for each in plain]
     close = [each.alternatives[0].score >= each.score - 0.5 for each in plain]
     assert [each.tokens in second for each in found] == close and any(close)
-    network.read(images, padding, is_preferred=lambda tokens: pytest.fail("greedy decoding has no other hypotheses"))
+    for each in network.read(images, padding):
+        prefer(each, lambda tokens: pytest.fail("greedy decoding has no other hypotheses"))
 
 
 def recognizer(kind: str) -> Recognizer:

@@ -1,5 +1,7 @@
 """The map of symbols: what it is taught, that pieces of a batch add up, and that it can be left out. Wrong inputs."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from models.recognizer import ModelOutput, Recognizer
 from models.symbols import symbol_targets
 from utils.special_tokens import END, PAD, START
 from utils.training.publish import publish
-from utils.training.run_folder import load_checkpoint, load_weights, save_checkpoint
+from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 
 NAN = float("nan")
 GRU = {"hidden": 16, "embedding": 8, "attention": 8, "coverage_kernel": 3, "dropout": 0.0}
@@ -143,12 +145,16 @@ def test_weights_load_with_the_map_and_without_it():
         again.load_state_dict({name: w for name, w in with_map.state_dict().items() if name != "decoder.output.bias"})
 
 
+def published_weights(model: Recognizer, folder: Path) -> Checkpoint:
+    about = {"architecture": model.architecture(), "vocabulary": list("abcde"), "data": {}}
+    save_checkpoint(folder / "best.safetensors", model.state_dict(), about)
+    publish(folder / "best.safetensors", folder / "small.safetensors")
+    return load_checkpoint(folder / "small.safetensors")
+
+
 def test_published_weights_have_no_map(tmp_path):
     model = recognizer()
-    about = {"architecture": model.architecture(), "vocabulary": list("abcde"), "data": {}}
-    save_checkpoint(tmp_path / "best.safetensors", model.state_dict(), about)
-    publish(tmp_path / "best.safetensors", tmp_path / "small.safetensors")
-    checkpoint = load_checkpoint(tmp_path / "small.safetensors")
+    checkpoint = published_weights(model, tmp_path)
     assert not any(name.startswith("symbol_map") for name in checkpoint.weights)
     published = Recognizer(**checkpoint.about["architecture"])
     assert published.symbol_map is None
@@ -207,10 +213,7 @@ def test_a_decoder_with_the_map_adds_its_logits_where_it_attends():
 
 def test_published_weights_keep_the_map_that_the_decoder_reads_with(tmp_path):
     model = recognizer_that_votes()
-    about = {"architecture": model.architecture(), "vocabulary": list("abcde"), "data": {}}
-    save_checkpoint(tmp_path / "best.safetensors", model.state_dict(), about)
-    publish(tmp_path / "best.safetensors", tmp_path / "small.safetensors")
-    checkpoint = load_checkpoint(tmp_path / "small.safetensors")
+    checkpoint = published_weights(model, tmp_path)
     published = Recognizer(**checkpoint.about["architecture"])
     load_weights(published, checkpoint)
     weight = model.decoder.symbols.output.weight

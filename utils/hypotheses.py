@@ -47,8 +47,10 @@ def prefer(
     """The best hypothesis of a beam that is preferred, such as one that is well-formed; the others stand behind it.
 
     best: with its alternatives.   margin: where the first preferred one has a score that is lower by more, or was
-    truncated while the best one was not, the best one stays.
+    truncated while the best one was not, the best one stays. Where there is one hypothesis alone, nothing is asked.
     """
+    if not best.alternatives:
+        return best
     beam = (replace(best, alternatives=()), *best.alternatives)
     for one in beam:
         is_close = one.score >= best.score - margin and one.is_truncated <= best.is_truncated

@@ -180,6 +180,18 @@ def with_present_keys(values: Any) -> Any:
     return present
 
 
+def of_this_version(kept: dict) -> dict:
+    """A kept configuration as this version writes it: present names of keys, and defaults of keys that are new.
+
+    One of a version whose keys are no more stays as it is, but for the names.
+    """
+    kept = with_present_keys(kept)
+    try:
+        return kept | parse_config({key: kept[key] for key in kept if key not in ONLY_IN_RUNS}).as_dict()
+    except ConfigError:
+        return kept
+
+
 # --- overrides ------------------------------------------------------------------------------------------------
 
 

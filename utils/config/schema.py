@@ -188,7 +188,8 @@ LOSSES = (
     "distribution",
     "feature_map",
 )
-FORMER_LOSSES = ("glimpse_cosine", "glimpse_contrast")  # names of context_cosine and context_contrast in older files
+# Losses by their names in older files.
+FORMER_LOSSES = {"glimpse_cosine": "context_cosine", "glimpse_contrast": "context_contrast"}
 BOX_LOSSES = ("attention", "symbols")  # ask where the ink of each token lies
 PAIR_LOSSES = ("context_cosine", "context_contrast", "distribution", "feature_map", *FORMER_LOSSES)
 
@@ -335,7 +336,7 @@ def stage_errors(config: Config) -> list[tuple[Location, str]]:
 def _loss_errors(stage: StageConfig, counting: int) -> list[tuple[Location, str]]:
     errors: list[tuple[Location, str]] = []
     for name in stage.losses:
-        if name not in LOSSES + FORMER_LOSSES:
+        if name not in (*LOSSES, *FORMER_LOSSES):
             errors.append(((name,), f"unknown loss; known: {', '.join(LOSSES)}"))
         elif name in PAIR_LOSSES and stage.images != "pairs":
             errors.append(((name,), f"needs `images: pairs`, this stage has {stage.images}"))

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from utils.errors import CheckpointError
-from utils.hypotheses import Hypothesis, prefer
+from utils.hypotheses import Hypothesis
 from utils.reading.onnx_search import Array, Encoded, Explanation, State, beam_search, explain, greedy
 
 if TYPE_CHECKING:
@@ -95,22 +95,16 @@ class OnnxNetwork:
         return self.read_encoded(self.encode(images, padding))
 
     def read_encoded(
-        self,
-        encoded: Encoded,
-        beam: int = 1,
-        directions: int | None = None,
-        length_penalty: float = 1.0,
-        is_preferred: Callable[[list[int]], bool] | None = None,
+        self, encoded: Encoded, beam: int = 1, directions: int | None = None, length_penalty: float = 1.0
     ) -> list[Hypothesis]:
         """Autoregressive decoding.   beam: 1 decodes greedily from left to right; more uses all of the decoder's
-        directions, or as many as `directions` says.   is_preferred: see prefer() in utils/hypotheses.py."""
+        directions, or as many as `directions` says."""
         if beam == 1 and directions in (None, 1):
             found = greedy(self.step, encoded, length_penalty)
             for index, (hypothesis, explanation) in enumerate(found):
                 encoded.seen[index, tuple(hypothesis.tokens)] = explanation
             return [hypothesis for hypothesis, _ in found]
-        found = beam_search(self.step, encoded, beam, directions or self.decoder.directions, length_penalty)
-        return found if is_preferred is None else [prefer(hypothesis, is_preferred) for hypothesis in found]
+        return beam_search(self.step, encoded, beam, directions or self.decoder.directions, length_penalty)
 
     def explain(self, images: Array, padding: Array, predictions: Sequence[Sequence[int]]) -> list[Explanation]:
         """How probable each token of a prediction is, and where it is in the image."""

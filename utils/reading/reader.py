@@ -21,13 +21,14 @@ import cv2
 import numpy as np
 
 from utils.errors import CheckpointError, ConfigError, DataError, UserError
+from utils.hypotheses import Hypothesis, prefer
 from utils.reading.batches import ImageBatch, in_batches
 from utils.reading.images import read_image, resize
 from utils.reading.photographs import CleanInk, clean_photograph, is_drawn
 from utils.reading.strokes import as_strokes
 from utils.reading.text_lines import find_text_lines
 from utils.reading.warnings import warnings_about
-from utils.training.interfaces import Explanation, Hypothesis
+from utils.training.interfaces import Explanation
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -300,9 +301,9 @@ class Reader:
 
         def work(batch: ImageBatch) -> list[tuple[Hypothesis, Explanation | None]]:
             encoded = self.model.encode(batch.images, batch.padding, "handwritten")
-            beam, directions, prefers = search
-            is_preferred = self._is_well_formed if prefers else None
-            hypotheses = self.model.read_encoded(encoded, beam, directions, is_preferred=is_preferred)
+            hypotheses = self.model.read_encoded(encoded, search.beam, search.directions)
+            if search.prefer_well_formed:
+                hypotheses = [prefer(hypothesis, self._is_well_formed) for hypothesis in hypotheses]
             tokens = [hypothesis.tokens for hypothesis in hypotheses]
             explained = self.model.explain_encoded(encoded, tokens) if explain else [None] * len(tokens)
             return list(zip(hypotheses, explained, strict=True))

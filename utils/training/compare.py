@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from utils.config.loading import parse_config, with_present_keys
+from utils.config.loading import of_this_version
 from utils.config.schema import FORMER_LOSSES
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError
 from utils.files import atomic_path
 from utils.plots import new_figure
 from utils.script import run_script
@@ -26,7 +26,6 @@ from utils.tables import table
 from utils.training.epoch_log import read_line, with_exprate
 
 # Names of losses by what they were in older files; see utils/config/schema.py.
-PRESENT_LOSSES = dict(zip(FORMER_LOSSES, ("context_cosine", "context_contrast"), strict=True))
 # Runs that differ in one of these were validated on different images.
 VALIDATED_BY = ("dataset", "seed", "data.validation_share", "training.validation_images")
 NOT_SET = "-"
@@ -99,15 +98,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _with_present_names(losses: dict[str, float]) -> dict[str, float]:
-    return {PRESENT_LOSSES.get(name, name): value for name, value in losses.items()}
+    return {FORMER_LOSSES.get(name, name): value for name, value in losses.items()}
 
 
 def _config(path: Path) -> dict[str, Any]:
     """A run's settings; keys that an older file lacks have the values that they have by default."""
     try:
-        values = with_present_keys(yaml.safe_load(path.read_text(encoding="utf-8")))
-        batching = {"batching": values.pop("batching")} if "batching" in values else {}
-        values = batching | _with_defaults(values, str(path))
+        values = of_this_version(yaml.safe_load(path.read_text(encoding="utf-8")))
         stages = {stage["name"]: stage for stage in values.pop("stages")}
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected the configuration of a run ({type(error).__name__})") from None
@@ -115,13 +112,6 @@ def _config(path: Path) -> dict[str, Any]:
         del stage["name"]
         stage["losses"] = _with_present_names(stage["losses"])
     return values | {"stages": stages}
-
-
-def _with_defaults(values: dict[str, Any], source: str) -> dict[str, Any]:
-    try:
-        return parse_config(values, source).as_dict()
-    except ConfigError:  # of a version whose keys are no more: compared as it is written
-        return values
 
 
 def _test_scores(path: Path) -> dict[str, dict[str, float]]:

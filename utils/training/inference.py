@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from utils.evaluation.metrics import scores
+from utils.hypotheses import Hypothesis
 from utils.training.devices import autocast
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
 from utils.training.epoch_log import with_exprate
-from utils.training.interfaces import AnyBatch, Hypothesis, LabeledBatch, Loader
+from utils.training.interfaces import AnyBatch, LabeledBatch, Loader
 from utils.training.memory import free_memory
 from utils.training.progress import progress
 

@@ -84,15 +84,6 @@ class OpenedData(Protocol):
         """A label as LaTeX."""
 
 
-class Hypothesis(Protocol):
-    """What decoding found in one image; see models/search.py."""
-
-    tokens: Sequence[int]  # without start and end
-    score: float  # mean log-probability of the tokens and the end
-    is_truncated: bool  # it had not ended at the largest length
-    alternatives: Sequence[Hypothesis]  # best first
-
-
 class Explanation(Protocol):
     """Probability and place of each token of a reading; see models/recognizer.py."""
 

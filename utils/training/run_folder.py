@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from utils.config.loading import differences, parse_config, with_present_keys
+from utils.config.loading import differences, of_this_version, with_present_keys
 from utils.errors import CheckpointError, ConfigError
 from utils.files import atomic_path, atomic_write
 from utils.special_tokens import END
@@ -116,7 +116,7 @@ class Run:
         """Continue: check that the run is the same one, or the same one made longer, and load where it stood."""
         self.about = about
         self.restored = self._load_state()
-        kept = _of_this_version(yaml.safe_load(self._read("config.yaml")))
+        kept = of_this_version(yaml.safe_load(self._read("config.yaml")))
         if self._read("vocabulary.txt").splitlines() != list(vocabulary):
             raise CheckpointError(f"{self.folder / 'vocabulary.txt'}: the vocabulary of the data has changed since")
         self._check_changes(kept, config)
@@ -334,12 +334,3 @@ def dataset_of(config: Path) -> str | None:
         return yaml.safe_load(config.read_text(encoding="utf-8"))["dataset"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
-
-
-def _of_this_version(kept: dict) -> dict:
-    """A kept configuration as this version writes it: present names of keys, and defaults of keys that are new."""
-    kept = with_present_keys(kept)
-    try:
-        return kept | parse_config({key: value for key, value in kept.items() if key != "batching"}).as_dict()
-    except ConfigError:  # what is wrong with it is told as a difference
-        return kept

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import file_digest
+from utils.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # What decides how a training goes.
 CODE = ("train_stage.py", "train_stage_ABS.py", "dataset/**/*.py", "models/**/*.py", "utils/**/*.py")
 MAX_NAMED = 5  # files, in one message
