@@ -14,6 +14,7 @@ from dataset.vocabulary import Vocabulary
 from models.recognizer import Recognizer
 from recognize import Reader, Reading, language
 from utils.errors import CheckpointError, ConfigError, DataError
+from utils.hypotheses import Hypothesis
 from utils.reading.images import normalize_image
 from utils.training.run_folder import save_checkpoint
 
@@ -309,3 +310,23 @@ def test_a_checkpoint_is_plain_values(tmp_path):
     size = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + size])
     assert isinstance(json.loads(header["__metadata__"]["about"]), dict)
+
+
+class Explained:
+    """All tokens are sure, and seen everywhere."""
+
+    def __init__(self, length: int):
+        self.confidences, self.attention = torch.ones(length), torch.full((length, 4, 10), 1 / 40)
+
+
+@pytest.mark.parametrize(("prefers", "wanted"), [(True, "x + y"), (False, "x + ^")])
+def test_of_close_hypotheses_the_first_that_latex_can_read_is_taken_unless_told_otherwise(prefers, wanted, monkeypatch):
+    made = Reader(recognizer(), Vocabulary([*VOCABULARY, "^"]), DATA, language())
+    ids = {latex: made.vocabulary.encode(latex.split()) for latex in ("x + ^", "x + y", "x y")}
+    others = (Hypothesis(ids["x + y"], -0.12, False), Hypothesis(ids["x y"], -0.13, False))
+    found = Hypothesis(ids["x + ^"], -0.1, False, others)
+    monkeypatch.setattr(made.model, "read_encoded", lambda encoded, beam, directions: [found])
+    monkeypatch.setattr(made.model, "explain_encoded", lambda encoded, tokens: [Explained(len(tokens[0]))])
+    reading = made.read(written(), beam=3, prefer_well_formed=prefers)
+    assert reading.latex == wanted
+    assert {other.latex for other in reading.alternatives} == set(ids) - {wanted}
