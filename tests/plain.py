@@ -105,6 +105,9 @@ class PlainGRUDecoder(nn.Module):
             if network.from_counts is not None:
                 mixed = mixed + network.from_counts(counts)
             logits.append(network.output(F.dropout(mixed, network.dropout, network.training)))
+            if network.symbols is not None:
+                maps = network.symbols(features).flatten(2)
+                logits[-1] = logits[-1] + torch.einsum("bvn,bn->bv", maps, last.flatten(1))
         return DecoderOutput(torch.stack(logits, 1), torch.stack(context, 1), torch.cat(attention_steps, 1))
 
 

@@ -160,8 +160,11 @@ def test_coverage_at_a_position_is_the_attention_before_it():
     assert change[0] < 1e-6 and (change[1:] > 1e-4).all()
 
 
-def test_the_fast_gru_decoder_equals_the_plain_loop():
-    network = decoder("gru")
+@pytest.mark.parametrize("kind", ["gru", "gru-location"])
+def test_the_fast_gru_decoder_equals_the_plain_loop(kind):
+    network = decoder(kind)
+    with torch.no_grad():  # so that where attention has been matters
+        (network.attention.location if kind == "gru-location" else network.attention.coverage).weight.mul_(5)
     features, padding, counts = some_features()
     features.requires_grad_()
     tokens = torch.randint(0, VOCABULARY, (3, 9))
