@@ -22,7 +22,7 @@ pytest.importorskip("python_multipart", reason="needs the packages of requiremen
 uvicorn = pytest.importorskip("uvicorn", reason="needs the packages of requirements-demo.txt")
 
 import demo  # noqa: E402
-from tests.test_page import Browser, open_browser  # noqa: E402
+from tests.browser import Browser, open_browser  # noqa: E402
 from tests.test_reader import encoded, recognizer, saved, written  # noqa: E402
 from tests.test_recognize import INKML  # noqa: E402
 from utils.errors import ConfigError  # noqa: E402

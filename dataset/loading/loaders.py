@@ -31,6 +31,7 @@ from dataset.vocabulary import Vocabulary
 from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
 from utils.errors import ConfigError, DataError
 from utils.project import from_root
+from utils.reading.images import IMAGE_SETTINGS
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
 from utils.training.memory import MemoryModel
 
@@ -369,7 +370,6 @@ class _Keys:
 # Splits that are not read at a run's end: MathWriting's symbols and synthetic ink are there to train on.
 NOT_TESTS = ("train", "validation", "symbols", "synthetic")
 SYNTHETIC_SEED = 0
-IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
 READING_PIXELS, READING_IMAGES = 1_000_000, 64  # a batch's budget where nothing is trained
 
 

@@ -13,6 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from utils.errors import DataError
 from utils.reading.frames import remove_frames
 
+# What a checkpoint says about the size in which its network sees images; keys of `data` in the configuration.
+IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
+
 # The most that Pillow itself takes for an image, and not for a decompression bomb.
 MAX_PIXELS = 89_478_485
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")

@@ -23,7 +23,7 @@ import numpy as np
 from utils.errors import CheckpointError, ConfigError, DataError, UserError
 from utils.hypotheses import Hypothesis, prefer
 from utils.reading.batches import ImageBatch, in_batches
-from utils.reading.images import read_image, resize
+from utils.reading.images import IMAGE_SETTINGS, read_image, resize
 from utils.reading.photographs import CleanInk, clean_photograph, is_drawn
 from utils.reading.strokes import as_strokes
 from utils.reading.text_lines import find_text_lines
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 # A path, the bytes of a file, a PIL image, or an array uint8 (H, W), (H, W, 3) or (H, W, 4).
 Image: TypeAlias = Union[str, Path, bytes, np.ndarray, "PIL.Image.Image"]
 ReadingProgress: TypeAlias = Callable[[int, int], None]  # called with how many images are read, and of how many
-IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
 INK_SUFFIXES = (".inkml", ".json")
 # The share of a token's attention that its box leaves out on each side.
 BOX_TAIL = 0.1
