@@ -1,10 +1,12 @@
 """A small data set whose strokes are known, and settings to read it with."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from dataset.formats.inkml import Symbol, draw_traces
 from dataset.images.strokes import StrokeWriter, strokes_of
@@ -52,3 +54,20 @@ def supervised(stage: str, *more: str, dataset: str = "INK"):
     ]
     config = load_config(ROOT / "config.yaml", dataset, None, ["data.workers=0", *assignments])
     return config, next(each for each in config.stages if each.name == stage)
+
+
+def written(seed: int = 0, height: int = 60, width: int = 150) -> np.ndarray:
+    """Strokes as training images have them: uint8 (H, W), ink 255 on paper 0, 3 px wide."""
+    random = np.random.default_rng(seed)
+    image = np.zeros((height, width), np.uint8)
+    for left in range(15, width - 35, 35):
+        points = np.stack([random.integers(left, left + 25, 4), random.integers(14, height - 14, 4)], axis=1)
+        points[:2, 1] = 14, height - 14
+        cv2.polylines(image, [points.astype(np.int32)], False, 255, 3)
+    return image
+
+
+def encoded(image, kind="PNG", **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return file.getvalue()

@@ -188,7 +188,7 @@ def test_a_folder_that_is_no_exported_network_is_an_error_in_words(copied, tmp_p
     for change, match in (
         ({"stride": None}, f"{ABOUT}: expected the key stride, of type int"),
         ({"format": 99}, "newer version .*format 99"),
-        ({"data": {}}, "says no data.image_scale"),
+        ({"data": {}}, "says that its data.image_scale is None"),
         ({"vocabulary": ["a", "a"]}, "copied: vocabulary: 'a' occurs twice"),
         ({"vocabulary": ["a"]}, "its vocabulary has another size than its network"),
     ):

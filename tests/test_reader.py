@@ -1,6 +1,5 @@
 """The library: a checkpoint reads an image, and says how sure it is and where it looked."""
 
-import io
 import json
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from dataset.vocabulary import Vocabulary
 from models.recognizer import Recognizer
 from recognize import Reader, Reading, language
+from tests.made_up_ink import encoded, written
 from utils.errors import CheckpointError, ConfigError, DataError
 from utils.hypotheses import Hypothesis
 from utils.reading.images import normalize_image
@@ -44,27 +44,10 @@ def reader(kind: str = "gru", **data) -> Reader:
     return Reader(recognizer(kind), Vocabulary(VOCABULARY), {**DATA, **data}, language())
 
 
-def written(seed: int = 0, height: int = 60, width: int = 150) -> np.ndarray:
-    """Strokes as training images have them: uint8 (H, W), ink 255 on paper 0, 3 px wide."""
-    random = np.random.default_rng(seed)
-    image = np.zeros((height, width), np.uint8)
-    for left in range(15, width - 35, 35):
-        points = np.stack([random.integers(left, left + 25, 4), random.integers(14, height - 14, 4)], axis=1)
-        points[:2, 1] = 14, height - 14
-        cv2.polylines(image, [points.astype(np.int32)], False, 255, 3)
-    return image
-
-
 def saved(path: Path, network: Recognizer, **changes) -> Path:
     about = {"architecture": network.architecture(), "vocabulary": VOCABULARY, "data": DATA, **changes}
     save_checkpoint(path, network.state_dict(), about)
     return path
-
-
-def encoded(image, kind="PNG", **options) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, kind, **options)
-    return file.getvalue()
 
 
 # ---- Recognizer.explain ----------------------------------------------------------------------------------------------

@@ -71,7 +71,8 @@ def test_training_leaves_everything_a_run_should(trained):
     kinds = [(stage, kind) for stage in ("standard", "alignment", "handwritten") for kind in ("best", "last")]
     weights = {f"{stage}-{kind}.safetensors" for stage, kind in kinds}
     assert names - weights == {
-        "config.yaml", "vocabulary.txt", "log.jsonl", "curves.png", "sheet.png", "state.pt", "summary.json"
+        "config.yaml", "vocabulary.txt", "log.jsonl", "curves.png", "sheet.png", "state.pt", "summary.json",
+        ".lock",
     }  # fmt: skip
     assert weights <= names
     summary = json.loads((trained / "summary.json").read_text())

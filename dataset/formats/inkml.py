@@ -17,6 +17,7 @@ import numpy as np
 from dataset.formats.ink_traces import read_traces, tag_of
 from dataset.formats.ink_truth import leaf_tokens, mathml_tokens, tree_tokens, truth_tokens
 from utils.errors import DataError
+from utils.reading.images import MAX_PIXELS
 
 # The height, in pixels, that a trace of ordinary size gets, and the paper around the ink of an image.
 TRACE_HEIGHT = 28
@@ -128,7 +129,7 @@ def _parse_xml(path: Path) -> Element:
                 pass
         problem = f"is truncated or not XML ({expat.ErrorString(error.code)})"
         raise DataError(f"{path}, line {error.lineno}: {problem}; expected an InkML file") from None
-    except DataError as error:
+    except (DataError, LookupError, ValueError) as error:  # the last two: of an encoding that Python does not know
         raise DataError(f"{path}: {error}") from None
 
 
@@ -205,6 +206,10 @@ def pixel_traces(traces: Sequence[np.ndarray]) -> list[np.ndarray]:
     size = np.max([trace.max(axis=0) for trace in scaled], axis=0)
     if not (size < MAX_SIDE).all():
         raise DataError(f"a point lies far off: expected an image below {MAX_SIDE} pixels, got {size.max():.0f}")
+    if size.prod() > MAX_PIXELS:
+        raise DataError(
+            f"a point lies far off: expected at most {MAX_PIXELS:,} pixels, got {size[0]:.0f} x {size[1]:.0f}"
+        )
     return scaled
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -38,6 +39,7 @@ _NAME_TITLES = {"name", "file", "filename", "image", "imagename", "imagefile", "
 _LABEL_TITLES = {"label", "labels", "latex", "tex", "formula", "equation", "expression", "caption", "text", "tokens",
                  "truth", "groundtruth", "normalizedlabel", "target"}  # fmt: skip
 _LINES_TO_JUDGE_BY = 50
+MAX_NAME = 240  # bytes; with a suffix, file systems take 255
 
 
 class Label(NamedTuple):
@@ -95,6 +97,14 @@ def _short(text: str, at_most: int = 60) -> str:
     return text if len(text) <= at_most else f"{text[: at_most - 1]}…"
 
 
+def _can_be_written(words: Iterable[str], max_bytes: float = math.inf) -> bool:
+    """Whether words are text that UTF-8 can say; JSON and pickles can hold halves of characters."""
+    try:
+        return all(len(word.encode("utf-8")) <= max_bytes for word in words)
+    except UnicodeEncodeError:
+        return False
+
+
 # ---- label files -----------------------------------------------------------------------------------------------------
 
 
@@ -128,8 +138,10 @@ def read_labels(
             seen[path] = where
             longer = (re.sub(r"[/.:]+", "_", each).strip("_") for each in (stem(path), path))
             name = next((each for each in (name, *longer) if each not in names), name)
-            if not name or name.startswith(".") or "\0" in name:
-                problem = f"{path!r} cannot be a file's name"
+            if not _can_be_written(tokens):
+                problem = "the label has half a character (a lone surrogate)"
+            elif not name or name.startswith(".") or "\0" in name or not _can_be_written([name], MAX_NAME):
+                problem = f"{_short(path)!r} cannot be a file's name"
             elif not tokens:
                 problem = wrong or f"no label after {path!r}; expected name<TAB>tokens"
             else:
@@ -186,7 +198,10 @@ def _title(cell: str) -> str:
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error:  # a cell of more than 128 KiB
+        return []
 
 
 def _is_table(lines: Sequence[str]) -> bool:
@@ -245,7 +260,12 @@ def _table_rows(lines: Iterable[str | BadLine], shown_as: str) -> Iterator[tuple
     told = re.fullmatch(r"sep=(.)", text[0].strip("\ufeff ")) if text else None  # as spreadsheets write it
     delimiter = told[1] if told else _delimiter([line for line in text if line.strip()][:_LINES_TO_JUDGE_BY])
     reader = csv.reader((f"{line}\n" for line in text), delimiter=delimiter, skipinitialspace=True)
-    rows = [(row, reader.line_num) for row in reader if any(cell.strip() for cell in row)]
+    try:
+        rows = [(row, reader.line_num) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(
+            f"{shown_as}, line {reader.line_num}: not a table of cells ({error}); is there a quote that does not end?"
+        ) from None
     rows = rows[1:] if told else rows
     if not rows:
         return

@@ -32,6 +32,7 @@ from dataset.formats.text_files import BadLine
 from dataset.images.strokes import strokes_of
 from dataset.vocabulary import Vocabulary
 from utils.errors import BadItem, DataError
+from utils.reading.images import MAX_PIXELS
 
 _SPLITS = r"train|valid(?:ation)?|val|dev|test|symbols|synthetic|20\d\d"
 LABEL_FILE = re.compile(
@@ -284,6 +285,8 @@ def _grey_array(value: object) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim != 2 or not array.size:
         kind = f"{array.dtype} {array.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise DataError(f"expected an image, uint8 (height, width), got {kind}")
+    if array.size > MAX_PIXELS:
+        raise DataError(f"has {array.shape[1]} x {array.shape[0]} pixels; expected at most {MAX_PIXELS:,}")
     return array
 
 

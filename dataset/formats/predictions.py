@@ -11,17 +11,18 @@ import csv
 import io
 import json
 import unicodedata
-import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.formats.labels import DOLLARS, IMAGE_SUFFIXES
+from dataset.formats.sources import open_zip, read_packed
 from dataset.formats.text_files import lines_of
 from dataset.latex.parser import tokenize
 from utils.errors import DataError
 from utils.evaluation.scores import Prediction, Reference
 
+MAX_UNPACKED = 100_000_000  # bytes of a zip's files together
 MAX_TOLD = 5  # mistakes in a file of predictions that one message lists
 SUFFIXES = (*IMAGE_SUFFIXES, ".inkml", ".lg", ".txt", ".tex")
 # What a row calls the item, and what was read; the first one that is there counts.
@@ -89,16 +90,26 @@ def tokens_of(text: str, known: Collection[str]) -> list[str]:
 
 def _prediction(entry: Entry, known: Collection[str]) -> Prediction:
     row = entry.row or {}
-    alternatives = row.get("alternatives") or []
-    if not all(isinstance(other, (list, tuple)) and len(other) == 2 for other in alternatives):
+    alternatives = row.get("alternatives")
+    if not isinstance(alternatives, list) or not all(
+        isinstance(other, (list, tuple)) and len(other) == 2 for other in alternatives
+    ):
         alternatives = []  # of another program
     score = row.get("score")
     return Prediction(
         tokens_of(entry.text, known),
-        float(score) if isinstance(score, (int, float)) else None,
+        _number(score),
         bool(row.get("is_truncated", row.get("is_cut"))),
-        tuple((str(tokens).split(), other_score) for tokens, other_score in alternatives),
+        tuple((str(tokens).split(), _number(other_score)) for tokens, other_score in alternatives),
     )
+
+
+def _number(value: Any) -> float | None:
+    """A score; None for what is none."""
+    try:
+        return float(value) if isinstance(value, (int, float)) else None
+    except OverflowError:
+        return None
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -161,11 +172,12 @@ def _entries_of(path: Path) -> Iterator[Entry]:
 def _zip_entries(path: Path) -> Iterator[Entry]:
     """A file for each item, or a single file of one of the other layouts."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/") and not _is_hidden(name)]
-            texts = {name: archive.read(name).decode("utf-8-sig") for name in sorted(names)}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as a zip ({error})") from None
+            if (size := sum(archive.getinfo(name).file_size for name in names)) > MAX_UNPACKED:
+                raise DataError(f"{path}: unpacks to {size:,} bytes; expected at most {MAX_UNPACKED:,} of predictions")
+            files = {name: read_packed(archive, name, f"{path}/{name}") for name in sorted(names)}
+        texts = {name: data.decode("utf-8-sig") for name, data in files.items()}
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected files of UTF-8 text ({error})") from None
     if len(texts) == 1:
@@ -193,11 +205,18 @@ def _file_entries(suffix: str, lines: Iterator[str], where: str) -> Iterator[Ent
     elif suffix == ".json":
         yield from _json_entries(_parsed("".join(lines), where), where)
     else:
-        rows = csv.reader(lines) if suffix == ".csv" else (_columns(line) for line in lines)
+        rows = _cells(lines, where) if suffix == ".csv" else (_columns(line) for line in lines)
         for number, (name, text) in enumerate(((*row, "", "")[:2] for row in rows), 1):
             is_title = number == 1 and name.strip().lower() in NAME_KEYS and text.strip().lower() in TEXT_KEYS
             if name.strip() and not is_title:
                 yield Entry(name.strip(), text, f"{where}, line {number}")
+
+
+def _cells(lines: Iterator[str], where: str) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(lines)
+    except csv.Error as error:
+        raise DataError(f"{where}: not a table of cells with commas between them ({error})") from None
 
 
 def _columns(line: str) -> tuple[str, str]:
@@ -235,5 +254,5 @@ def _row_entry(row: Any, where: str) -> Entry:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of a number with thousands of digits
         raise DataError(f"{where}: not JSON ({error})") from None

@@ -23,11 +23,11 @@ from dataset.formats.labels import Label, read_labels
 from dataset.formats.packages import LOOKED_FOR, NothingRecognized, Reading, Split, recognize
 from dataset.formats.text_files import count_lines, lines_of, lines_or_bad
 from dataset.images.store import build_store, fresh_store
-from dataset.images.strokes import StrokeWriter, open_strokes
+from dataset.images.strokes import StrokeStore, StrokeWriter, open_strokes
 from dataset.latex.normalization import normalize as normalize_label
 from dataset.vocabulary import Vocabulary
 from utils.errors import BadItem, DataError, list_of
-from utils.files import atomic_write, locked
+from utils.files import atomic_write, locked, naming
 from utils.parallel import in_threads
 from utils.progress import counted
 from utils.reading.images import normalize_image
@@ -236,13 +236,23 @@ class _Record(NamedTuple):
 
     @staticmethod
     def of(folder: Path) -> _Record | None:
+        path = folder / "prepared.json"
         try:
-            about = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+            about = json.loads(path.read_text(encoding="utf-8"))
         except OSError:
             return None
-        left_out, parts = about.pop("left_out"), about.pop("parts", None) or [about["files"]]
-        photographs = about.pop("photographs", 0)
-        about.pop("files", None)  # as an earlier version called the parts
+        except (ValueError, RecursionError):
+            about = None
+        try:
+            left_out, parts = int(about.pop("left_out")), about.pop("parts", None) or [about["files"]]
+            photographs = int(about.pop("photographs", 0))
+            about.pop("files", None)  # as an earlier version called the parts
+            _ = [Path(file[0]) for part in parts for file in part]
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise DataError(
+                f"{path}: damaged; delete it together with {folder / 'labels.txt'} and {folder / 'images'}, and prepare "
+                "the split again"
+            ) from None
         return _Record(parts, left_out, {"normalize": False} | about, photographs)
 
 
@@ -310,18 +320,40 @@ def _write_split(
     wanted: a label with a token outside it is bad; None allows all.   The images keep the polarity they have.
     """
     part, folder = job.part, job.folder
-    images, labels = folder / "images.partial", folder / "labels.txt.partial"
+    images = folder / "images.partial"
     shutil.rmtree(images, ignore_errors=True)
     images.mkdir(parents=True)
     existing = _copy_existing(folder, images) if job.adds else _Existing({}, {})
     saver = _Saver(images, wanted, existing, options)
     old_strokes = open_strokes(folder) if job.adds else None
     strokes = StrokeWriter(folder / "strokes") if part.has_strokes or old_strokes else None
+    try:
+        return _fill_split(job, known, saver, strokes, old_strokes, progress)
+    except OSError:  # a full disk gets back what was taken of it
+        if strokes is not None:
+            strokes.discard()
+        shutil.rmtree(images, ignore_errors=True)
+        for partial in folder.glob("*.*.partial"):
+            partial.unlink()
+        raise
+
+
+def _fill_split(
+    job: _Job,
+    known: Vocabulary,
+    saver: _Saver,
+    strokes: StrokeWriter | None,
+    old_strokes: StrokeStore | None,
+    progress: bool,
+) -> list[BadItem]:
+    """Write what a split consists of under temporary names, and put it in place."""
+    part, folder, existing, options = job.part, job.folder, saver.existing, saver.options
     if old_strokes is not None:
         strokes.copy(old_strokes)
     bad, changes, new_labels = [], _Changes(f"{folder.parent.name}/{folder.name}", options.normalize), 0
     writers = _known_writers(folder) if job.adds else {}
-    with open(labels, "w", encoding="utf-8", newline="\n") as file:
+    labels = folder / "labels.txt.partial"
+    with naming(labels), open(labels, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{name}\t{label}\n" for name, label in existing.labels.items())
         items = in_threads(saver.save, part.read(known))
         for item in counted(items, changes.split, part.count, is_shown=progress):
@@ -360,20 +392,32 @@ def _known_writers(folder: Path) -> dict[str, str]:
 def _put_in_place(
     folder: Path, strokes: StrokeWriter | None, writers: dict[str, str], record: dict, bad: list[BadItem]
 ) -> None:
-    """Take away what was there, and give what was written its names; labels.txt goes first and comes last."""
+    """Take away what was there, and give what was written its names; labels.txt goes first and comes last.
+
+    All is written before anything is taken away: where a disk is full, what was there stays.
+    """
+    texts = {
+        "prepared.json": json.dumps(record),
+        "left_out.txt": "".join(f"{item}\n" for item in bad),
+        "writers.txt": "".join(f"{name}\t{writer}\n" for name, writer in writers.items()),
+    }
+    for name, text in texts.items():
+        atomic_write(folder / f"{name}.partial", text)
+    if strokes is not None:
+        strokes.finish()
     (folder / "labels.txt").unlink(missing_ok=True)
     shutil.rmtree(folder / "images", ignore_errors=True)
-    atomic_write(folder / "prepared.json", json.dumps(record))
-    _list_left_out(folder, bad)
+    for name, text in texts.items():
+        if text:
+            (folder / f"{name}.partial").replace(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+            (folder / f"{name}.partial").unlink()
     (folder / "images.partial").rename(folder / "images")
     if strokes is not None:
         strokes.close()
     else:
         shutil.rmtree(folder / "strokes", ignore_errors=True)
-    if writers:
-        atomic_write(folder / "writers.txt", "".join(f"{name}\t{writer}\n" for name, writer in writers.items()))
-    else:
-        (folder / "writers.txt").unlink(missing_ok=True)
     (folder / "labels.txt.partial").rename(folder / "labels.txt")
 
 
@@ -423,7 +467,9 @@ class _Saver:
                 return None
         except DataError as error:
             return BadItem(item.where, str(error))
-        (self.images / f"{item.name}.{suffix}").write_bytes(data)
+        path = self.images / f"{item.name}.{suffix}"
+        with naming(path):
+            path.write_bytes(data)
         return item._replace(image=b"")
 
     def _is_photograph(self, image: np.ndarray) -> bool:

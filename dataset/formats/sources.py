@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -62,15 +61,38 @@ class Folder:
         return file or self.root.name
 
 
+# What is larger, and was packed to less than so small a part, was made to fill a memory.
+MAX_PLAIN_BYTES, MAX_PACKING = 20_000_000, 100
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Raises DataError for what is no zip, or a broken one."""
+    try:
+        return zipfile.ZipFile(path)
+    except Exception as error:  # of any kind: broken records raise whatever their numbers lead to
+        raise DataError(f"{path}: not a readable zip ({error or type(error).__name__})") from None
+
+
+def read_packed(archive: zipfile.ZipFile, name: str, shown_as: str) -> bytes:
+    """A file of a zip. Raises DataError where it cannot be unpacked, or would grow out of all proportion."""
+    entry = archive.getinfo(name)
+    if entry.file_size > max(MAX_PLAIN_BYTES, MAX_PACKING * entry.compress_size):
+        raise DataError(
+            f"{shown_as}: is packed {entry.compress_size:,} bytes small and says that it unpacks to {entry.file_size:,}; "
+            f"more than {MAX_PACKING} times as much is refused"
+        )
+    try:
+        return archive.read(entry)
+    except Exception as error:  # of any kind, as above, and of every kind of packing
+        raise DataError(f"{shown_as}: cannot be unpacked ({error or type(error).__name__})") from None
+
+
 class Zip:
     """A zip's files. Nothing is unpacked; a name that would lead outside a folder is refused all the same."""
 
     def __init__(self, root: Path):
         self.root = root
-        try:
-            self._zip = zipfile.ZipFile(root)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{root}: not a readable zip ({error})") from None
+        self._zip = open_zip(root)
         for name in self._zip.namelist():
             if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
                 raise DataError(f"{root}: {name!r} would unpack outside its folder; the zip is refused")
@@ -78,10 +100,7 @@ class Zip:
         self.files = [name for name in names if not name.rpartition("/")[2].startswith(".")]  # as macOS adds them
 
     def _read(self, file: str) -> bytes:
-        try:
-            return self._zip.read(file)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise DataError(f"{self.shown(file)}: cannot be unpacked ({error})") from None
+        return read_packed(self._zip, file, self.shown(file))
 
     def lines(self, file: str, encoding: str | None = None) -> Iterator[str | BadLine]:
         return decoded_lines(self._read(file), self.shown(file), encoding)

@@ -36,15 +36,13 @@ def decoded_lines(data: bytes, shown_as: str, encoding: str | None = None) -> It
     encoding: any name that Python knows; None recognizes UTF-8, UTF-16 and UTF-32, and Chinese text in GBK.
     Raises DataError for an encoding that Python does not know.
     """
+    if encoding is not None:
+        _check_encoding(encoding)
     for mark, name in _BYTE_ORDER_MARKS:
         if data.startswith(mark) and (encoding is None or codecs.lookup(encoding).name.startswith(name[:6])):
             data, encoding = data[len(mark) :], name
             break
     encoding = encoding or _recognized(data)
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise DataError(f"encoding: {encoding!r} is not known; expected a name such as utf-8, utf-16, gbk") from None
     if codecs.lookup(encoding).name.startswith(_WIDE):
         try:
             text = data.decode(encoding)
@@ -60,6 +58,19 @@ def decoded_lines(data: bytes, shown_as: str, encoding: str | None = None) -> It
             yield BadLine(
                 f"{shown_as}, line {number}", _reason(line, error, encoding), line.decode(encoding, "replace")
             )
+
+
+def _check_encoding(encoding: str) -> None:
+    """Raises DataError for what Python does not know as an encoding of text, or cannot decode piece by piece."""
+    try:
+        b"x".decode(encoding)
+        is_known = codecs.lookup(encoding).name not in ("idna", "punycode")  # of the names of hosts
+    except UnicodeDecodeError:  # a single byte is not enough
+        is_known = True
+    except (LookupError, ValueError):
+        is_known = False
+    if not is_known:
+        raise DataError(f"encoding: {encoding!r} is not known; expected a name such as utf-8, utf-16, gbk")
 
 
 def _split(line_ends: AnyStr, data: AnyStr) -> list[AnyStr]:

@@ -6,11 +6,13 @@ wants to be known. Opening it reads nothing and makes no Python object for an it
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import DataError
+from utils.files import naming
 
 
 def map_files(folder: Path, kinds: dict[str, type], remedy: str) -> tuple[dict, dict[str, np.ndarray]]:
@@ -21,9 +23,10 @@ def map_files(folder: Path, kinds: dict[str, type], remedy: str) -> tuple[dict, 
     try:
         about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         files = {name: _map(folder / f"{name}.bin", kind) for name, kind in kinds.items()}
-    except (OSError, ValueError) as error:
+        lengths = about["bytes"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"{folder}: not a whole store ({error}); {remedy}") from None
-    if {name: array.nbytes for name, array in files.items()} != about["bytes"]:
+    if {name: array.nbytes for name, array in files.items()} != lengths:
         raise DataError(f"{folder}: a file has lost its end; {remedy}")
     return about, files
 
@@ -50,23 +53,32 @@ class FlatWriter:
         """kinds: what one element of each file is.   about: what map_files() is to return."""
         self.folder = Path(folder)
         self._partial = self.folder.with_name(f"{self.folder.name}.partial")
-        self._kinds, self._about = kinds, about
+        self._kinds, self._about, self._is_finished = kinds, about, False
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
         self._files = {name: open(self._partial / f"{name}.bin", "wb") for name in kinds}
 
     def _write(self, name: str, values) -> None:
-        self._files[name].write(np.ascontiguousarray(values, self._kinds[name]).tobytes())
+        with naming(self._partial / f"{name}.bin"):
+            self._files[name].write(np.ascontiguousarray(values, self._kinds[name]).tobytes())
 
     def _written(self, name: str) -> int:
         """Elements of a file so far."""
         return self._files[name].tell() // np.dtype(self._kinds[name]).itemsize
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Write all that is to be written, still under the temporary name: after that, close() needs no room on disk."""
+        if self._is_finished:
+            return
         self._about["bytes"] = {name: file.tell() for name, file in self._files.items()}
-        for file in self._files.values():
-            file.close()
-        (self._partial / "store.json").write_text(json.dumps(self._about), encoding="utf-8")
+        with naming(self._partial):
+            for file in self._files.values():
+                file.close()
+            (self._partial / "store.json").write_text(json.dumps(self._about), encoding="utf-8")
+        self._is_finished = True
+
+    def close(self) -> None:
+        self.finish()
         old = self.folder.with_name(f"{self.folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if self.folder.exists():
@@ -78,9 +90,15 @@ class FlatWriter:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if kind is None:
-            self.close()
-            return
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Close the files, and take away what was written under the temporary name, if it is still there."""
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # what is not written yet may find no room
+                file.close()
         shutil.rmtree(self._partial, ignore_errors=True)

@@ -24,6 +24,7 @@ from matplotlib.path import Path as Outline
 from dataset.renderer import Style, layout
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
+from utils.files import locked, naming
 from utils.parallel import in_processes
 from utils.progress import Progress
 
@@ -364,15 +365,33 @@ def make_sample(
         return folder
     if folder.exists() and any(folder.iterdir()) and not manifest.exists():
         raise DataError(f"{folder}: holds something else than SAMPLE; remove it or name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     partial_folder = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
+    with locked(folder.with_name(f".{folder.name}.lock"), f"{folder}: another process makes it"):
+        if manifest.exists() and manifest.read_text() == about:  # which may have been done meanwhile
+            return folder
+        try:
+            with naming(partial_folder):
+                _write_sample(partial_folder, (train_labels, test_labels), seed, workers, progress)
+                (partial_folder / "sample.json").write_text(about)
+        except OSError:  # a full disk gets back what was taken of it
+            shutil.rmtree(partial_folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        partial_folder.rename(folder)
+    return folder
 
+
+def _write_sample(folder: Path, counts: tuple[int, int], seed: int, workers: int | None, progress: bool) -> None:
+    """counts: labels of train and of test."""
+    shutil.rmtree(folder, ignore_errors=True)
+    train_labels, test_labels = counts
     labels = make_labels(train_labels + test_labels, seed)
     Random(seed).shuffle(labels)  # later draws are longer, because short labels are soon all taken
     parts = {"train": labels[:train_labels], "test": labels[train_labels:]}
-    with Progress(f"making {folder.name}", len(labels), "image", progress) as bar:
+    with Progress(f"making {folder.name.removesuffix('.partial')}", len(labels), "image", progress) as bar:
         for split, part in parts.items():
-            images = partial_folder / split / "images"
+            images = folder / split / "images"
             images.mkdir(parents=True)
             chunks = [range(start, min(start + CHUNK, len(part))) for start in range(0, len(part), CHUNK)]
             jobs = [[(index, part[index]) for index in chunk] for chunk in chunks]
@@ -383,9 +402,5 @@ def make_sample(
                     (images / f"{split}_{index:05d}.png").write_bytes(png)
                 bar.update(len(chunk))
             lines = [f"{split}_{index:05d}\t{' '.join(tokens)}\n" for index, tokens in enumerate(part)]
-            (partial_folder / split / "labels.txt").write_text("".join(lines), encoding="utf-8")
-    Vocabulary.from_labels(labels).save(partial_folder / "vocabulary.txt")
-    (partial_folder / "sample.json").write_text(about)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial_folder.rename(folder)
-    return folder
+            (folder / split / "labels.txt").write_text("".join(lines), encoding="utf-8")
+    Vocabulary.from_labels(labels).save(folder / "vocabulary.txt")

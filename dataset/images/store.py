@@ -61,7 +61,16 @@ class ImageStore:
         self._names, self._name_ends = files["names"], files["name_ends"]
         self.sizes: np.ndarray = files["sizes"].reshape(-1, 2)
         self.label_hash: np.ndarray = files["label_hash"]
-        self.lengths: np.ndarray = np.diff(self._token_ends, prepend=0).astype(np.int32)
+        lengths = np.diff(self._token_ends, prepend=0)
+        self.lengths: np.ndarray = lengths.astype(np.int32)
+        areas = self.sizes.astype(np.int64).prod(axis=1)
+        count = len(self.sizes)
+        is_whole = len(self._pixel_ends) == len(lengths) == len(self._name_ends) == len(self.label_hash) == count > 0
+        is_whole = is_whole and np.array_equal(np.diff(self._pixel_ends, prepend=0), areas) and areas.min() > 0
+        is_whole = is_whole and lengths.min() >= 0 and np.diff(self._name_ends, prepend=0).min() >= 0
+        is_whole = is_whole and self._token_ends[-1] == len(self._tokens) and self._name_ends[-1] == len(self._names)
+        if not is_whole:
+            raise DataError(f"{self.folder}: its files do not fit together; delete it to have it built again")
 
     def __len__(self) -> int:
         return len(self.sizes)

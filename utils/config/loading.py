@@ -31,6 +31,8 @@ FORMER_KEYS = {
     "validation_pictures": "validation_images",
 }
 ONLY_IN_RUNS = ("batching",)
+TABLES = ("model", "data", "presets", "datasets")  # looked into before the schema has seen them
+MAX_NODES = 100_000  # of a YAML file; config.yaml has some hundred
 FREE_WITH_WEIGHTS = ("dropout", "recompute")  # keys of a network that its weights do not depend on
 
 
@@ -76,8 +78,9 @@ def load_config(
     assigned = [set_value(values, assignment) for assignment in assignments]
     if any(one.location == ("init",) for one in assigned):
         raise ConfigError("--set init: expected --init PATH, which also takes over the network's sizes")
-    if any(one.location == ("data", "root") for one in assigned) and isinstance(values["data"]["root"], str):
-        values["data"]["root"] = for_config(values["data"]["root"])
+    data = values.get("data")
+    if any(one.location == ("data", "root") for one in assigned) and isinstance(data, dict):
+        data |= {"root": for_config(data["root"])} if isinstance(data.get("root"), str) else {}
     if minutes is not None:
         assigned.append(dataclasses.replace(set_value(values, f"training.minutes={minutes}"), flag="--minutes"))
     if device:
@@ -122,10 +125,15 @@ def _overrides(
     datasets: dict,
     weights: WeightsSettings | None,
 ) -> Iterator[tuple[str, dict]]:
-    own = dict(datasets.get(dataset) or {})
+    own = datasets.get(dataset) or {}
+    if not isinstance(own, dict):
+        raise ConfigError(f"{path}: datasets.{dataset}: expected a table of keys, got {own!r}")
+    own = dict(own)
     preset = preset or own.get("preset")
     own.pop("preset", None)
     if preset and preset != "full":
+        if not isinstance(preset, str) or not isinstance(presets.get(preset, {}), dict):
+            raise ConfigError(f"{path}: preset {preset!r}: expected the name of a table of keys in presets")
         if preset not in presets:
             raise ConfigError(f"--preset {preset}: unknown; {path} has: {', '.join(['full', *presets])}")
         yield f"preset {preset}", presets[preset]
@@ -150,17 +158,44 @@ class _Loader(yaml.SafeLoader):
             lines[key.value] = line
         return super().construct_mapping(node, deep)
 
+    def get_single_node(self) -> yaml.Node | None:
+        """What the file says, unless its aliases (`*name`) make it grow out of all proportion, or contain themselves."""
+        whole = super().get_single_node()
+        rest, seen = [whole], 0
+        while rest:
+            node, seen = rest.pop(), seen + 1
+            if seen > MAX_NODES:
+                raise yaml.YAMLError(f"more than {MAX_NODES:,} values, or aliases without an end")
+            if isinstance(node, yaml.SequenceNode):
+                rest += node.value
+            elif isinstance(node, yaml.MappingNode):
+                rest += [one for pair in node.value for one in pair]
+        return whole
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text. Raises ValueError, whatever is wrong with it."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except Exception as error:  # of any kind: a tag such as !!int makes PyYAML trust in what follows it
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
 
 def read_config(path: str | Path) -> tuple[dict, dict, dict]:
     """The values of a config file, its presets, and its entries of data sets."""
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        values = load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path}: expected a table of keys")
+    for table in TABLES:
+        if not isinstance(values.get(table) or {}, dict):
+            raise ConfigError(f"{path}: {table}: expected a table of keys, got {values[table]!r}")
     values = with_present_keys(values)
     for name in ONLY_IN_RUNS:
         values.pop(name, None)
@@ -214,8 +249,8 @@ def set_value(values: dict, assignment: str) -> Assignment:
     if not equals:
         raise ConfigError(f"--set {assignment}: expected KEY=VALUE")
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        value = load_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"--set {key}: not a YAML value: {text}") from error
     *path, last = (FORMER_KEYS.get(part, part) for part in key.split("."))
     table: Any = values

@@ -10,14 +10,16 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.errors import DataError
+from utils.errors import CheckpointError, DataError
 from utils.reading.frames import remove_frames
 
 # What a checkpoint says about the size in which its network sees images; keys of `data` in the configuration.
 IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
 
-# The most that Pillow itself takes for an image, and not for a decompression bomb.
-MAX_PIXELS = 89_478_485
+# Of an image, so that reading it takes less than 500 MB; a file of some kilobytes can hold any number. Of more than
+# 8 bits or with transparency, a pixel takes more.
+MAX_PIXELS, MAX_DEEP_PIXELS = 50_000_000, 20_000_000
+NEEDS_A_PROGRAM = ("EPS",)  # formats that Pillow has Ghostscript run for
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Paper around the ink, in pixels, on all four sides.
 MARGIN = 4
@@ -32,6 +34,14 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow ha
 LEAST_INK, LEAST_INK_IN_PHOTOGRAPHS = 64, 96
 # The window, in pixels, in which a photograph's paper is looked for: wider than a stroke, narrower than a shadow.
 LEAST_WINDOW, LARGEST_WINDOW = 31, 101
+
+
+def check_image_settings(data: dict[str, Any], path: str | Path) -> None:
+    """Raises CheckpointError where what a checkpoint, or exported network, says about its images cannot be."""
+    for name in IMAGE_SETTINGS:
+        value = data.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
+            raise CheckpointError(f"{path}: it says that its data.{name} is {value!r}; expected a positive number")
 
 
 def read_image(source: str | Path | bytes | Image.Image | np.ndarray, name: str | None = None) -> np.ndarray:
@@ -75,9 +85,14 @@ def read_image(source: str | Path | bytes | Image.Image | np.ndarray, name: str 
 
 
 def _decode(image: Image.Image, name: str) -> np.ndarray:
+    if image.format in NEEDS_A_PROGRAM:
+        raise DataError(f"{name}: is {image.format}, which only a program can draw; save it as PNG")
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{name}: has {width} x {height} pixels; expected at most {MAX_PIXELS:,}")
+    is_deep = image.mode.startswith(("I", "F")) or image.has_transparency_data
+    most = MAX_DEEP_PIXELS if is_deep else MAX_PIXELS
+    if width * height > most:
+        what = " of more than 8 bits, or with transparency" if is_deep else ""
+        raise DataError(f"{name}: has {width} x {height} pixels; expected at most {most:,}{what}")
     try:
         return _grey(ImageOps.exif_transpose(image))
     except Exception as error:
@@ -180,7 +195,9 @@ def find_ink(image: np.ndarray, name: str = "image") -> tuple[np.ndarray, int, i
     is_two_valued = np.count_nonzero(np.bincount(image.ravel(), minlength=256)) <= 2
     if ink_level - paper_level < (1 if is_two_valued else LEAST_CONTRAST):
         raise DataError(f"{name}: has no ink, all of it looks like paper")
-    ink = ((ink - paper_level) * (255 / (ink_level - paper_level))).round().clip(0, 255).astype(np.uint8)
+    # A table of all levels: the same numbers, without copies of the image in 64 bits.
+    levels = ((np.arange(256) - paper_level) * (255 / (ink_level - paper_level))).round().clip(0, 255).astype(np.uint8)
+    ink = cv2.LUT(ink, levels)
     is_ink = ink >= (LEAST_INK if is_clean else LEAST_INK_IN_PHOTOGRAPHS)
     rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

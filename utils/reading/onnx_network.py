@@ -42,11 +42,15 @@ def read_about(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: not an exported network: {reason}; python export.py CHECKPOINT --out FOLDER writes one"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     for key, kind in KEYS.items():
         if not isinstance(about, dict) or not isinstance(about.get(key), kind):
             raise CheckpointError(f"{path}: expected the key {key}, of type {kind.__name__}; export the network again")
+    if about["stride"] < 1 or about["directions"] not in (1, 2):
+        raise CheckpointError(
+            f"{path}: no network has a stride of {about['stride']} and {about['directions']} directions"
+        )
     if about["format"] > FORMAT:
         raise CheckpointError(f"{path}: written by a newer version of this program (format {about['format']})")
     return about
@@ -159,5 +163,6 @@ def _open(path: Path, threads: int, inputs: set[str], outputs: set[str]) -> Infe
 def _run(session: InferenceSession, inputs: dict[str, Array]) -> list[Array]:
     try:
         return session.run(None, inputs)
-    except Exception as error:  # as above; callers know what is out of memory, say, as a RuntimeError
-        raise RuntimeError(f"onnxruntime: {' '.join(str(error).split())}") from None
+    except Exception as error:  # as above; callers know what is out of memory as a RuntimeError
+        reason = f"onnxruntime: {' '.join(str(error).split())}"
+        raise (RuntimeError if "alloc" in reason.lower() else CheckpointError)(reason) from None

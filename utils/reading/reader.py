@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, Union
@@ -23,7 +23,7 @@ import numpy as np
 from utils.errors import CheckpointError, ConfigError, DataError, UserError
 from utils.hypotheses import Hypothesis, prefer
 from utils.reading.batches import ImageBatch, in_batches
-from utils.reading.images import IMAGE_SETTINGS, read_image, resize
+from utils.reading.images import check_image_settings, read_image, resize
 from utils.reading.photographs import CleanInk, clean_photograph, is_drawn
 from utils.reading.strokes import as_strokes
 from utils.reading.text_lines import find_text_lines
@@ -170,20 +170,28 @@ class Reader:
 
         Raises CheckpointError for one that is missing, broken or foreign.
         """
-        from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights  # with torch
+        import torch
+
+        from utils.training.run_folder import Checkpoint, load_checkpoint, load_weights
 
         checkpoint = load_checkpoint(path)
         about = checkpoint.about
-        try:
-            model = build({**about["architecture"], "domains": ("handwritten",)})
-            data = dict(about["data"])
-            _ = [data[name] for name in IMAGE_SETTINGS]  # a KeyError where one is missing
-            vocabulary = language.make_vocabulary([str(token) for token in about["vocabulary"]])
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise CheckpointError(f"{path}: describes a network that this version does not know ({reason})") from error
         # Only handwriting is read here: the encoder of standard images is not loaded.
         weights = {name: x for name, x in checkpoint.weights.items() if not name.startswith("standard_encoder.")}
+        architecture = {**about["architecture"], "domains": ("handwritten",)}
+        try:
+            with torch.device("meta"):  # without memory: who knows which sizes a foreign file asks for
+                sizes = {name: x.shape for name, x in build(architecture).state_dict().items()}
+            check_sizes(sizes, weights, path)
+            model = build(architecture)
+            data = dict(about["data"])
+            check_image_settings(data, path)
+            vocabulary = language.make_vocabulary([str(token) for token in about["vocabulary"]])
+        except CheckpointError:
+            raise
+        except Exception as error:  # of any kind: a network of odd sizes fails wherever they do not fit
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{path}: describes a network that this version does not know ({reason})") from error
         load_weights(model, Checkpoint(checkpoint.path, weights, about))
         if len(vocabulary) != about["architecture"]["vocabulary_size"]:
             raise CheckpointError(f"{path}: its vocabulary has another size than its network")
@@ -203,8 +211,7 @@ class Reader:
         except UserError as error:
             raise CheckpointError(f"{folder}: {error}") from None
         data = model.about["data"]
-        if missing := [name for name in IMAGE_SETTINGS if name not in data]:
-            raise CheckpointError(f"{folder}: its model.json says no data.{missing[0]}; export the network again")
+        check_image_settings(data, folder)
         if len(vocabulary) != model.vocabulary_size:
             raise CheckpointError(f"{folder}: its vocabulary has another size than its network")
         return cls(model, vocabulary, data, language, device=None)
@@ -441,6 +448,14 @@ class Reader:
             is_cleaned=prepared.is_cleaned,
             image=view.image,
         )
+
+
+def check_sizes(sizes: Mapping[str, Sequence[int]], weights: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Raises CheckpointError where weights have other names or sizes than the network that they are said to be of."""
+    wrong = sorted(sizes.keys() ^ weights.keys())
+    wrong += [name for name in sizes if name in weights and tuple(weights[name].shape) != tuple(sizes[name])]
+    if wrong:
+        raise CheckpointError(f"{path}: weights of another model: {', '.join(wrong[:3])} …")
 
 
 def _counted(progress: ReadingProgress, total: int) -> Callable[[int], None]:

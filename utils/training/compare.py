@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from utils.config.loading import of_this_version
+from utils.config.loading import load_yaml, of_this_version
 from utils.config.schema import FORMER_LOSSES
 from utils.errors import CheckpointError
 from utils.files import atomic_path
@@ -93,7 +92,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             read = read_line(line)
             yield read | {"losses": _with_present_names(read["losses"])}
-        except (ValueError, AttributeError, KeyError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}, line {number}: expected an epoch as a JSON object ({error})") from None
 
 
@@ -104,21 +103,24 @@ def _with_present_names(losses: dict[str, float]) -> dict[str, float]:
 def _config(path: Path) -> dict[str, Any]:
     """A run's settings; keys that an older file lacks have the values that they have by default."""
     try:
-        values = of_this_version(yaml.safe_load(path.read_text(encoding="utf-8")))
+        values = of_this_version(load_yaml(path.read_text(encoding="utf-8")))
         stages = {stage["name"]: stage for stage in values.pop("stages")}
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        for stage in stages.values():
+            del stage["name"]
+            stage["losses"] = _with_present_names(stage["losses"])
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected the configuration of a run ({type(error).__name__})") from None
-    for stage in stages.values():
-        del stage["name"]
-        stage["losses"] = _with_present_names(stage["losses"])
     return values | {"stages": stages}
 
 
 def _test_scores(path: Path) -> dict[str, dict[str, float]]:
     if not path.is_file():
         return {}
-    splits = json.loads(path.read_text(encoding="utf-8")).get("splits", {})
-    return {name: with_exprate(scores) for name, scores in splits.items() if name != "validation"}
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8")).get("splits", {})
+        return {name: with_exprate(scores) for name, scores in splits.items() if name != "validation"}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: expected the scores of a run ({type(error).__name__})") from None
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

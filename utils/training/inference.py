@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.errors import MemoryLimitError
 from utils.evaluation.metrics import scores
 from utils.hypotheses import Hypothesis
 from utils.training.devices import autocast
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
 from utils.training.epoch_log import with_exprate
 from utils.training.interfaces import AnyBatch, LabeledBatch, Loader
-from utils.training.memory import free_memory
+from utils.training.memory import free_memory, is_out_of_memory, why_too_large
 from utils.training.progress import progress
 
 T = TypeVar("T")
@@ -42,8 +43,11 @@ def each_batch(
 
     batches: have a len(); None where a process has no image.
     on_failure(batch, error): called with a batch of one image whose work failed; a larger batch that fails is done
-        again in halves, down to the image at fault. None: the error is raised.
+        again in halves, down to the image at fault. None: the error is raised, but for memory that ran out: halves
+        may fit, and a single image is tried twice.
+    Raises MemoryLimitError for an image that does not fit.
     """
+    tried_alone = set()
     for whole in progress(batches, title, context):
         parts = [whole] if whole is not None and len(whole) else []
         while parts:
@@ -52,7 +56,7 @@ def each_batch(
                 with autocast(device):
                     result = work(batch)
             except (RuntimeError, ValueError, OSError, MemoryError) as error:
-                if on_failure is None:
+                if on_failure is None and not is_out_of_memory(error):
                     raise
                 failure = error.with_traceback(None)  # which would keep in memory what the work had made
             if failure is None:
@@ -60,8 +64,14 @@ def each_batch(
             elif len(batch) > 1:
                 free_memory()
                 parts += reversed(batch.split())
-            else:
+            elif on_failure is not None:
                 on_failure(batch, failure)
+            elif tuple(batch.indices) in tried_alone:
+                raise MemoryLimitError(why_too_large(batch, (), device))
+            else:
+                tried_alone.add(tuple(batch.indices))
+                free_memory()
+                parts.append(batch)
 
 
 def predict(

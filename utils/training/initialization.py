@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from utils.config.loading import WeightsSettings
+from utils.config.loading import WeightsSettings, load_yaml
 from utils.config.schema import StageConfig
 from utils.errors import CheckpointError
 from utils.project import for_config, from_root
@@ -27,9 +25,9 @@ def find_weights(path: str | Path) -> Path:
     if not path.is_dir():
         return path
     try:
-        stages = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))["stages"]
+        stages = load_yaml((path / "config.yaml").read_text(encoding="utf-8"))["stages"]
         names = [stage["name"] for stage in stages]
-    except (OSError, yaml.YAMLError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         raise CheckpointError(f"{path}: expected a .safetensors file, or the folder of a run") from None
     found = [best for name in names if (best := path / f"{name}-best.safetensors").is_file()]
     if not found:

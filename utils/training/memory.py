@@ -23,13 +23,14 @@ from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import MemoryLimitError
 from utils.training.devices import autocast, random_state, restore_random_state
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
-from utils.training.interfaces import LabeledBatch
+from utils.training.interfaces import AnyBatch, LabeledBatch
 from utils.training.optimization import train_only
 from utils.training.run_folder import Run
 
 T = TypeVar("T")
 
 MAX_PROBE_SECONDS = 20
+MAX_ATTEMPTS = 3  # at a step of the optimizer
 OUT_OF_MEMORY = (
     "out of memory",  # CUDA, MPS
     "can't allocate memory",  # CPU
@@ -101,7 +102,7 @@ def run_in_pieces(
             pieces = [half for piece in pieces for half in (piece.split() if len(piece) > 1 else [piece])]
     was_split, any_is_too_large = context.any([len(pieces) > 1, too_large is not None])
     if any_is_too_large:
-        raise MemoryLimitError(_why_too_large(too_large, indivisible, context.device))
+        raise MemoryLimitError(why_too_large(too_large, indivisible, context.device))
     return results, was_split
 
 
@@ -118,20 +119,50 @@ def _attempt(pieces: Sequence[LabeledBatch], step: Callable[[LabeledBatch], T]) 
     return results, None
 
 
-def _why_too_large(batch: LabeledBatch | None, indivisible: Sequence[str], device: torch.device) -> str:
-    """batch: of one image, or one that must stay whole; None where it is another process's."""
+def why_too_large(batch: AnyBatch | None, indivisible: Sequence[str], device: torch.device) -> str:
+    """What a MemoryLimitError says.
+
+    batch: of one image, or one that must stay whole; None where it is another process's.
+    """
     if batch is None:
         return "another process has an image or batch that does not fit into memory; it says which"
     if len(batch) == 1:
-        return (
-            f"{batch.names[0]}: this image alone ({batch.padded_pixels:,} pixels) needs more memory than there is on "
-            f"{device}; {REMEDIES}"
-        )
+        name = batch.names[0] if hasattr(batch, "names") else f"image {batch.indices[0] + 1}"
+        pixels = batch.padded_pixels if hasattr(batch, "padded_pixels") else batch.padding[0].numel()
+        return f"{name}: this image alone ({pixels:,} pixels) needs more memory than there is on {device}; {REMEDIES}"
     return (
         f"a batch of {len(batch)} images ({batch.padded_pixels:,} pixels) needs more memory than there is on "
         f"{device}, and {', '.join(indivisible)} would have another gradient in pieces; smaller batches "
         f"(batch.max_pixels, batch.batch_size) would help"
     )
+
+
+def take_step(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """optimizer.step(); once more, where memory ran out before it had changed anything.
+
+    An optimizer takes most of its memory at its first step, for the averages that it keeps.
+    Raises MemoryLimitError where there is no room, or where some weights have changed already: then the state that was
+    saved last is the one to go on from.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        before = _versions(optimizer)
+        try:
+            optimizer.step()
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory()
+        if not before.items() <= _versions(optimizer).items():
+            break
+    raise MemoryLimitError(f"the optimizer's step needs more memory than there is on {device}; {REMEDIES}")
+
+
+def _versions(optimizer: torch.optim.Optimizer) -> dict[int, int]:
+    """How often each weight, and each tensor that the optimizer keeps of it, was written to."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return {id(tensor): tensor._version for tensor in (*weights, *kept)}
 
 
 REMEDIES = (

@@ -20,21 +20,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from utils.config.loading import differences, of_this_version, with_present_keys
+from utils.config.loading import differences, load_yaml, of_this_version, with_present_keys
 from utils.errors import CheckpointError, ConfigError
-from utils.files import atomic_path, atomic_write
+from utils.files import atomic_path, atomic_write, naming
 from utils.special_tokens import END
 from utils.training.epoch_log import read_line
 from utils.training.tensorboard import TensorBoardLog
 from utils.training.versions import present_versions, version_changes
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 # A resumed run may move to another machine, and may become longer; anything else would make it another run.
 MAY_CHANGE = ("device", "threads", "data.root", "data.chinese_font", "data.workers", "training.save_minutes")
 MAY_GROW = re.compile(r"training\.minutes|stages\.(\d+)\.epochs")
+LOCK_SECONDS = 10  # that the workers of a run that was killed may still be there
 STATE_VERSION = 2  # of state.pt; raise it when what a Trainer saves changes its meaning
 
 
@@ -66,10 +70,20 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "null"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     if not isinstance(about, dict) or not {"architecture", "vocabulary", "data"} <= about.keys():
         raise CheckpointError(f"{path}: a safetensors file of another project: it does not say its architecture")
+    for key, kind, expected in (
+        ("architecture", dict, "a table"),
+        ("vocabulary", list, "a list"),
+        ("data", dict, "a table"),
+    ):
+        if not isinstance(about[key], kind):
+            raise CheckpointError(f"{path}: what it says of its {key} is not {expected}")
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds numbers that are not finite; nothing can be read with it")
     return Checkpoint(path, weights, about | {"data": with_present_keys(about["data"])})
 
 
@@ -90,6 +104,7 @@ class Run:
     def __init__(self, folder: str | Path, is_writer: bool = True):
         self.folder = Path(folder)
         self.tensorboard: TensorBoardLog | None = None
+        self._lock: BaseFileLock | None = None
         self.is_writer = is_writer  # of several processes that train together, one writes
         self.about: dict[str, Any] = {}
         self.restored: dict[str, Any] | None = None  # the saved state, where the run is resumed
@@ -102,6 +117,21 @@ class Run:
         return present_versions()
 
     # --- beginning and resuming ---
+
+    def lock(self) -> None:
+        """Let no other process train in the folder, as long as this one lives. Raises CheckpointError."""
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / ".lock")  # ends with the process, killed or not
+        try:
+            self._lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise CheckpointError(
+                f"{self.folder}: another process trains in this run; wait for it, or choose another --run"
+            ) from None
+        except NotImplementedError:  # a network drive that has no locks
+            print(f"{self.folder}: its disk has no locks; let no other process train in it", file=sys.stderr)
 
     def begin(self, config: dict, vocabulary: Sequence[str], about: dict) -> None:
         """Begin a new run: write its configuration and vocabulary."""
@@ -116,7 +146,7 @@ class Run:
         """Continue: check that the run is the same one, or the same one made longer, and load where it stood."""
         self.about = about
         self.restored = self._load_state()
-        kept = of_this_version(yaml.safe_load(self._read("config.yaml")))
+        kept = of_this_version(self._kept_config())
         if self._read("vocabulary.txt").splitlines() != list(vocabulary):
             raise CheckpointError(f"{self.folder / 'vocabulary.txt'}: the vocabulary of the data has changed since")
         self._check_changes(kept, config)
@@ -139,7 +169,7 @@ class Run:
         except Exception as error:
             reason = type(error).__name__
             raise CheckpointError(f"{path}: cannot be read ({reason}); the run cannot resume") from error
-        if state.get("version") != STATE_VERSION:
+        if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
             raise CheckpointError(
                 f"{path}: saved by another version of this program, so the run cannot resume; "
                 f"the weights beside it ({self.folder}/*.safetensors) can be read"
@@ -205,7 +235,8 @@ class Run:
         """Add a line to log.jsonl."""
         if not self.is_writer:
             return
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+        path = self.folder / "log.jsonl"
+        with naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.tensorboard:
             self.tensorboard.add(line, len(self.lines()))
@@ -218,7 +249,10 @@ class Run:
     def lines(self) -> list[dict]:
         """The log's lines, those of earlier versions under today's names."""
         path = self.folder / "log.jsonl"
-        return [read_line(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        try:
+            return [read_line(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{path}: expected an epoch as a JSON object in each line ({error})") from None
 
     def save_weights(self, stage: str, kind: str, weights: dict, **rest: Any) -> None:
         """Write STAGE-best or STAGE-last."""
@@ -253,7 +287,10 @@ class Run:
         """What `make` found out, once a run: a resumed run goes on with what the first start found."""
         path = self.folder / f"{name}.json"
         if path.exists():
-            return json.loads(path.read_text(encoding="utf-8"))
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise CheckpointError(f"{path}: damaged ({error}); delete it, to have it found out again") from None
         found = make()
         self._write(path.name, json.dumps(found) + "\n")
         return found
@@ -275,6 +312,20 @@ class Run:
             return (self.folder / name).read_text(encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"{self.folder / name}: cannot be read, so there is no run to resume") from error
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{self.folder / name}: damaged, so the run cannot resume ({error})") from None
+
+    def _kept_config(self) -> dict:
+        """The configuration that the run was begun with. Raises CheckpointError."""
+        try:
+            kept = load_yaml(self._read("config.yaml"))
+            if not isinstance(kept, dict):
+                raise ValueError("expected a table of keys")
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.folder / 'config.yaml'}: damaged, so the run cannot resume ({error})"
+            ) from None
+        return kept
 
     def _truncate_log(self, lines: int) -> None:
         """Forget epochs that were logged but whose state was never saved: they will be run, and logged, again."""
@@ -292,6 +343,10 @@ def open_run(
     checkpoint is to hold.   is_writer: of several processes, one writes.   Raises ConfigError, CheckpointError.
     """
     run = Run(folder, is_writer)
+    if is_writer:
+        run.lock()
+        if not is_resumed and (folder / "config.yaml").exists():
+            raise CheckpointError(f"{folder}: another process has begun this run meanwhile; choose another --run")
     (run.resume if is_resumed else run.begin)(config, about["vocabulary"], about)
     if with_tensorboard and is_writer:
         run.tensorboard = TensorBoardLog(run.folder, len(run.lines()))
@@ -331,6 +386,6 @@ def find_run(root: Path, dataset: str | None, name: str | None) -> Path:
 def dataset_of(config: Path) -> str | None:
     """The data set that a run's config.yaml names."""
     try:
-        return yaml.safe_load(config.read_text(encoding="utf-8"))["dataset"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return load_yaml(config.read_text(encoding="utf-8"))["dataset"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None

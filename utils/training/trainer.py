@@ -20,7 +20,7 @@ from utils.training.distributed import SINGLE_PROCESS, DistributedContext, mean_
 from utils.training.epoch_log import EpochSums, LossWatch, describe
 from utils.training.inference import Prediction, predict, score
 from utils.training.interfaces import LabeledBatch, Loader, TrainingLoader
-from utils.training.memory import Budget, MemoryModel, run_in_pieces
+from utils.training.memory import Budget, MemoryModel, run_in_pieces, take_step
 from utils.training.optimization import (
     batch_size_factor,
     learning_rate_factor,
@@ -236,7 +236,7 @@ class Trainer:
         )
         sum_gradients(self.model.parameters(), self.context)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
-        self.optimizer.step()
+        take_step(self.optimizer, self.device)
         mean_batch_norm(self.model, self.context)
         self.ema.update(self.model)
 

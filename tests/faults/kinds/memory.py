@@ -1,0 +1,89 @@
+"""Memory that runs out in three of ten steps, validations, readings and steps of the optimizer: the weights are the same."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tests.faults.campaign import Case, Kind
+from tests.test_reader import reader, written
+from tests.test_training import STAGE, TRAINING, Batches, Objective, Reader
+from utils.training.muon import Muon
+from utils.training.run_folder import Run
+from utils.training.trainer import Loaders, StagePlan, Trainer
+
+SHARE = 0.3
+WORDS = ("CUDA out of memory. Tried to allocate 2 GiB", "MPS backend out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+
+class Faults:
+    """Says at random that memory ran out: never twice running in the same place, as when something else had it."""
+
+    def __init__(self, random: random.Random):
+        self.random, self.number, self._last = random, 0, set()
+
+    def maybe(self, place: str) -> None:
+        if place in self._last:
+            self._last.remove(place)
+        elif self.random.random() < SHARE:
+            self._last.add(place)
+            self.number += 1
+            words = self.random.choice(WORDS)
+            raise self.random.choice((torch.OutOfMemoryError, RuntimeError, MemoryError))(words)
+
+
+def train(folder: Path, faults: Faults | None, optimizer: str) -> tuple[Reader, Run]:
+    """A run whose network has no BatchNorm, which would see some images twice. Its steps and validations fail now and then."""
+    torch.manual_seed(7)
+    model, run = Reader(), Run(folder)
+    model.decoder = nn.Linear(4, 1)
+    run.begin({}, [], {"architecture": {}, "vocabulary": [], "data": {}})
+    objective = Objective(model)
+    training = TRAINING.__class__(**{**TRAINING.__dict__, "optimizer": optimizer})
+    trainer = Trainer(objective, Loaders(Batches(), Batches(), "handwritten"), StagePlan(STAGE, 3, "stage"), training, run)
+    if faults:
+        forward, read, step = objective.forward, model.read, trainer.optimizer.step
+        # Before the work and after it: what the first half of an attempt has added to the gradients must go.
+        objective.forward = lambda batch: (faults.maybe("step"), forward(batch), faults.maybe("backward"))[1]
+        model.read = lambda *rest, **more: (faults.maybe("validation"), read(*rest, **more))[1]
+        trainer.optimizer.step = lambda: (faults.maybe("optimizer"), step())[1]
+    trainer.fit()
+    return model, run
+
+
+def make_training(folder: Path) -> Case:
+    optimizers = ("adamw", "sgd", "muon")
+    assert Muon
+    whole = {name: train(folder / name, None, name) for name in optimizers}
+
+    def case(random: random.Random, folder: Path) -> None:
+        name, faults = random.choice(optimizers), Faults(random)
+        model, run = train(folder / "run", faults, name)
+        assert faults.number > 0
+        for (key, wanted), found in zip(whole[name][0].state_dict().items(), model.state_dict().values(), strict=True):
+            assert torch.allclose(wanted, found, atol=1e-5), f"{name}: another {key} after {faults.number} faults"
+        assert [line["images"] for line in run.lines()] == [20] * 3, "images were skipped"
+        assert [line["validation"]["items"] for line in run.lines()] == [20] * 3
+
+    return case
+
+
+def make_reading(folder: Path) -> Case:
+    network = reader()
+    images = [written(seed, 60 + seed, 150 + 20 * seed) for seed in range(6)]
+    whole = [reading.latex for reading in network.read_many(images)]
+    encode = network.model.encode
+
+    def case(random: random.Random, folder: Path) -> None:
+        faults = Faults(random)
+        network.model.encode = lambda *rest, **more: (faults.maybe("reading"), encode(*rest, **more))[1]
+        assert [reading.latex for reading in network.read_many([np.array(image) for image in images])] == whole
+
+    return case
+
+
+KINDS = [Kind("memory", make_training, share=6, cpu_seconds=5), Kind("memory_reading", make_reading, share=4, cpu_seconds=5)]
