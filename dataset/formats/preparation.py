@@ -168,7 +168,12 @@ def _list_left_out(folder: Path, bad: list[BadItem]) -> None:
     path = folder / "left_out.txt"
     path.unlink(missing_ok=True)
     if bad:
-        atomic_write(path, "".join(f"{item}\n" for item in bad))
+        atomic_write(path, _text_of(bad))
+
+
+def _text_of(bad: list[BadItem]) -> bytes:
+    """A line for each; their names may hold what UTF-8 does not have."""
+    return "".join(f"{item}\n" for item in bad).encode("utf-8", "backslashreplace")
 
 
 # ---- the vocabulary --------------------------------------------------------------------------------------------------
@@ -248,10 +253,10 @@ class _Record(NamedTuple):
             photographs = int(about.pop("photographs", 0))
             about.pop("files", None)  # as an earlier version called the parts
             _ = [Path(file[0]) for part in parts for file in part]
-        except (AttributeError, LookupError, TypeError, ValueError):
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
             raise DataError(
-                f"{path}: damaged; delete it together with {folder / 'labels.txt'} and {folder / 'images'}, and prepare "
-                "the split again"
+                f"{path}: damaged; delete it together with {folder / 'labels.txt'} and {folder / 'images'}, and "
+                "prepare the split again"
             ) from None
         return _Record(parts, left_out, {"normalize": False} | about, photographs)
 
@@ -272,9 +277,16 @@ def _job(part: Split, folder: Path, options: Options) -> _Job:
                     f"{path}: is in the way, and was not made by prepare.py; move it, or take another --dataset"
                 )
         return _Job(part, folder)
-    if not labels.is_file():  # stopped on the way
-        return _Job(part, folder)
     files = _fingerprint(part)
+    if not labels.is_file():  # stopped on the way
+        others = [str(file[0]) for other in record.parts if other != files for file in other[:1]]
+        if others:
+            print(
+                f"{folder}: an earlier run was stopped while it replaced this split; of what it had been made of, "
+                f"this is to be added again (--add): {', '.join(others)}",
+                file=sys.stderr,
+            )
+        return _Job(part, folder)
     is_same = files in record.parts and record.left_out == 0 and record.options == options.record()
     if is_same and (not part.has_strokes or open_strokes(folder) is not None):  # else made before strokes were kept
         print(f"{folder.parent.name}/{folder.name}: already there, made from {part.place}", file=sys.stderr)
@@ -332,7 +344,8 @@ def _write_split(
     except OSError:  # a full disk gets back what was taken of it
         if strokes is not None:
             strokes.discard()
-        shutil.rmtree(images, ignore_errors=True)
+        if (folder / "labels.txt").exists() or not job.adds:  # else it has the only copy of what was there
+            shutil.rmtree(images, ignore_errors=True)
         for partial in folder.glob("*.*.partial"):
             partial.unlink()
         raise
@@ -398,7 +411,7 @@ def _put_in_place(
     """
     texts = {
         "prepared.json": json.dumps(record),
-        "left_out.txt": "".join(f"{item}\n" for item in bad),
+        "left_out.txt": _text_of(bad),
         "writers.txt": "".join(f"{name}\t{writer}\n" for name, writer in writers.items()),
     }
     for name, text in texts.items():

@@ -78,8 +78,8 @@ def read_packed(archive: zipfile.ZipFile, name: str, shown_as: str) -> bytes:
     entry = archive.getinfo(name)
     if entry.file_size > max(MAX_PLAIN_BYTES, MAX_PACKING * entry.compress_size):
         raise DataError(
-            f"{shown_as}: is packed {entry.compress_size:,} bytes small and says that it unpacks to {entry.file_size:,}; "
-            f"more than {MAX_PACKING} times as much is refused"
+            f"{shown_as}: is packed {entry.compress_size:,} bytes small and says that it unpacks to "
+            f"{entry.file_size:,}; more than {MAX_PACKING} times as much is refused"
         )
     try:
         return archive.read(entry)

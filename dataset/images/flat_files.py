@@ -67,7 +67,7 @@ class FlatWriter:
         return self._files[name].tell() // np.dtype(self._kinds[name]).itemsize
 
     def finish(self) -> None:
-        """Write all that is to be written, still under the temporary name: after that, close() needs no room on disk."""
+        """Write all that is to be written, still under the temporary name; close() then needs no more room on disk."""
         if self._is_finished:
             return
         self._about["bytes"] = {name: file.tell() for name, file in self._files.items()}

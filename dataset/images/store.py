@@ -63,14 +63,21 @@ class ImageStore:
         self.label_hash: np.ndarray = files["label_hash"]
         lengths = np.diff(self._token_ends, prepend=0)
         self.lengths: np.ndarray = lengths.astype(np.int32)
-        areas = self.sizes.astype(np.int64).prod(axis=1)
-        count = len(self.sizes)
-        is_whole = len(self._pixel_ends) == len(lengths) == len(self._name_ends) == len(self.label_hash) == count > 0
-        is_whole = is_whole and np.array_equal(np.diff(self._pixel_ends, prepend=0), areas) and areas.min() > 0
-        is_whole = is_whole and lengths.min() >= 0 and np.diff(self._name_ends, prepend=0).min() >= 0
-        is_whole = is_whole and self._token_ends[-1] == len(self._tokens) and self._name_ends[-1] == len(self._names)
-        if not is_whole:
+        if not self._fits_together(lengths):
             raise DataError(f"{self.folder}: its files do not fit together; delete it to have it built again")
+
+    def _fits_together(self, lengths: np.ndarray) -> bool:
+        """Whether each item has its pixels, tokens and name; on a bad disk, files of the right length may not."""
+        names, areas = np.diff(self._name_ends, prepend=0), self.sizes.astype(np.int64).prod(axis=1)
+        if not len(lengths) == len(names) == len(self.label_hash) == len(areas) == len(self._pixel_ends):
+            return False
+        return bool(
+            np.array_equal(np.diff(self._pixel_ends, prepend=0), areas)
+            and (self.sizes > 0).all()
+            and (lengths >= 0).all()
+            and (names >= 0).all()
+            and (lengths.sum(), names.sum(), areas.sum()) == (len(self._tokens), len(self._names), len(self._pixels))
+        )
 
     def __len__(self) -> int:
         return len(self.sizes)

@@ -77,7 +77,7 @@ class Hang(BaseException):
 
 
 def run(kind: Kind, seed: int, numbers: range, folder: Path) -> Result:
-    """Run the cases of these numbers. A process that ends on the way is a finding, and another one goes on behind it."""
+    """Run the cases of these numbers. A process that ends on the way is a finding, and another one goes on."""
     result = Result(kind.name, seed)
     remaining = list(numbers)
     while remaining:
@@ -214,7 +214,9 @@ def _watched(cpu_seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_PROF, 5 * cpu_seconds)
     signal.setitimer(signal.ITIMER_REAL, WAITING_SECONDS)
     used = int(time.process_time())
-    resource.setrlimit(resource.RLIMIT_CPU, (used + int(20 * cpu_seconds) + 1, resource.RLIM_INFINITY))  # in C code, too
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (used + int(20 * cpu_seconds) + 1, resource.RLIM_INFINITY)
+    )  # in C code, too
     try:
         yield
     finally:

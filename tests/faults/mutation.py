@@ -16,15 +16,22 @@ MAX_BYTES = 1_000_000  # of a mutated file: what is larger is no small input
 Mutation = Callable[[random.Random, bytes], bytes]
 
 NUMBERS = ["-1", "0", "1", "2", "255", "256", "65535", "65536", "2147483647", "2147483648", "4294967295", "-2147483648",
-           "9223372036854775807", "9223372036854775808", "1" + "0" * 400, "-0", "0.0", "1e308", "1e400", "-1e400", "1e-400",
+           "9223372036854775807", "9223372036854775808", "1" + "0" * 400, "-0", "0.0", "1e308", "1e400", "-1e400",
+           "1e-400",
            "NaN", "nan", "Infinity", "-inf", "0x7f", "1_000", "٣", "²", "1.5", "", " "]  # fmt: skip
-TEXTS = ["\0", "\x01", "\x7f", "\x85", "\u2028", "\u202e", "\ufeff", "\ufffd", "\U0001f600", "é", "é", "ﬁ", "\r", "\n", "\t",
-         "\r\n", " ", "\u00a0", "\u3000", "%", "%s", "{}", "{0}", "$", "\\", "\\\\", "\\n", "'", '"', "`", "#", "&", "&amp;",
-         "&#0;", "<", ">", "<script>alert(1)</script>", "\"onload=alert(1) x=\"", "javascript:alert(1)", "../", "..\\", "/",
-         "~", "C:", "CON", ".", "..", "-", "--", ":", ",", ";", "=", "|", "[", "]", "{", "}", "(", ")", "null", "true", "None",
-         "!!python/object/apply:os.system", "*", "&a", "<<", "---", "...", "@", "x" * 300, "{" * 300, "[" * 3000]  # fmt: skip
+TEXTS = ["\0", "\x01", "\x7f", "\x85", "\u2028", "\u202e", "\ufeff", "\ufffd", "\U0001f600", "é", "é", "ﬁ", "\r",
+         "\n", "\t",
+         "\r\n", " ", "\u00a0", "\u3000", "%", "%s", "{}", "{0}", "$", "\\", "\\\\", "\\n", "'",
+         '"', "`", "#", "&", "&amp;",
+         "&#0;", "<", ">", "<script>alert(1)</script>", "\"onload=alert(1) x=\"", "javascript:alert(1)", "../",
+         "..\\", "/",
+         "~", "C:", "CON", ".", "..", "-", "--", ":", ",", ";", "=", "|", "[", "]", "{", "}", "(", ")", "null",
+         "true", "None",
+         "!!python/object/apply:os.system", "*", "&a", "<<", "---", "...", "@", "x" * 300, "{" * 300,
+         "[" * 3000]  # fmt: skip
 VALUES: list[Any] = [None, True, False, 0, 1, -1, 2**31, 2**63, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x",
-                     "\0", "<script>", "../x", "x" * 1000, [], [[]], {}, {"x": 1}, [1, 2], ["x", None], {"": {}}]  # fmt: skip
+                     "\0", "<script>", "../x", "x" * 1000, [], [[]], {}, {"x": 1}, [1, 2], ["x", None],
+                     {"": {}}]  # fmt: skip
 
 
 def _span(random: random.Random, data: bytes, longest: int = 64) -> tuple[int, int]:
@@ -136,7 +143,8 @@ BINARY: Sequence[Mutation] = (
     flip_bits, set_bytes, set_integer, set_integer, delete, repeat, truncate, swap, insert_garbage, insert_text,
 )  # fmt: skip
 TEXT: Sequence[Mutation] = (
-    flip_bits, delete, repeat, truncate, swap, insert_text, insert_text, insert_garbage, set_number, set_number, set_word,
+    flip_bits, delete, repeat, truncate, swap, insert_text, insert_text, insert_garbage, set_number, set_number,
+    set_word,
     set_word, move_line, recode,
 )  # fmt: skip
 

@@ -159,7 +159,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def get_single_node(self) -> yaml.Node | None:
-        """What the file says, unless its aliases (`*name`) make it grow out of all proportion, or contain themselves."""
+        """What the file says, unless its aliases (`*name`) make it grow out of all proportion, or hold themselves."""
         whole = super().get_single_node()
         rest, seen = [whole], 0
         while rest:

@@ -36,14 +36,8 @@ def newest_checkpoint(folder: Path) -> Path:
             stage = yaml.safe_load(config.read_text(encoding="utf-8"))["stages"][-1]["name"]
             best = config.with_name(f"{stage}-best.safetensors")
             found.append((best.stat().st_mtime, best))
-        except (
-            OSError,
-            yaml.YAMLError,
-            ValueError,
-            RecursionError,
-            LookupError,
-            TypeError,
-        ):  # still training, or no run
+        # Still training, or no run.
+        except (OSError, yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError):
             continue
     if not found:
         raise CheckpointError(f"{folder}: no run that finished an epoch of its last stage; train one, or name a path")

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from utils.config.schema import Config, StageConfig, TrainingConfig
+from utils.errors import LossError
 from utils.training.averaging import EMA, make_swa
 from utils.training.clock import TrainingClock, describe_time, stage_seconds, validation_is_affordable
 from utils.training.devices import autocast, random_state, restore_random_state, seed_everything
@@ -306,6 +307,7 @@ class Trainer:
 
     def end_epoch(self) -> None:
         """Validate where it is time to, write the log's line and the state, and begin the next epoch's count."""
+        self.check_weights()
         steps, is_last = len(self.loaders.train), self.is_last_epoch()
         line = self.log_line(steps)
         if self.validates_now(is_last):
@@ -417,7 +419,18 @@ class Trainer:
         self.saved = time.monotonic()
         self.clock.start()
 
+    def check_weights(self) -> None:
+        """Raises LossError where a weight, or its average, is not finite: nobody could go on from it, or read."""
+        for what, model in (("weights", self.model), ("averaged weights", self.ema.model)):
+            for name, tensor in model.state_dict().items():
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise LossError(
+                        f"stage {self.stage.name}, epoch {self.epoch + 1}: the {what} {name} are not finite; a smaller "
+                        "learning_rate or clip_norm may help"
+                    )
+
     def save_state(self, is_finished: bool = False) -> None:
+        self.check_weights()
         own = {"random": random_state(self.device), "sums": self.sums.as_dict()}
         self.run.save_state(
             self.stage.name,

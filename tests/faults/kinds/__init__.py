@@ -1,4 +1,4 @@
-"""The kinds of faults, by name. Each module here has those of one idea, and is imported once one of them is asked for."""
+"""The kinds of faults, by name. Each module here has those of one idea, and is imported once it is asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from tests.faults.campaign import Kind
 
 MODULES = {
     "pickles": "pickles", "zips": "zips", "inkml": "ink", "strokes": "ink", "images": "images", "bombs": "images",
-    "labels": "labels", "formulas": "labels", "configs": "settings", "run_folders": "settings", "checkpoints": "networks",
+    "labels": "labels", "formulas": "labels", "configs": "settings", "run_folders": "settings",
+    "checkpoints": "networks",
     "exported": "networks", "predictions": "predictions", "reports": "pages", "markup": "pages", "uploads": "pages",
     "stores": "stores", "writes": "writes", "kills": "kills", "memory": "memory", "memory_reading": "memory",
     "races": "races", "races_layouts": "races", "races_runs": "races", "numbers": "values", "sizes": "values",

@@ -1,4 +1,4 @@
-"""Images of all formats that Pillow writes here, broken in every way, read and cleaned as recognize.py does; and bombs."""
+"""Images of all formats that Pillow writes here, broken in every way, read as recognize.py does; and bombs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import struct
 import zlib
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from dataset.vocabulary import Vocabulary
@@ -91,7 +90,8 @@ def make_bombs(folder: Path) -> Case:
 
     def case(random: random.Random, folder: Path) -> object:
         width, height = random.choice(((9400, 9400), (1, 1), (20_000, 3), (3, 20_000), (1, 60_000), (5000, 5000),
-                                       (2**31 - 1, 1), (2**31 - 1, 2**31 - 1), (10**5, 800), (2, 2), (12_000, 300)))  # fmt: skip
+                                       (2**31 - 1, 1), (2**31 - 1, 2**31 - 1), (10**5, 800), (2, 2), (12_000,
+                                       300)))  # fmt: skip
         color, bits = random.choice(((0, 8), (0, 16), (0, 1), (2, 8), (2, 16), (4, 8), (6, 8), (6, 16)))
         row = 1 + (width * channels[color] * bits + 7) // 8
         ink = random.choice((b"\0", b"\xff", b"\x80"))

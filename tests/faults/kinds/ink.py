@@ -30,8 +30,10 @@ STROKES = [[[10, 10], [10, 40.5], [12, 41, 0.3]], [[30, 30], [50, 30]], [[60, 20
 
 def truth_of(random: random.Random) -> bytes:
     """The file with a truth of its own, or with entities, depth, or very many points."""
-    pieces = ["\\frac", "{", "}", "^", "_", "x", "\\sqrt", "[", "]", "\\left", "\\begin{matrix}", "&", "\\\\", "\\lim", "$", "é",
-              "\\mathrm", "\\text", "{ }", "\\not", "\\limits", "\\right", "\\end{matrix}", "|", *TEXTS[:8]]  # fmt: skip
+    pieces = ["\\frac", "{", "}", "^", "_", "x", "\\sqrt", "[", "]", "\\left", "\\begin{matrix}", "&",
+    "\\\\", "\\lim", "$", "é",
+              "\\mathrm", "\\text", "{ }", "\\not", "\\limits", "\\right", "\\end{matrix}", "|",
+              *TEXTS[:8]]  # fmt: skip
     choice = random.random()
     truth = " ".join(random.choice(pieces) for _ in range(random.choice((1, 5, 30, 300))))
     if choice < 0.1:

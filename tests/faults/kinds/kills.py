@@ -26,8 +26,26 @@ def train(home: Path, mode: str, run: str, resume: bool) -> int:
     """train_stage.py, or train_stage_ABS.py, in this process."""
     import train_stage
 
-    arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", run, "--device", "cpu", "--checkpoints", str(home / "runs")]
-    sys.argv = ["train_stage.py", *arguments, "--config", str(home / "config.yaml"), *MODES[mode], *(["--resume"] if resume else [])]
+    arguments = [
+        "--dataset",
+        "TINY",
+        "--preset",
+        "tiny",
+        "--run",
+        run,
+        "--device",
+        "cpu",
+        "--checkpoints",
+        str(home / "runs"),
+    ]
+    sys.argv = [
+        "train_stage.py",
+        *arguments,
+        "--config",
+        str(home / "config.yaml"),
+        *MODES[mode],
+        *(["--resume"] if resume else []),
+    ]
     return train_stage.main("adaptive" if mode == "adaptive" else "fixed")
 
 
@@ -84,7 +102,9 @@ def make(folder: Path) -> Case:
             child = forked(lambda: train(folder, mode, "killed", (run / "config.yaml").exists()))
             status = None
             if kills < MAX_KILLS:
-                status = _killed_in(child, random.uniform(0.02, 1.1) * seconds[mode], run if random.random() < 0.5 else None, random)
+                status = _killed_in(
+                    child, random.uniform(0.02, 1.1) * seconds[mode], run if random.random() < 0.5 else None, random
+                )
             if status is None:
                 _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):
@@ -94,7 +114,9 @@ def make(folder: Path) -> Case:
                 continue
             assert status == 0, Path("forked.txt").read_text()[-2000:]
             break
-        assert weights_of(run) == whole[mode], f"{mode}: other weights than those of a run never stopped, after {kills} kills"
+        assert weights_of(run) == whole[mode], (
+            f"{mode}: other weights than those of a run never stopped, after {kills} kills"
+        )
         os.truncate("forked.txt", 0)
 
     return case

@@ -18,8 +18,9 @@ from tests.made_up_packages import LABELS, caption, image
 PIECES = r"""\frac \sqrt \overset \binom \left \right \begin{matrix} \end{matrix} \begin{array}{c|c} \end{array} \begin
     \end{cases} { } { } [ ] ^ _ ^ _ & \\ ( ) \big \text \mathrm \operatorname \hat \overbrace \xrightarrow \pmod \over
     \choose \not \limits \prime ' '' \sum \int \lim x y 1 2 + - = \alpha \hline \multicolumn \color \limits_ {\bf
-    \rm \displaystyle \quad \, ~ $ % # \unknown \ \{ \} | \| . < > \cancel \boxed \phantom \textcircled \mbox é 中 ½ ² 𝒙 √
-    \stackrel \def \input{/etc/passwd} \write18{id} \csname \loop \relax \verb|x| \href{javascript:alert(1)}{x}""".split()
+    \rm \displaystyle \quad \, ~ $ % # \unknown \ \{ \} | \| . < > \cancel \boxed \phantom \textcircled \mbox é
+    中 ½ ² 𝒙 √
+    \stackrel \def \input{/etc/passwd} \write18{id} \csname \loop \relax \verb|x| \href{x}{y}""".split()
 
 
 def tables() -> list[Original]:

@@ -1,4 +1,4 @@
-"""Memory that runs out in three of ten steps, validations, readings and steps of the optimizer: the weights are the same."""
+"""Memory that runs out in three of ten steps, validations, readings and optimizer steps: the weights are the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from utils.training.run_folder import Run
 from utils.training.trainer import Loaders, StagePlan, Trainer
 
 SHARE = 0.3
-WORDS = ("CUDA out of memory. Tried to allocate 2 GiB", "MPS backend out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+WORDS = (
+    "CUDA out of memory. Tried to allocate 2 GiB",
+    "MPS backend out of memory",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class Faults:
@@ -37,14 +41,16 @@ class Faults:
 
 
 def train(folder: Path, faults: Faults | None, optimizer: str) -> tuple[Reader, Run]:
-    """A run whose network has no BatchNorm, which would see some images twice. Its steps and validations fail now and then."""
+    """A run whose steps and validations fail now and then; without BatchNorm, which would see some images twice."""
     torch.manual_seed(7)
     model, run = Reader(), Run(folder)
     model.decoder = nn.Linear(4, 1)
     run.begin({}, [], {"architecture": {}, "vocabulary": [], "data": {}})
     objective = Objective(model)
     training = TRAINING.__class__(**{**TRAINING.__dict__, "optimizer": optimizer})
-    trainer = Trainer(objective, Loaders(Batches(), Batches(), "handwritten"), StagePlan(STAGE, 3, "stage"), training, run)
+    trainer = Trainer(
+        objective, Loaders(Batches(), Batches(), "handwritten"), StagePlan(STAGE, 3, "stage"), training, run
+    )
     if faults:
         forward, read, step = objective.forward, model.read, trainer.optimizer.step
         # Before the work and after it: what the first half of an attempt has added to the gradients must go.
@@ -86,4 +92,7 @@ def make_reading(folder: Path) -> Case:
     return case
 
 
-KINDS = [Kind("memory", make_training, share=6, cpu_seconds=5), Kind("memory_reading", make_reading, share=4, cpu_seconds=5)]
+KINDS = [
+    Kind("memory", make_training, share=6, cpu_seconds=5),
+    Kind("memory_reading", make_reading, share=4, cpu_seconds=5),
+]

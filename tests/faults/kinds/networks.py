@@ -62,8 +62,10 @@ def make_checkpoints(folder: Path) -> Case:
         name = random.choice(list(weights))
         tensor = weights[name].clone()
         kinds = [tensor.double(), tensor.half(), tensor.to(torch.int64), tensor[None], tensor.flatten(), tensor * 0,
-                 torch.zeros(0), torch.zeros(()), tensor * float("nan"), tensor / 0, tensor * 1e30, tensor.to(torch.bfloat16),
-                 tensor.bool(), tensor.to(torch.complex64), torch.cat([tensor, tensor]) if tensor.dim() else tensor]  # fmt: skip
+                 torch.zeros(0), torch.zeros(()), tensor * float("nan"), tensor / 0, tensor * 1e30,
+                 tensor.to(torch.bfloat16),
+                 tensor.bool(), tensor.to(torch.complex64), torch.cat([tensor,
+                 tensor]) if tensor.dim() else tensor]  # fmt: skip
         weights[name] = random.choice(kinds)
         if random.random() < 0.3:
             flat = tensor.flatten()

@@ -17,13 +17,16 @@ from tests.faults.mutation import BINARY, mutated
 from tests.made_up_packages import LABELS, ink, make_can
 
 GLOBALS = [
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"), ("numpy.core.multiarray",
+    "scalar"),
     ("numpy._core.numeric", "_frombuffer"), ("_codecs", "encode"), ("collections", "OrderedDict"), ("os", "system"),
     ("builtins", "eval"), ("builtins", "exec"), ("builtins", "getattr"), ("subprocess", "call"), ("numpy", "load"),
-    ("numpy.ndarray", "tofile"), ("numpy", "ndarray.tofile"), ("numpy", "dtype.__new__"), ("", "x"), ("numpy", "__name__"),
+    ("numpy.ndarray", "tofile"), ("numpy", "ndarray.tofile"), ("numpy", "dtype.__new__"), ("", "x"), ("numpy",
+    "__name__"),
 ]  # fmt: skip
 ARGUMENTS = ["b", "|u1", "O", "uint8", "latin1", "x" * 99, f"touch {CANARY}", 0, 1, -1, 7, 255, 2**31, 2**40, 10**30,
-             b"", b"b", b"\x00" * 9, (0,), (3, 4), (30_000, 60_000), (1 << 40,), (-1,), None, True, 0.5, np.nan]  # fmt: skip
+             b"", b"b", b"\x00" * 9, (0,), (3, 4), (30_000, 60_000), (1 << 40,), (-1,), None, True, 0.5,
+             np.nan]  # fmt: skip
 
 
 def instructions(random: random.Random) -> bytes:
@@ -57,9 +60,12 @@ def contents(random: random.Random) -> bytes:
     """A good pickle of what is no image, or not one for each name."""
     image = ink("a_1", "x + y")
     kinds = [image.astype(np.float32), image.astype(">i8"), image[None, None], image[:0], np.zeros((1, 1), np.uint8),
-             np.zeros((3, 20_000), np.uint8) + (image[0, 0] + 1), np.zeros((9_000, 9_000), np.uint8), image.T, image[::2, ::-1],
-             np.array([image, None], object), image.view("V1"), np.array("x"), np.ma.masked_array(image), "x", None, [image],
-             {"a_1": image}, image.tobytes(), np.full((40, 40), 7, np.uint8), np.datetime64("now"), np.complex64(1)]  # fmt: skip
+             np.zeros((3, 20_000), np.uint8) + (image[0, 0] + 1), np.zeros((9_000, 9_000), np.uint8), image.T,
+             image[::2, ::-1],
+             np.array([image, None], object), image.view("V1"), np.array("x"), np.ma.masked_array(image), "x", None,
+             [image],
+             {"a_1": image}, image.tobytes(), np.full((40, 40), 7, np.uint8), np.datetime64("now"),
+             np.complex64(1)]  # fmt: skip
     names = ["a_1", "a_2", "b.3", "../a_1", "a/b", "", "\0", 1, None, ("a_1",), b"a_1", "x" * 300, "é", "é", "\ud800"]
     images = {random.choice(names): random.choice(kinds) for _ in range(random.randint(0, 5))}
     whole = [images, OrderedDict(images), list(images.items()), set(names[:3]), images and next(iter(images.values()))]

@@ -59,10 +59,10 @@ def make_preparing(folder: Path) -> Case:
 
 def make_layouts(folder: Path) -> Case:
     """SAMPLE is made, and the layouts of its labels are filled, by several processes."""
+    import numpy as np
+
     from dataset.images.sample import make_labels, make_sample
     from dataset.images.standard import LayoutCache, key_of
-
-    import numpy as np
 
     labels = make_labels(30, 0)
     keys = np.array([key_of(label) for label in labels], np.uint64)
@@ -79,7 +79,9 @@ def make_layouts(folder: Path) -> Case:
 
         codes = at_once(random, *[work] * AT_ONCE)
         assert codes == [0] * AT_ONCE, Path("forked.txt").read_text()[-2000:]
-        found = {path.relative_to(folder): path.read_bytes() for path in (folder / "SAMPLE").rglob("*") if path.is_file()}
+        found = {
+            path.relative_to(folder): path.read_bytes() for path in (folder / "SAMPLE").rglob("*") if path.is_file()
+        }
         assert found == wanted
 
     return case
@@ -104,6 +106,7 @@ def make_runs(folder: Path) -> Case:
 
 
 KINDS = [
-    Kind("races", make_preparing, share=2, cpu_seconds=20), Kind("races_layouts", make_layouts, share=1, cpu_seconds=20),
+    Kind("races", make_preparing, share=2, cpu_seconds=20), Kind("races_layouts", make_layouts, share=1,
+    cpu_seconds=20),
     Kind("races_runs", make_runs, share=0, cpu_seconds=60, memory_bytes=4_000_000_000),
 ]  # fmt: skip

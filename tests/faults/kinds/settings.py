@@ -20,13 +20,18 @@ HOSTILE = [
                                                     for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
     "seed: &a [*a]\n", "a: &a {b: *a}\n", "stages: &s\n  - *s\n", "seed: " + "[" * 3000, "seed: " + "{a: " * 900,
     f"seed: !!python/object/apply:os.system ['touch {CANARY}']\n", "seed: 2001-99-99\n", "seed: 0b_\n", "seed: 0x_\n",
-    "? [a, b]\n: 1\n", "? {a: b}\n: 1\n", "1: 2\n", "seed: 1:99:99\n", "seed: .inf\n", "seed: !!binary =\n", "seed: !!int x\n",
-    "seed: !!set {a}\n", "seed: !!timestamp x\n", "<<: 1\n", "<<: [a]\n", "stages: 1\n", "stages: [1]\n", "presets: 1\n",
-    "presets: [a]\n", "datasets: x\n", "datasets: {SAMPLE: 1}\n", "datasets: {SAMPLE: {preset: [a]}}\n", "---\n---\n", "seed: 1" + "0" * 5000,
+    "? [a, b]\n: 1\n", "? {a: b}\n: 1\n", "1: 2\n", "seed: 1:99:99\n", "seed: .inf\n", "seed: !!binary =\n",
+    "seed: !!int x\n",
+    "seed: !!set {a}\n", "seed: !!timestamp x\n", "<<: 1\n", "<<: [a]\n", "stages: 1\n", "stages: [1]\n",
+    "presets: 1\n",
+    "presets: [a]\n", "datasets: x\n", "datasets: {SAMPLE: 1}\n", "datasets: {SAMPLE: {preset: [a]}}\n",
+    "---\n---\n", "seed: 1" + "0" * 5000,
     "model: null\n", "data: null\n", "data: 1\n", "model: [1]\n", "training: x\n",
 ]  # fmt: skip
-PATHS = ["seed", "stages", "stages.0", "stages.0.epochs", "stages.9.epochs", "stages.standard.losses.label", "data", "data.root",
-         "data.root.x", "model", "model.gru", "model.gru.hidden", "init", "presets", "", ".", "..", "stages.", "a.b.c", "dataset",
+PATHS = ["seed", "stages", "stages.0", "stages.0.epochs", "stages.9.epochs", "stages.standard.losses.label", "data",
+         "data.root",
+         "data.root.x", "model", "model.gru", "model.gru.hidden", "init", "presets", "", ".", "..", "stages.",
+         "a.b.c", "dataset",
          "stages.-1", "stages.0.0", "batch.max_pixels", "augment", "training.minutes", "device"]  # fmt: skip
 
 

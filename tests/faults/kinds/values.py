@@ -35,8 +35,7 @@ class Spoiled(Objective):
         if self.place == "loss":
             return {"label": losses["label"] * self.number}
         if self.place == "gradient":
-            return {"label": losses["label"] + 0 * weight.sum() + (weight * self.number - weight.detach() * self.number).nan_to_num().sum()
-                    * float("nan")}  # fmt: skip
+            return {"label": losses["label"] + 0 * (weight - weight.detach()).sum().sqrt()}  # 0, and 0 x infinity
         with torch.no_grad():
             target = weight if self.place == "weight" else next(self.trainer.ema.model.decoder.parameters())
             target.view(-1)[0] = self.number
@@ -52,7 +51,9 @@ def make_training(folder: Path) -> Case:
         place = random.choice(("loss", "gradient", "weight", "average", "image"))
         objective = Spoiled(model, random.randint(1, 12) if place != "image" else 0, place, random.choice(NUMBERS[:3]))
         batches = Batches(spoil=random.randrange(4) if place == "image" else None)
-        trainer = Trainer(objective, Loaders(batches, Batches(), "handwritten"), StagePlan(STAGE, 3, "stage"), TRAINING, run)
+        trainer = Trainer(
+            objective, Loaders(batches, Batches(), "handwritten"), StagePlan(STAGE, 3, "stage"), TRAINING, run
+        )
         objective.trainer = trainer
         try:
             trainer.fit()
@@ -67,9 +68,9 @@ def make_training(folder: Path) -> Case:
 
 
 def make_sizes(folder: Path) -> Case:
-    """Images of a pixel, or as long as a street, and labels of a thousand tokens: prepared, batched and trained on, or named."""
-    from tests.made_up_ink import settings
+    """Images of a pixel, or as long as a street, and labels of a thousand tokens: prepared and opened, or named."""
     from dataset.loading.loaders import open_data
+    from tests.made_up_ink import settings
     from tests.test_reader import reader
 
     network = reader()

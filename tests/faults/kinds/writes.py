@@ -189,7 +189,10 @@ class Publishing:
     """Weights are published over older ones."""
 
     def __init__(self, made: Path):
-        self.source, self.old = saved(made / "a.safetensors", recognizer()), saved(made / "b.safetensors", recognizer("transformer"))
+        self.source, self.old = (
+            saved(made / "a.safetensors", recognizer()),
+            saved(made / "b.safetensors", recognizer("transformer")),
+        )
 
     def begin(self, folder: Path) -> None:
         shutil.copy(self.old, folder / "out.safetensors")

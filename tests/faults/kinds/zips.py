@@ -13,8 +13,10 @@ from tests.faults.campaign import CANARY, Case, Kind
 from tests.faults.mutation import BINARY, TEXT, TEXTS, mutated
 from tests.made_up_packages import LABELS, caption, image, make_comer
 
-NAMES = ["../{}", "/tmp/{}", "a/../../{}", "..\\{}", "C:\\{}", "train/{}/", "train/img/{}", "{}\0.bmp", "train//{}", "./{}",
-         "train/caption.txt", "train/img/a_1.bmp", "data.zip", "\\\\host\\{}", "x" * 5000, "train/img/", "{}.pkl"]  # fmt: skip
+NAMES = ["../{}", "/tmp/{}", "a/../../{}", "..\\{}", "C:\\{}", "train/{}/", "train/img/{}", "{}\0.bmp", "train//{}",
+         "./{}",
+         "train/caption.txt", "train/img/a_1.bmp", "data.zip", "\\\\host\\{}", "x" * 5000, "train/img/",
+         "{}.pkl"]  # fmt: skip
 
 
 def odd_entry(random: random.Random, archive: zipfile.ZipFile) -> None:
