@@ -62,6 +62,8 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
     except Timeout:
         print(f"{what}; waiting", file=sys.stderr)
         lock.acquire()
+    except NotImplementedError:  # a network drive that has no locks
+        print(f"{path}: its disk has no locks; let no other process write here", file=sys.stderr)
     try:
         yield
     finally:

@@ -61,8 +61,8 @@ class Folder:
         return file or self.root.name
 
 
-# What is larger, and was packed to less than so small a part, was made to fill a memory.
-MAX_PLAIN_BYTES, MAX_PACKING = 20_000_000, 100
+# What is larger, and was packed to less than so small a part, was made to fill a memory. Images pack better than text.
+MAX_PACKED_TEXT, MAX_PACKED_IMAGE, MAX_PACKING = 2_000_000, 50_000_000, 100  # bytes, bytes, times
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -73,10 +73,13 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise DataError(f"{path}: not a readable zip ({error or type(error).__name__})") from None
 
 
-def read_packed(archive: zipfile.ZipFile, name: str, shown_as: str) -> bytes:
-    """A file of a zip. Raises DataError where it cannot be unpacked, or would grow out of all proportion."""
+def read_packed(archive: zipfile.ZipFile, name: str, shown_as: str, max_bytes: int = MAX_PACKED_TEXT) -> bytes:
+    """A file of a zip. Raises DataError where it cannot be unpacked, or would grow out of all proportion.
+
+    max_bytes: that it may have however small it was packed.
+    """
     entry = archive.getinfo(name)
-    if entry.file_size > max(MAX_PLAIN_BYTES, MAX_PACKING * entry.compress_size):
+    if entry.file_size > max(max_bytes, MAX_PACKING * entry.compress_size):
         raise DataError(
             f"{shown_as}: is packed {entry.compress_size:,} bytes small and says that it unpacks to "
             f"{entry.file_size:,}; more than {MAX_PACKING} times as much is refused"
@@ -99,14 +102,11 @@ class Zip:
         names = [name for name in self._zip.namelist() if not name.endswith("/")]
         self.files = [name for name in names if not name.rpartition("/")[2].startswith(".")]  # as macOS adds them
 
-    def _read(self, file: str) -> bytes:
-        return read_packed(self._zip, file, self.shown(file))
-
     def lines(self, file: str, encoding: str | None = None) -> Iterator[str | BadLine]:
-        return decoded_lines(self._read(file), self.shown(file), encoding)
+        return decoded_lines(read_packed(self._zip, file, self.shown(file)), self.shown(file), encoding)
 
     def image(self, file: str) -> bytes:
-        return self._read(file)
+        return read_packed(self._zip, file, self.shown(file), MAX_PACKED_IMAGE)
 
     def path(self, file: str) -> Path:
         return self.root

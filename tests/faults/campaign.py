@@ -153,6 +153,8 @@ def _tell_cases(kind: Kind, seed: int, numbers: list[int], folder: Path, told: I
     (folder / "made").mkdir(parents=True)
     os.chdir(folder)
     quiet = open(folder / "printed.txt", "w+", encoding="utf-8")  # noqa: SIM115
+    for stream in (1, 2):  # what libraries of C print, too
+        os.dup2(quiet.fileno(), stream)
     faulthandler.enable(quiet)
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         case = kind.make(folder / "made")

@@ -119,7 +119,10 @@ class Run:
     # --- beginning and resuming ---
 
     def lock(self) -> None:
-        """Let no other process train in the folder, as long as this one lives. Raises CheckpointError."""
+        """Let no other process train in the folder, as long as this one lives. Raises CheckpointError.
+
+        What a process that was killed had half written goes: a state has the size of the weights, several times.
+        """
         from filelock import FileLock, Timeout
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -132,6 +135,9 @@ class Run:
             ) from None
         except NotImplementedError:  # a network drive that has no locks
             print(f"{self.folder}: its disk has no locks; let no other process train in it", file=sys.stderr)
+            return
+        for partial in self.folder.glob(".*.partial*"):
+            partial.unlink(missing_ok=True)
 
     def begin(self, config: dict, vocabulary: Sequence[str], about: dict) -> None:
         """Begin a new run: write its configuration and vocabulary."""
@@ -139,8 +145,9 @@ class Run:
         if not self.is_writer:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         self._write("vocabulary.txt", "".join(f"{token}\n" for token in vocabulary))
+        # Last: with it the run is there, and can be resumed.
+        self._write("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def resume(self, config: dict, vocabulary: Sequence[str], about: dict) -> None:
         """Continue: check that the run is the same one, or the same one made longer, and load where it stood."""

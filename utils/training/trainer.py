@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from utils.config.schema import Config, StageConfig, TrainingConfig
-from utils.errors import LossError
+from utils.errors import LossError, MemoryLimitError
 from utils.training.averaging import EMA, make_swa
 from utils.training.clock import TrainingClock, describe_time, stage_seconds, validation_is_affordable
 from utils.training.devices import autocast, random_state, restore_random_state, seed_everything
@@ -211,9 +211,14 @@ class Trainer:
                 yield next(iterator)
             except StopIteration:
                 return
-            except RuntimeError:  # "DataLoader worker exited"
-                if not self.stop.number or self.context.world_size > 1:
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
                     raise
+                if not self.stop.number or self.context.world_size > 1:
+                    raise MemoryLimitError(
+                        f"{self.plan.title}: a process that reads images was ended, by the system where memory ran "
+                        "out; fewer of them (data.workers) would help; --resume goes on from the last saved state"
+                    ) from error
                 self.stop_signal = self.stop.number
                 self.save_or_stop()
 

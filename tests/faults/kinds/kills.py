@@ -109,7 +109,7 @@ def make(folder: Path) -> Case:
                 _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):
                 kills += 1
-                for path in run.glob("*.safetensors"):
+                for path in run.glob("[!.]*.safetensors"):
                     load_checkpoint(path)
                 continue
             assert status == 0, Path("forked.txt").read_text()[-2000:]

@@ -13,7 +13,7 @@ import torch
 from dataset.formats.preparation import prepare
 from tests.faults.campaign import Case, Kind
 from tests.test_training import STAGE, TRAINING, Batches, Objective, Reader
-from utils.errors import LossError
+from utils.errors import LossError, UserError
 from utils.training.run_folder import Run, load_checkpoint
 from utils.training.trainer import Loaders, StagePlan, Trainer
 
@@ -94,8 +94,10 @@ def make_sizes(folder: Path) -> Case:
             labels.append(f"{number}\t{label}\n")
             if number:
                 try:
-                    network.read(pixels)
-                except ValueError as error:
+                    read = network.prepare(pixels)
+                    network.read_many([read])
+                    network.explain([read.views[0].image], [["x"] * random.choice((1, 1000))])
+                except UserError as error:
                     assert str(error), "an error without a word"
         (source / "labels.txt").write_text("".join(labels))
         bad = prepare(source.parent, folder / "NAME", progress=False)

@@ -146,8 +146,6 @@ class Training:
         if (path := folder / "run" / "state.pt").exists():
             torch.load(path, weights_only=True)
         assert not list((folder / "run").glob("*.partial*")) and not list((folder / "run").glob(".*.partial*"))
-        if not (folder / "run" / "vocabulary.txt").exists():  # nothing was begun
-            shutil.rmtree(folder / "run", ignore_errors=True)
 
     def is_done(self, folder: Path) -> None:
         self.check(folder)

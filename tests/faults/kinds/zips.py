@@ -13,6 +13,7 @@ from tests.faults.campaign import CANARY, Case, Kind
 from tests.faults.mutation import BINARY, TEXT, TEXTS, mutated
 from tests.made_up_packages import LABELS, caption, image, make_comer
 
+BOMB_BYTES = 60_000_000  # unpacked
 NAMES = ["../{}", "/tmp/{}", "a/../../{}", "..\\{}", "C:\\{}", "train/{}/", "train/img/{}", "{}\0.bmp", "train//{}",
          "./{}",
          "train/caption.txt", "train/img/a_1.bmp", "data.zip", "\\\\host\\{}", "x" * 5000, "train/img/",
@@ -31,7 +32,8 @@ def odd_entry(random: random.Random, archive: zipfile.ZipFile) -> None:
     elif choice < 0.35:  # a bomb: nearly nothing in the zip
         entry.compress_type = zipfile.ZIP_DEFLATED
         entry.filename = random.choice(("train/caption.txt", "train/img/a_1.bmp", "words_dict.txt", "train/labels.txt"))
-        content = random.choice((b"\0", b"\n", b"a_1\tx\n", b"x")) * 100_000_000
+        pattern = random.choice((b"\0", b"\n", b"a_1\tx\n", b"x"))
+        content = pattern * (BOMB_BYTES // len(pattern))
     elif choice < 0.5:
         entry.flag_bits |= random.choice((1, 0x800, 0x2000, 0x40))
     archive.writestr(entry, content, compresslevel=1)
