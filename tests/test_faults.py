@@ -26,6 +26,7 @@ from dataset.vocabulary import Vocabulary
 from recognize import Reader
 from tests.faults.campaign import Finding, Kind, run, run_case
 from tests.faults.kinds import MODULES, kind_of
+from tests.faults.kinds.images import preparer
 from tests.made_up_ink import encoded, written
 from tests.made_up_packages import LABELS, caption, inkml, make_can, make_comer, make_plain
 from tests.test_reader import recognizer, saved
@@ -184,6 +185,13 @@ def test_scores_and_alternatives_of_another_program_are_left_out(tmp_path):
 def test_a_table_with_a_cell_that_does_not_end_is_named(line):
     with pytest.raises(DataError, match="labels.csv, line 2: not a table of cells .*is there a quote"):
         list(read_labels(["name,label", line], "labels.csv", kind="table"))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[[[1" + "0" * 400 + ", 1], [2, 2]]]", "[[[1" + "0" * 5000 + ", 1]]]"])
+def test_strokes_of_odd_numbers_and_depth_are_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match="a.json"):
+        preparer().prepare(tmp_path / "a.json")
 
 
 def test_half_a_character_in_a_name_or_label_leaves_that_item_out(tmp_path):

@@ -118,9 +118,9 @@ def open_strokes(split: Path) -> StrokeStore | None:
     """The strokes of a split's folder; nothing where it has none of this version. Raises DataError."""
     try:
         about = json.loads((split / "strokes" / "store.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return StrokeStore(split / "strokes") if about.get("version") == VERSION else None
+    return StrokeStore(split / "strokes") if isinstance(about, dict) and about.get("version") == VERSION else None
 
 
 class StrokeWriter(FlatWriter):

@@ -180,9 +180,9 @@ def open_library(split: Path, vocabulary: Vocabulary, progress: bool = True) -> 
 def _is_fresh(folder: Path, source: str) -> bool:
     try:
         about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    return about.get("version") == VERSION and about.get("source") == source
+    return isinstance(about, dict) and about.get("version") == VERSION and about.get("source") == source
 
 
 def build_library(

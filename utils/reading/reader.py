@@ -375,7 +375,7 @@ class Reader:
             return json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise DataError(f"{name}: cannot be read: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{name}: not JSON ({error})") from None
 
     def _prepared(self, views: Sequence[CleanInk], given_size: tuple[int, int], is_cleaned: bool) -> Prepared:

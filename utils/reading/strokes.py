@@ -24,7 +24,7 @@ def as_strokes(value: Any) -> list[np.ndarray]:
         raise DataError(EXPECTED)
     try:
         strokes = [_stroke(stroke) for stroke in value]
-    except (TypeError, ValueError, IndexError, KeyError):
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         raise DataError(EXPECTED) from None
     if not strokes:
         raise DataError(f"no strokes; {EXPECTED}")
