@@ -8,6 +8,7 @@ import struct
 import time
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from dataset.formats.preparation import Options, prepare
 from dataset.formats.text_files import decoded_lines
 from dataset.images.sample import make_sample
 from dataset.images.store import fresh_store
+from dataset.latex.mathml import to_mathml
 from dataset.vocabulary import Vocabulary
 from recognize import Reader
 from tests.faults.campaign import Finding, Kind, run, run_case
@@ -260,6 +262,11 @@ def test_a_deep_image_may_have_fewer_pixels(tmp_path):
     data = encoded(np.zeros((5000, 5000), np.uint16), "PNG")
     with pytest.raises(DataError, match="5000 x 5000 pixels; expected at most 20,000,000 of more than 8 bits"):
         read_image(data)
+
+
+@pytest.mark.parametrize("character", ["\x01", "\x7f", "\x0b", "\ufffe", "\ud800"])
+def test_mathml_of_a_character_that_xml_does_not_have_is_xml(character):
+    assert ElementTree.fromstring(to_mathml(f"x + {character}")) is not None
 
 
 # ---- settings, runs and networks -------------------------------------------------------------------------------------

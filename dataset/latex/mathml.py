@@ -7,6 +7,7 @@ Elements are those of MathML Core (W3C) and, where it has none, of MathML 3 (fra
 of other alphabets are characters of their own, as Core wants them: \mathbb { R } is ℝ.
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -16,6 +17,8 @@ from dataset.typesetter import symbols
 from dataset.typesetter.typeset import ALPHABET, DECLARED, SPACE_MU, STYLES
 
 NAMESPACE = "http://www.w3.org/1998/Math/MathML"
+# Characters that no XML document may hold (XML 1.0, section 2.2), not even escaped.
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 APPLY_FUNCTION, NO_BREAK_SPACE, LONG_SOLIDUS = "\u2061", "\u00a0", "\u0338"
 # Signs that mathematics writes with other characters than a keyboard has.
 _CHARACTERS = {"-": "−", "*": "∗", "'": "′", r"\prime": "′", "~": NO_BREAK_SPACE}
@@ -84,7 +87,7 @@ def to_mathml(latex: str | Sequence[str], is_display: bool = True) -> str:
     semantics = SubElement(math, "semantics")
     semantics.append(_row(parse(tokens), ""))
     SubElement(semantics, "annotation", {"encoding": "application/x-tex"}).text = " ".join(tokens)
-    return tostring(math, encoding="unicode")
+    return _NOT_IN_XML.sub("\ufffd", tostring(math, encoding="unicode"))
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

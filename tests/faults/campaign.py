@@ -30,8 +30,7 @@ from utils.errors import UserError
 Case = Callable[[random.Random, Path], object]
 # Named in data that tries to get code run, or a file written elsewhere: nothing by this name may ever exist.
 CANARY = "canary-of-the-campaign"
-WAITING_SECONDS = 900
-STALLED_SECONDS = 1800  # without a word from the process that runs the cases
+STALLED_SECONDS = 7200  # without a word from the process that runs the cases
 
 
 class Kind(NamedTuple):
@@ -214,7 +213,7 @@ def _watched(cpu_seconds: float) -> Iterator[None]:
     signal.signal(signal.SIGPROF, give_up)
     signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_PROF, 5 * cpu_seconds)
-    signal.setitimer(signal.ITIMER_REAL, WAITING_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 300 + 100 * cpu_seconds)
     used = int(time.process_time())
     resource.setrlimit(
         resource.RLIMIT_CPU, (used + int(20 * cpu_seconds) + 1, resource.RLIM_INFINITY)

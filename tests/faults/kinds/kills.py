@@ -55,7 +55,7 @@ def forked(work) -> int:
     if not child:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        quiet = os.open("forked.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        quiet = os.open("made/forked.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
@@ -90,7 +90,7 @@ def make(folder: Path) -> Case:
     for mode in MODES:
         started = time.monotonic()
         _, status = os.waitpid(forked(lambda mode=mode: train(folder, mode, f"whole-{mode}", False)), 0)
-        assert status == 0, Path("forked.txt").read_text()[-2000:]
+        assert status == 0, Path("made/forked.txt").read_text()[-2000:]
         seconds[mode] = time.monotonic() - started
         whole[mode] = weights_of(folder / "runs" / f"whole-{mode}")
 
@@ -112,12 +112,12 @@ def make(folder: Path) -> Case:
                 for path in run.glob("[!.]*.safetensors"):
                     load_checkpoint(path)
                 continue
-            assert status == 0, Path("forked.txt").read_text()[-2000:]
+            assert status == 0, Path("made/forked.txt").read_text()[-2000:]
             break
         assert weights_of(run) == whole[mode], (
             f"{mode}: other weights than those of a run never stopped, after {kills} kills"
         )
-        os.truncate("forked.txt", 0)
+        os.truncate("made/forked.txt", 0)
 
     return case
 

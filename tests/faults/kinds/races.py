@@ -50,7 +50,7 @@ def make_preparing(folder: Path) -> Case:
             check(folder / "OTHER")
 
         codes = at_once(random, *[by_training] * AT_ONCE, *[by_hand] * AT_ONCE)
-        assert codes == [0] * 2 * AT_ONCE, Path("forked.txt").read_text()[-2000:]
+        assert codes == [0] * 2 * AT_ONCE, Path("made/forked.txt").read_text()[-2000:]
         check(folder / "NAME")
         check(folder / "OTHER")
 
@@ -78,7 +78,7 @@ def make_layouts(folder: Path) -> Case:
                 assert row >= 0 and cache.layout(row).width > 0
 
         codes = at_once(random, *[work] * AT_ONCE)
-        assert codes == [0] * AT_ONCE, Path("forked.txt").read_text()[-2000:]
+        assert codes == [0] * AT_ONCE, Path("made/forked.txt").read_text()[-2000:]
         found = {
             path.relative_to(folder): path.read_bytes() for path in (folder / "SAMPLE").rglob("*") if path.is_file()
         }
@@ -93,9 +93,9 @@ def make_runs(folder: Path) -> Case:
 
     def case(random: random.Random, place: Path) -> None:
         shutil.rmtree(folder / "runs", ignore_errors=True)
-        Path("forked.txt").unlink(missing_ok=True)
+        Path("made/forked.txt").unlink(missing_ok=True)
         codes = at_once(random, *[lambda: train(folder, "fixed", "run", False)] * 2)
-        said = Path("forked.txt").read_text()
+        said = Path("made/forked.txt").read_text()
         assert sorted(codes) == [0, 3], said[-2000:]
         assert "another process" in said or "this run exists" in said, said[-2000:]
         for stage in STAGES:
