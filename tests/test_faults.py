@@ -39,6 +39,7 @@ from utils.errors import CheckpointError, ConfigError, DataError, LossError, Mem
 from utils.evaluation.scores import Reference
 from utils.files import atomic_write
 from utils.reading.images import find_ink, read_image
+from utils.script import run_script
 from utils.training.compare import open_runs
 from utils.training.memory import take_step
 from utils.training.publish import publish
@@ -319,9 +320,25 @@ def test_a_state_that_holds_something_else_is_named(tmp_path):
         train(tmp_path / "run", resume=True)
 
 
-def test_a_run_with_a_damaged_file_is_named_when_runs_are_compared(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "value"), [("swa", ...), ("epoch", True), ("ema", 7), ("processes", [{}]), ("loader", 3)]
+)
+def test_a_state_that_lacks_something_is_named(tmp_path, key, value):
+    path = stopped_run(tmp_path / "run") / "state.pt"
+    state = torch.load(path, weights_only=True)
+    if value is ...:
+        del state[key]
+    torch.save(state if value is ... else state | {key: value}, path)
+    with pytest.raises(CheckpointError, match="state.pt: damaged"):
+        train(tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("summary.json", b"{"), ("log.jsonl", b"\xff"), ("config.yaml", b"stages: 1")]
+)
+def test_a_run_with_a_damaged_file_is_named_when_runs_are_compared(tmp_path, file, content):
     train(tmp_path / "run")
-    (tmp_path / "run" / "summary.json").write_text("{")
+    (tmp_path / "run" / file).write_bytes(content)
     with pytest.raises(CheckpointError, match="run"):
         open_runs(["run"], tmp_path)
 
@@ -425,6 +442,21 @@ def test_an_image_that_cannot_be_validated_for_want_of_memory_is_named(tmp_path,
     monkeypatch.setattr(Counter, "read", read)
     with pytest.raises(MemoryLimitError, match=r"image \d+: this image alone"):
         train(tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_memory_that_runs_out_anywhere_is_one_line(capsys, error):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    assert ended.value.code == 2
+    assert re.search(": out of memory: .*\n", capsys.readouterr().err)
+    error.args = ("something else",)
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError):
+            run_script(main)
 
 
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):

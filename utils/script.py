@@ -101,6 +101,14 @@ def let_any_character_be_printed() -> None:
             stream.reconfigure(encoding="utf-8" if sys.platform == "win32" else None, errors="backslashreplace")
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from utils.training.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
 def run_script(main: Callable[[], int | None], go_on: str = "") -> None:
     """Call main; what a user can get wrong is one line on stderr and exit code 2. Ctrl-C: 130, SIGTERM: 143.
 
@@ -117,6 +125,11 @@ def run_script(main: Callable[[], int | None], go_on: str = "") -> None:
     except Stopped as stopped:
         print(f"\n{stopped}; {go_on}", file=sys.stderr)
         sys.exit(stopped.exit_code)
+    except (RuntimeError, MemoryError) as error:  # where nothing smaller could be tried, such as loading a state
+        if not _is_out_of_memory(error):
+            raise
+        print(f"{sys.argv[0]}: out of memory: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
     except (UserError, OSError) as error:  # OSError: a full disk, a file that is not there
         print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

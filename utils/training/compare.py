@@ -85,7 +85,10 @@ def _open_run(folder: Path, title: str) -> FinishedRun:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: expected lines of UTF-8 text ({error})") from None
     for number, line in enumerate(text.splitlines(keepends=True), start=1):
         if not line.endswith("\n"):  # being written, or half written when the run was killed
             return

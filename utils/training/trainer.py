@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from utils.config.schema import Config, StageConfig, TrainingConfig
-from utils.errors import LossError, MemoryLimitError
+from utils.errors import CheckpointError, LossError, MemoryLimitError
 from utils.training.averaging import EMA, make_swa
 from utils.training.clock import TrainingClock, describe_time, stage_seconds, validation_is_affordable
 from utils.training.devices import autocast, random_state, restore_random_state, seed_everything
@@ -21,7 +21,7 @@ from utils.training.distributed import SINGLE_PROCESS, DistributedContext, mean_
 from utils.training.epoch_log import EpochSums, LossWatch, describe
 from utils.training.inference import Prediction, predict, score
 from utils.training.interfaces import LabeledBatch, Loader, TrainingLoader
-from utils.training.memory import Budget, MemoryModel, run_in_pieces, take_step
+from utils.training.memory import Budget, MemoryModel, is_out_of_memory, run_in_pieces, take_step
 from utils.training.optimization import (
     batch_size_factor,
     learning_rate_factor,
@@ -461,11 +461,24 @@ class Trainer:
         state = self.run.state_of(self.stage.name)
         if state is None:
             return
+        try:
+            self.load_state(state)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise CheckpointError(
+                f"{self.run.folder / 'state.pt'}: damaged, so the run cannot resume ({reason})"
+            ) from error
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.learning_rate = state["best"], state["learning_rate"]
         self.epoch, self.step, self.loader_state = state["epoch"], state["step"], state["loader"]
+        if not (type(self.epoch) is type(self.step) is int and isinstance(self.loader_state, dict | None)):
+            raise TypeError("epoch, step or loader")
         self.clock.load_state_dict(state["clock"])
         self.seconds_used = state["seconds_used"]
         self.validation_seconds, self.last_validation_seconds = state["validation_seconds"]

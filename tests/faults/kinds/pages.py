@@ -132,6 +132,7 @@ def make_uploads(folder: Path) -> Case:
     from utils.serving.application import make_application
 
     client = TestClient(make_application(reader(), TYPESETTING), raise_server_exceptions=True)
+    client.__enter__()  # the application starts its queue, which ends with this process
     images = [data for _, data in all_formats()]
 
     def case(random: random.Random, folder: Path) -> None:
