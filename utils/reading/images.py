@@ -138,7 +138,7 @@ def _color_channel(colors: np.ndarray) -> np.ndarray | None:
     because light and shadow change it alone.
     """
     shrink = max(1.0, max(colors.shape) / COLOR_SIDE)
-    small = cv2.resize(colors, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = shrink_by(colors, shrink).astype(np.float32)
     if small.ndim != 3 or not small.size:
         return None
     side = int(np.clip(min(small.shape[:2]) // 4, LEAST_WINDOW, LARGEST_WINDOW)) | 1
@@ -233,6 +233,14 @@ def _levels(ink: np.ndarray, is_clean: bool) -> tuple[float, float]:
         return 0.0, 0.0
     is_ink = is_ink.astype(bool)
     return 0.0 if is_clean else float(np.percentile(ink[~is_ink], 95)), float(np.median(ink[is_ink]))
+
+
+def shrink_by(image: np.ndarray, factor: float) -> np.ndarray:
+    """uint8 (H, W) or (H, W, C) with sides so many times smaller, of at least a pixel. Averages."""
+    if min(image.shape[:2]) / factor > 0.5:
+        return cv2.resize(image, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+    height, width = (max(1, round(side / factor)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def resize(image: np.ndarray, scale: float) -> np.ndarray:

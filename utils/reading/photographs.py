@@ -15,7 +15,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.reading.components import Pieces, pieces_of, stroke_width, symbol_height
 from utils.reading.frames import find_ring, remove_frames
-from utils.reading.images import CLEAN_SPREAD, LEAST_CONTRAST, MARGIN, find_ink
+from utils.reading.images import CLEAN_SPREAD, LEAST_CONTRAST, MARGIN, find_ink, shrink_by
 from utils.reading.paper_lines import remove_lines
 
 # What training saw. CROHME's rule draws traces 28 px high on average, with a pen of 3 px: then the connected pieces of
@@ -97,7 +97,7 @@ def cut_out_sheet(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if min(image.shape) < 200:
         return whole
     shrink = max(image.shape) / 400
-    small = cv2.resize(image, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+    small = shrink_by(image, shrink)
     # Ink and shadows of pens must not cut the sheet into pieces.
     small = cv2.morphologyEx(small, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     _, bright = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
@@ -121,7 +121,7 @@ def cut_out_sheet(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     corners = corners[np.argsort(corners[:, 1])]
     corners = np.concatenate([corners[:2][np.argsort(corners[:2, 0])], corners[2:][np.argsort(-corners[2:, 0])]])
     finer = min(1.0, 2 * WORK_SIDE / max(image.shape))
-    large = image if finer == 1 else cv2.resize(image, None, fx=finer, fy=finer, interpolation=cv2.INTER_AREA)
+    large = image if finer == 1 else shrink_by(image, 1 / finer)
     corners = (corners + 0.5) * (shrink * finer) - 0.5
     sides = np.linalg.norm(corners - np.roll(corners, -1, axis=0), axis=1)
     width, height = (int(sides[[0, 2]].mean()), int(sides[[1, 3]].mean()))
@@ -180,7 +180,7 @@ class Page:
         shrink = max(1.0, max(image.shape) / WORK_SIDE)
         small = image
         if shrink > 1:
-            small = cv2.resize(image, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+            small = shrink_by(image, shrink)
         scale = np.diag([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0], 1.0])
         return cls(contrast_of(small), to_given @ scale, shrink, name)
 
@@ -284,7 +284,7 @@ def contrast_of(image: np.ndarray) -> np.ndarray:
     shrink = max(1.0, max(image.shape) / 500)
     small = image
     if shrink > 1:
-        small = cv2.resize(image, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        small = shrink_by(image, shrink)
     side = int(np.clip(min(small.shape) // 4, 15, 61)) | 1
     # Beyond its edges the image goes on as it was going: a slope stays a slope.
     around = np.pad(small.astype(np.float32), side, mode="reflect", reflect_type="odd")

@@ -176,6 +176,8 @@ class Run:
         except Exception as error:
             reason = type(error).__name__
             raise CheckpointError(f"{path}: cannot be read ({reason}); the run cannot resume") from error
+        if isinstance(state, dict) and state.get("version") == STATE_VERSION and not _is_whole(state):
+            raise CheckpointError(f"{path}: damaged, so the run cannot resume")
         if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
             raise CheckpointError(
                 f"{path}: saved by another version of this program, so the run cannot resume; "
@@ -326,7 +328,7 @@ class Run:
         """The configuration that the run was begun with. Raises CheckpointError."""
         try:
             kept = load_yaml(self._read("config.yaml"))
-            if not isinstance(kept, dict):
+            if not isinstance(kept, dict) or not all(isinstance(key, str) for key in kept):
                 raise ValueError("expected a table of keys")
         except ValueError as error:
             raise CheckpointError(
@@ -339,6 +341,12 @@ class Run:
         if self.is_writer:
             kept = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
             self._write("log.jsonl", "".join(kept))
+
+
+def _is_whole(state: dict[str, Any]) -> bool:
+    """Whether a state says where the run stands, in the kinds of values that save_state() writes."""
+    kinds = {"stage": str, "finished": list, "stage_seconds": dict, "log_lines": int}
+    return all(isinstance(state.get(key), kind) for key, kind in kinds.items())
 
 
 def open_run(

@@ -12,7 +12,7 @@ from torch import nn
 from tests.faults.campaign import Case, Kind
 from tests.test_reader import reader, written
 from tests.test_training import STAGE, TRAINING, Batches, Objective, Reader
-from utils.training.muon import Muon
+from utils.errors import MemoryLimitError
 from utils.training.run_folder import Run
 from utils.training.trainer import Loaders, StagePlan, Trainer
 
@@ -25,19 +25,31 @@ WORDS = (
 
 
 class Faults:
-    """Says at random that memory ran out: never twice running in the same place, as when something else had it."""
+    """Says at random that memory ran out, and not again in the same place at once: as when something else had it."""
 
     def __init__(self, random: random.Random):
-        self.random, self.number, self._last = random, 0, set()
+        self.random, self.number = random, 0
+        self._spared: set[str] = set()
+        self.is_due = False  # in this step
 
     def maybe(self, place: str) -> None:
-        if place in self._last:
-            self._last.remove(place)
+        if place in self._spared:
+            self._spared.remove(place)
         elif self.random.random() < SHARE:
-            self._last.add(place)
-            self.number += 1
-            words = self.random.choice(WORDS)
-            raise self.random.choice((torch.OutOfMemoryError, RuntimeError, MemoryError))(words)
+            self._spared.add(place)
+            self.fail()
+
+    def begin_step(self) -> None:
+        self.is_due = self.random.random() < SHARE
+
+    def in_step(self) -> None:
+        if self.is_due and self.random.random() < 0.5:  # at the beginning of the first attempt, or at its end
+            self.is_due = False
+            self.fail()
+
+    def fail(self) -> None:
+        self.number += 1
+        raise self.random.choice((torch.OutOfMemoryError, RuntimeError, MemoryError))(self.random.choice(WORDS))
 
 
 def train(folder: Path, faults: Faults | None, optimizer: str) -> tuple[Reader, Run]:
@@ -53,8 +65,9 @@ def train(folder: Path, faults: Faults | None, optimizer: str) -> tuple[Reader, 
     )
     if faults:
         forward, read, step = objective.forward, model.read, trainer.optimizer.step
-        # Before the work and after it: what the first half of an attempt has added to the gradients must go.
-        objective.forward = lambda batch: (faults.maybe("step"), forward(batch), faults.maybe("backward"))[1]
+        counts = trainer.counts
+        trainer.counts = lambda batch: (faults.begin_step(), counts(batch))[1]
+        objective.forward = lambda batch: (faults.in_step(), forward(batch), faults.in_step())[1]
         model.read = lambda *rest, **more: (faults.maybe("validation"), read(*rest, **more))[1]
         trainer.optimizer.step = lambda: (faults.maybe("optimizer"), step())[1]
     trainer.fit()
@@ -63,12 +76,14 @@ def train(folder: Path, faults: Faults | None, optimizer: str) -> tuple[Reader, 
 
 def make_training(folder: Path) -> Case:
     optimizers = ("adamw", "sgd", "muon")
-    assert Muon
     whole = {name: train(folder / name, None, name) for name in optimizers}
 
     def case(random: random.Random, folder: Path) -> None:
         name, faults = random.choice(optimizers), Faults(random)
-        model, run = train(folder / "run", faults, name)
+        try:
+            model, run = train(folder / "run", faults, name)
+        except MemoryLimitError as error:
+            raise AssertionError(f"{name}: gave up after {faults.number} faults") from error
         assert faults.number > 0
         for (key, wanted), found in zip(whole[name][0].state_dict().items(), model.state_dict().values(), strict=True):
             assert torch.allclose(wanted, found, atol=1e-5), f"{name}: another {key} after {faults.number} faults"

@@ -67,7 +67,7 @@ def make_checkpoints(folder: Path) -> Case:
                  tensor.bool(), tensor.to(torch.complex64), torch.cat([tensor,
                  tensor]) if tensor.dim() else tensor]  # fmt: skip
         weights[name] = random.choice(kinds)
-        if random.random() < 0.3:
+        if random.random() < 0.3 and tensor.is_floating_point():
             flat = tensor.flatten()
             flat[random.randrange(len(flat))] = random.choice((float("nan"), float("inf"), 70_000.0))
             weights[name] = flat.view_as(tensor)

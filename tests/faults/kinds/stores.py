@@ -19,7 +19,11 @@ def make(folder: Path) -> Case:
     package = make_plain(folder / "package")
     whole = folder / "NAME"
     assert prepare(package, whole, progress=False) == []
-    files = [path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.is_file() and path.name != ".lock"]
+    # Of a store, lengths and sizes are checked when it is opened; what its pixels, tokens and names are is trusted.
+    trusted = (".lock", "pixels.bin", "tokens.bin", "names.bin", "label_hash.bin")
+    files = [
+        path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.is_file() and path.name not in trusted
+    ]
 
     def case(random: random.Random, folder: Path) -> None:
         shutil.copytree(whole, folder / "NAME")
