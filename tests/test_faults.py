@@ -275,6 +275,10 @@ def test_a_deep_image_may_have_fewer_pixels(tmp_path):
         read_image(data)
 
 
+def test_limits_without_a_script_are_written_as_mathml():
+    assert "<mo" in to_mathml(r"\sum \limits") and "munder" not in to_mathml(r"\sum \limits")
+
+
 @pytest.mark.parametrize("character", ["\x01", "\x7f", "\x0b", "\ufffe", "\ud800"])
 def test_mathml_of_a_character_that_xml_does_not_have_is_xml(character):
     assert ElementTree.fromstring(to_mathml(f"x + {character}")) is not None
@@ -316,7 +320,7 @@ def stopped_run(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "content"),
     [("config.yaml", b"["), ("config.yaml", b"seed: !!int x"), ("config.yaml", b"\xff"), ("config.yaml", b"1"),
-     ("vocabulary.txt", b"\xff"), ("log.jsonl", b"{}{\n" * 9)],
+     ("vocabulary.txt", b"\xff"), ("log.jsonl", b"{}{\n" * 9), ("log.jsonl", b"\xff")],
 )  # fmt: skip
 def test_a_run_with_a_damaged_file_says_so_when_it_is_resumed(tmp_path, file, content):
     (stopped_run(tmp_path / "run") / file).write_bytes(content)
@@ -331,7 +335,16 @@ def test_a_state_that_holds_something_else_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("swa", ...), ("epoch", True), ("ema", 7), ("processes", [{}]), ("loader", 3)]
+    ("key", "value"),
+    [
+        ("swa", ...),
+        ("epoch", True),
+        ("ema", 7),
+        ("processes", [{}]),
+        ("loader", 3),
+        ("versions", 1),
+        ("log_lines", "x"),
+    ],
 )
 def test_a_state_that_lacks_something_is_named(tmp_path, key, value):
     path = stopped_run(tmp_path / "run") / "state.pt"

@@ -253,6 +253,8 @@ def _scripts(node: Node, alphabet: str) -> Element:
     has_limits = limits == r"\limits" or (limits == "" and _takes_limits(base_node))
     if limits == r"\limits":
         base.set("movablelimits", "false")
+    if below is None and above is None:  # `\limits`, and no script after it
+        return base
     if below is None:
         return _with("mover" if has_limits else "msup", base, above)
     if above is None:

@@ -339,14 +339,16 @@ class Run:
     def _truncate_log(self, lines: int) -> None:
         """Forget epochs that were logged but whose state was never saved: they will be run, and logged, again."""
         if self.is_writer:
-            kept = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+            kept = self._read("log.jsonl").splitlines(keepends=True)[:lines]
             self._write("log.jsonl", "".join(kept))
 
 
 def _is_whole(state: dict[str, Any]) -> bool:
     """Whether a state says where the run stands, in the kinds of values that save_state() writes."""
     kinds = {"stage": str, "finished": list, "stage_seconds": dict, "log_lines": int}
-    return all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+    versions = state.get("versions", {})  # states of earlier versions have none
+    is_versions = isinstance(versions, dict) and isinstance(versions.get("code", {}), dict)
+    return is_versions and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
 
 
 def open_run(
