@@ -125,9 +125,9 @@ class ImageStore:
         if about.get("version") != VERSION or about.get("vocabulary") != vocabulary.digest:
             return False
         status = labels.stat()
-        if [status.st_size, status.st_mtime_ns] == about["labels_status"]:
+        if [status.st_size, status.st_mtime_ns] == about.get("labels_status"):
             return True
-        return file_digest(labels) == about["labels_digest"]  # a copied data set has new times but the same text
+        return file_digest(labels) == about.get("labels_digest")  # a copied data set has new times but the same text
 
 
 class StoreWriter(FlatWriter):
