@@ -401,6 +401,16 @@ def test_weights_that_are_no_numbers_are_neither_read_with_nor_published(tmp_pat
     assert not (tmp_path / "b.safetensors").exists()
 
 
+def test_weights_that_are_far_too_large_are_told_when_something_is_read(tmp_path):
+    network = recognizer()
+    with torch.no_grad():
+        for parameter in network.decoder.parameters():
+            parameter.mul_(1e30)
+    reader = Reader.load(saved(tmp_path / "a.safetensors", network))
+    with pytest.raises(CheckpointError, match="the network's probabilities are no numbers"):
+        reader.read(written())
+
+
 def test_a_checkpoint_that_describes_itself_without_end_is_named(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(save({"a": torch.zeros(1)}, {"about": "[" * 100_000}))

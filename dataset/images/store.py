@@ -68,7 +68,7 @@ class ImageStore:
 
     def _fits_together(self, lengths: np.ndarray) -> bool:
         """Whether each item has its pixels, tokens and name; on a bad disk, files of the right length may not."""
-        names, areas = np.diff(self._name_ends, prepend=0), self.sizes.astype(np.int64).prod(axis=1)
+        names, areas = np.diff(self._name_ends, prepend=0), np.multiply(*self.sizes.T, dtype=np.int64)
         if not len(lengths) == len(names) == len(self.label_hash) == len(areas) == len(self._pixel_ends):
             return False
         return bool(

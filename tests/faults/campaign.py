@@ -174,7 +174,8 @@ def _tell_cases(kind: Kind, seed: int, numbers: list[int], folder: Path, told: I
 def run_case(kind: Kind, case: Case, seed: int, number: int, folder: Path) -> Finding | str:
     """Run one case in a folder that is empty before and gone after. Returns "good", "told", or what went wrong."""
     folder.mkdir()
-    before, started = _memory_peak(reset=True), time.process_time()
+    measure_memory_from_here()
+    started = time.process_time()
     outcome: Finding | str = "good"
     try:
         with _watched(kind.cpu_seconds):
@@ -185,7 +186,7 @@ def run_case(kind: Kind, case: Case, seed: int, number: int, folder: Path) -> Fi
             outcome = Finding(number, f"{type(error).__name__} without a word", _where(error))
     except (Exception, Hang) as error:
         outcome = Finding(number, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", _where(error))
-    seconds, taken = time.process_time() - started, _memory_peak() - before
+    seconds, taken = time.process_time() - started, _memory_peak() - _memory_before
     if isinstance(outcome, str) and seconds > kind.cpu_seconds:
         outcome = Finding(number, f"took {seconds:.1f} s of CPU")
     if isinstance(outcome, str) and taken > kind.memory_bytes:
@@ -234,11 +235,19 @@ def _limits(kind: Kind) -> Iterator[None]:
     yield
 
 
-def _memory_peak(reset: bool = False) -> int:
-    """The most memory that this process had since the last reset, in bytes."""
-    if reset:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
+_memory_before = 0
+
+
+def measure_memory_from_here() -> None:
+    """What a case took until now was for making its fault, and does not count."""
+    global _memory_before
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    _memory_before = _memory_peak()
+
+
+def _memory_peak() -> int:
+    """The most memory that this process had since measure_memory_from_here(), in bytes."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 

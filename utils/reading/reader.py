@@ -430,6 +430,10 @@ class Reader:
         others = [(tuple(self.vocabulary.decode(other.tokens)), other.score) for other in hypothesis.alternatives]
         stride = self.model.handwritten_encoder.stride
         confidence = float(as_array(explanation.confidences).astype(np.float64).prod())
+        if not np.isfinite(confidence):
+            raise CheckpointError(
+                "the network's probabilities are no numbers: its weights are damaged, or far too large"
+            )
         warnings = warnings_about(tokens, confidence, hypothesis.is_truncated, self.language.is_well_formed(tokens))
         if prepared.lines:
             warnings = (f"{len(prepared.lines)} lines of writing, read as one formula", *warnings)

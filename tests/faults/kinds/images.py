@@ -12,7 +12,7 @@ from PIL import Image
 
 from dataset.vocabulary import Vocabulary
 from recognize import Reader, language
-from tests.faults.campaign import Case, Kind
+from tests.faults.campaign import Case, Kind, measure_memory_from_here
 from tests.faults.mutation import BINARY, Original, file_cases
 from tests.made_up_ink import written
 
@@ -104,6 +104,7 @@ def make_bombs(folder: Path) -> Case:
                 rows[place] = rows[place] if place % row == 0 else random.randrange(256)
             rest = (b"\0" + ink * (row - 1)) * max(0, height - 2000) if random.random() < 0.7 else b""
             rows = bytes(rows) + rest
+            del rest
         else:
             rows = ink * 1000
         data = png(width, height, bits, color, rows)
@@ -118,6 +119,7 @@ def make_bombs(folder: Path) -> Case:
             except (OSError, ValueError):
                 pass
         del rows
+        measure_memory_from_here()
         return network.prepare(data, "bomb")
 
     return case
