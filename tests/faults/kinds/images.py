@@ -125,4 +125,4 @@ def make_bombs(folder: Path) -> Case:
     return case
 
 
-KINDS = [Kind("images", make, share=60, cpu_seconds=3), Kind("bombs", make_bombs, share=6, cpu_seconds=20)]
+KINDS = [Kind("images", make, share=40, cpu_seconds=3), Kind("bombs", make_bombs, share=3, cpu_seconds=20)]

@@ -126,4 +126,4 @@ def make_formulas(folder: Path) -> Case:
     return lambda random, folder: read(label(random), label(random))
 
 
-KINDS = [Kind("labels", make_files, share=60, cpu_seconds=4), Kind("formulas", make_formulas, share=60, cpu_seconds=4)]
+KINDS = [Kind("labels", make_files, share=40, cpu_seconds=4), Kind("formulas", make_formulas, share=30, cpu_seconds=4)]

@@ -108,6 +108,6 @@ def make_reading(folder: Path) -> Case:
 
 
 KINDS = [
-    Kind("memory", make_training, share=6, cpu_seconds=5),
+    Kind("memory", make_training, share=3, cpu_seconds=5),
     Kind("memory_reading", make_reading, share=4, cpu_seconds=5),
 ]

@@ -112,6 +112,6 @@ def make_exported(folder: Path) -> Case:
 
 
 KINDS = [
-    Kind("checkpoints", make_checkpoints, share=40, cpu_seconds=3),
+    Kind("checkpoints", make_checkpoints, share=20, cpu_seconds=3),
     Kind("exported", make_exported, share=0, cpu_seconds=3),
 ]

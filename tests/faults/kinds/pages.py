@@ -165,6 +165,6 @@ def make_uploads(folder: Path) -> Case:
 
 
 KINDS = [
-    Kind("reports", make_reports, share=40), Kind("markup", make_formulas, share=60),
+    Kind("reports", make_reports, share=20), Kind("markup", make_formulas, share=60),
     Kind("uploads", make_uploads, share=0, cpu_seconds=3),
 ]  # fmt: skip

@@ -128,6 +128,6 @@ def make_run_folders(folder: Path) -> Case:
 
 
 KINDS = [
-    Kind("configs", make_configs, share=60, cpu_seconds=3),
-    Kind("run_folders", make_run_folders, share=40, cpu_seconds=3),
+    Kind("configs", make_configs, share=30, cpu_seconds=3),
+    Kind("run_folders", make_run_folders, share=20, cpu_seconds=3),
 ]

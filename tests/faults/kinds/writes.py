@@ -234,4 +234,4 @@ def make(folder: Path) -> Case:
     return case
 
 
-KINDS = [Kind("writes", make, share=12, cpu_seconds=5)]
+KINDS = [Kind("writes", make, share=8, cpu_seconds=5)]
