@@ -33,9 +33,9 @@ SIZES = (1.0, 0.8, 1.25)
 LARGEST_SIDE = 2500  # pixels that ink is enlarged to, at most
 # A sheet on a desk: its share of the image, and by how many grey levels it is brighter.
 SHEET_AREA, SHEET_STANDS_OUT = (0.15, 0.95), 25
-# Noise differs from place to place: it is measured in tiles of about this side. No image has less than GRAIN grey levels
-# of it: levels are whole numbers, and JPEG rounds more. Ink stands out by so many times the noise: by 15 and more in
-# real images, while in images of empty paper what is darkest does so by 8 at most.
+# Noise differs from place to place: it is measured in tiles of about this side. No image has less than GRAIN grey
+# levels of it: they are whole numbers, and JPEG rounds more. Ink stands out by so many times the noise, in real images
+# by 15 and more; what is darkest on empty paper does so by 8 at most.
 NOISE_TILE, GRAIN, INK_TO_NOISE = 100, 1.8, 9
 LEAST_SYMBOL = 4  # pixels: smaller pieces are grain, where there are no larger ones
 # Degrees: the spread of how people hold a camera, and what is turned back: less is not sure, more was meant so.
