@@ -339,6 +339,13 @@ def test_a_test_split_alone_is_evaluated(home, run):
     assert scores["items"] == 6 and not any("image" in failed["reason"] for failed in scores["failed"])
 
 
+def test_weights_that_do_not_say_what_validated_them_are_told(home, run):
+    scores, errors = run(*CHECKPOINT, "--split", "validation", "--json")
+    assert "does not say which labels validated it" in errors
+    labels = (home / "datasets" / "MINE" / "train" / "labels.txt").read_text().splitlines()
+    assert 0 < scores["items"] < len(labels)
+
+
 def test_photographs_are_read_as_recognize_reads_them_and_that_is_told(home, run, page):
     split = home / "datasets" / "MINE" / "test"
     (split / "labels.txt").write_text("one\tx\ntwo\ta + b\n")
