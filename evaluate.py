@@ -103,7 +103,7 @@ def read_with_checkpoint(options: argparse.Namespace, references: Sequence[Refer
     from utils.training.devices import choose_device
 
     checkpoint = str(find_checkpoint(options.checkpoint))
-    reader = Reader.load(checkpoint, choose_device(options.device))
+    reader = Reader.load(checkpoint, choose_device(options.device), options.scales)
     search = search_of(options, reader)
     images, missing = find_images(options.root / options.dataset, options.split, references)
     return CheckpointSource(checkpoint, reader, images, missing, search, options.clean, options.batch)

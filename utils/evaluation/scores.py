@@ -217,9 +217,16 @@ def describe_source(scores: dict[str, Any]) -> str:
     search = scores.get("search")
     if not search:
         return str(scores.get("predictions") or "")
-    text = f"{scores['checkpoint']}, " + ("greedy" if search["beam"] == 1 else f"beam {search['beam']}")
-    text += ", both directions" if search["directions"] > 1 else ""
-    return f"{text}; {scores['cleaned']} images cleaned (--clean {scores['clean']})"
+    cleaned = f"{scores['cleaned']} images cleaned (--clean {scores['clean']})"
+    return f"{scores['checkpoint']}, {describe_search(search)}; {cleaned}"
+
+
+def describe_search(search: dict[str, Any]) -> str:
+    """In words; what scores of earlier versions do not say is left out."""
+    text = "greedy" if search.get("beam", 1) == 1 else f"beam {search['beam']}"
+    text += ", both directions" if search.get("directions", 1) > 1 else ""
+    scales = search.get("scales", [1.0])
+    return text + ("" if scales == [1.0] else f", at scales {', '.join(f'{scale:g}' for scale in scales)}")
 
 
 def describe_comparison(against: dict[str, Any]) -> str:
