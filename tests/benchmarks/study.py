@@ -47,7 +47,10 @@ ARMS = ROOT / "results" / "study" / "arms.yaml"
 
 @dataclass(frozen=True)
 class Study:
-    """What arms.yaml says, and what the command line has changed. arms: by name, `about` and the stages in full."""
+    """What arms.yaml says, and what the command line has changed.
+
+    arms: by name, `about` and the stages in full.   stages: the names of all stages, in the order of the file.
+    """
 
     dataset: str
     preset: str
@@ -57,6 +60,7 @@ class Study:
     seeds: tuple[int, ...]
     settings: tuple[str, ...]
     arms: Mapping[str, dict[str, Any]]
+    stages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def read_study(path: Path, minutes: float | None, seeds: Sequence[int] | None, a
         tuple(values["seeds"] if seeds is None else seeds),
         (*values["settings"], *settings),
         described,
+        tuple(values["stages"]),
     )
 
 
@@ -143,7 +148,8 @@ def folder_of_results(study: Study) -> Path:
 
 def describe(study: Study) -> str:
     """The minutes of each stage in each arm."""
-    names = dict.fromkeys(stage["name"] for arm in study.arms.values() for stage in arm["stages"])
+    used = {stage["name"] for arm in study.arms.values() for stage in arm["stages"]}
+    names = [name for name in study.stages if name in used]
     rows = [("arm", *names)]
     for arm, described in study.arms.items():
         shares = {stage["name"]: stage["share"] for stage in described["stages"]}
