@@ -525,3 +525,10 @@ def test_a_whole_study_of_a_few_steps_is_run_compared_and_tested(tmp_path):
     assert "2014" not in ink["splits"] and list(ink["splits"]) == ["validation"]
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.returncode == 0 and again.stdout.count("done before") == 2
+    tested = subprocess.run([*command, "--test", "test"], capture_output=True, text=True, timeout=400)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert tested.stdout.count("| standard | standard images, ink | 1 |") == 2  # validation, and test
+    for arm in ("ink", "standard"):
+        found = json.loads((out / f"{arm}-0.json").read_text())["splits"]["test"]
+        assert found["items"] == len(found["right"]) + len(found["wrong"]) == 8
+        assert found["exprate"] == pytest.approx(100 * len(found["right"]) / 8)

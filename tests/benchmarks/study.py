@@ -37,7 +37,7 @@ from utils.config.loading import differences, load_config  # noqa: E402
 from utils.errors import ConfigError, UserError  # noqa: E402
 from utils.evaluation.study import compare  # noqa: E402
 from utils.files import atomic_write  # noqa: E402
-from utils.project import CHECKPOINTS, CONFIG  # noqa: E402
+from utils.project import CHECKPOINTS, CONFIG, from_root  # noqa: E402
 from utils.script import run_script  # noqa: E402
 from utils.tables import table  # noqa: E402
 from utils.training.run_folder import MAY_CHANGE  # noqa: E402
@@ -197,8 +197,8 @@ class Runner:
             if not (run.folder / "summary.json").is_file() and (failure := self.train(run, name)):
                 return failure
             result = result_of(run)
-        except (UserError, OSError, KeyError, ValueError) as error:  # the other runs go on
-            return f"{name}: {error}"
+        except (OSError, KeyError, ValueError) as error:  # a broken file of one run; the other runs go on
+            return f"{name}: {error if isinstance(error, UserError) else repr(error)}"
         write_result(run.result, result)
         found = result["splits"]["validation"]
         print(f"{name}: ExpRate {found['exprate']:.2f} %, wrong tokens {found['token_error_rate']:.2f} %", flush=True)
@@ -375,7 +375,7 @@ def hardware() -> dict[str, Any]:
 
 
 def read_test(run: PlannedRun, split: str) -> None:
-    """Read a test split with the run's final weights and add what was right to its result."""
+    """Read a test split with the run's final weights and add what was right to its result.   Raises UserError."""
     result = json.loads(run.result.read_text(encoding="utf-8"))
     if split in result["splits"]:
         print(f"{run.arm}, seed {run.seed}: {split} was read before", flush=True)
@@ -383,8 +383,10 @@ def read_test(run: PlannedRun, split: str) -> None:
     weights, out = run.folder / f"{run.config['stages'][-1]['name']}-best.safetensors", run.folder / split
     command = [sys.executable, str(ROOT / "evaluate.py"), "--checkpoint", str(weights), "--out", str(out)]
     command += ["--dataset", run.config["dataset"], "--split", split, "--gallery", "0"]
+    command += ["--root", str(from_root(run.config["data"]["root"]))]
     print(f"{run.arm}, seed {run.seed}:", flush=True)
-    subprocess.run(command, cwd=ROOT, check=True)
+    if subprocess.run(command, cwd=ROOT).returncode:
+        raise UserError(f"{run.arm}, seed {run.seed}: {split} could not be read with {weights}; see above")
     scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
     rows = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     exact = {name: value for name, value in scores["exact"].items() if name != "interval"}
