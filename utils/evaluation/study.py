@@ -283,7 +283,7 @@ def draw_curves(groups: Sequence[Group], baseline: Group, path: Path) -> None:
     axes.set_xlabel("minutes of training on one core")
     axes.set_ylabel("validation ExpRate (%)")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", fontsize="small")
+    axes.legend(loc="lower right", fontsize="small")
     figure.savefig(path, format="png", dpi=110)
 
 
