@@ -102,6 +102,12 @@ def test_one_seed_has_no_spread_and_a_score_that_is_not_reached_is_told(tmp_path
     assert last == "| worse | about worse | 1 | 10.0 | 49.0 | -20.0 | 0, 2 | 0.5 | not reached |"
 
 
+def test_a_baseline_that_reads_nothing_is_no_score_to_reach(tmp_path):
+    paths = [write_run(tmp_path, "ink", 0, "", [(60, 0.0)]), write_run(tmp_path, "better", 0, "a", [(60, 10.0)])]
+    groups, baseline, _ = compared(paths)
+    assert all(line.endswith("|  |") for line in study.table(groups, baseline, "validation").splitlines()[2:])
+
+
 def test_the_best_arms_come_first_and_a_test_split_only_for_those_that_have_read_it(made_up, tmp_path):
     tested = {"exprate": 30.0, "token_error_rate": 9.0, "right": ["x"], "wrong": ["y"]}
     paths = [*made_up, write_run(tmp_path, "best", 0, "abcdefgh")]

@@ -187,7 +187,7 @@ class Runner:
 
     def finish(self, run: PlannedRun) -> str | None:
         """Begin or resume a run, or take it as it is, and write its result. Returns what went wrong."""
-        if self.is_stopped:
+        if self.is_stopped:  # a signal came before pool.map had handed all over, so it could not take them back
             return None
         name = f"{run.arm}, seed {run.seed}"
         try:

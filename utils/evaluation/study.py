@@ -225,6 +225,8 @@ def _test_cells(group: Group, baseline: Group, split: str) -> list[str]:
 
 
 def _time_cell(group: Group, baseline: Group) -> str:
+    if not all(run.best for run in baseline.runs.values()):  # nothing was read: every arm reaches that at once
+        return ""
     shares = time_to_best(group, baseline)
     reached = [share for share in shares if share is not None]
     if not reached:
