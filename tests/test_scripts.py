@@ -71,7 +71,8 @@ def test_training_leaves_everything_a_run_should(trained):
     kinds = [(stage, kind) for stage in ("standard", "alignment", "handwritten") for kind in ("best", "last")]
     weights = {f"{stage}-{kind}.safetensors" for stage, kind in kinds}
     assert names - weights == {
-        "config.yaml", "vocabulary.txt", "log.jsonl", "curves.png", "sheet.png", "state.pt", "summary.json"
+        "config.yaml", "vocabulary.txt", "log.jsonl", "curves.png", "sheet.png", "state.pt", "summary.json",
+        "validation-predictions.jsonl", "test-predictions.jsonl"
     }  # fmt: skip
     assert weights <= names
     summary = json.loads((trained / "summary.json").read_text())
@@ -83,6 +84,22 @@ def test_training_leaves_everything_a_run_should(trained):
         ("standard", 1), ("alignment", 1), ("handwritten", 1), ("handwritten", 2)
     ]  # fmt: skip
     assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_run_has_read_agrees_with_its_scores_and_serves_a_paired_test(home, trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    for split, scores in summary["splits"].items():
+        rows = [json.loads(line) for line in (trained / f"{split}-predictions.jsonl").read_text().splitlines()]
+        assert len({row["id"] for row in rows}) == len(rows) == scores["items"]
+        right = [row for row in rows if row["errors"] == 0]
+        assert all(row["prediction"] == row["reference"] for row in right)
+        assert 100 * len(right) / len(rows) == pytest.approx(scores["exprate"], abs=1e-3)
+        tokens = sum(len(row["reference"].split()) for row in rows)
+        assert 100 * sum(row["errors"] for row in rows) / tokens == pytest.approx(scores["token_error_rate"], abs=1e-3)
+    checkpoint, path = str(trained / "handwritten-best.safetensors"), str(trained / "test-predictions.jsonl")
+    arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--root", "datasets", "--json", "--against", path]
+    against = json.loads(run("evaluate.py", *arguments, folder=home).stdout)["against"]
+    assert (against["only_here"], against["only_there"]) == (0, 0)
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])

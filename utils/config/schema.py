@@ -167,6 +167,7 @@ class TrainingConfig:
     label_smoothing: Share
     input_noise: Share = 0.0
     validate_every: PositiveInteger
+    validate_minutes: PositiveNumber | None = None
     validation_images: PositiveInteger
     save_minutes: PositiveNumber
     minutes: PositiveNumber | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from utils.config.schema import Config
+from utils.evaluation.metrics import edit_distance
 from utils.plots import draw_curves, draw_sheet
 from utils.tables import table
 from utils.training.clock import stage_seconds
@@ -59,6 +61,14 @@ def log_sheet(run: Run, stage: str, predictions: Sequence[Prediction], loader: L
         run.tensorboard.add_sheet(stage, items, title, len(run.lines()) + 1)
 
 
+def prediction_row(prediction: Prediction, text: Callable[[Sequence[int]], str]) -> dict[str, Any]:
+    """A line of SPLIT-predictions.jsonl, in the words of evaluate.py.   text(ids): LaTeX."""
+    name, reference, hypothesis = prediction
+    read = text(hypothesis.tokens) if hypothesis.tokens else None
+    errors = edit_distance(reference, hypothesis.tokens)
+    return {"id": name, "reference": text(reference), "prediction": read, "errors": errors}
+
+
 def report(
     model: nn.Module,
     data: OpenedData,
@@ -68,11 +78,12 @@ def report(
     device: torch.device,
     seconds: float,
 ) -> None:
-    """Read the validation and test splits with the final weights; write summary.json, curves.png and sheet.png."""
+    """Read validation and test splits with the final weights; write summary.json, predictions, curves and a sheet."""
     splits, shown = {}, None
     for split, loader in loaders.items():
         predictions = predict(model, loader, device, "handwritten", f"reading {split}")
         splits[split] = score(predictions)
+        run.save_predictions(split, (prediction_row(prediction, data.text) for prediction in predictions))
         if shown is None or split != "validation":
             shown = (split, loader, predictions)
     lines = run.lines()
