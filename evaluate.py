@@ -79,7 +79,7 @@ def main() -> int:
         "split": options.split,
         "items": len(items),
         **source.about,
-        **compute_scores(items, Conventions(RULES_VERSION, KINDS, NOT_SYMBOLS)),
+        **compute_scores(items, Conventions(RULES_VERSION, KINDS, NOT_SYMBOLS), source.about["confidence_exponent"]),
         "failed": find_failures(items, source.failed),
         "against": None if outcomes is None else compare_systems(options.against, outcomes, items),
     }

@@ -96,7 +96,8 @@ class Reading:
 
     latex: the tokens, joined by spaces.   score: mean log-probability of the tokens and the end; where both directions
     were searched, the mean of the two.   confidences: the probability of each token after those before it.
-    confidence: their product, the probability of all tokens together, so longer formulas have less.
+    confidence: that all tokens are right: their product, to the power that made it fit on validation, if the weights
+    name one (utils/evaluation/calibration.py); longer formulas have less.
     alternatives: the other hypotheses of the beam, best first; none where decoding was greedy.
     boxes: where each token was seen: left, top, right, bottom in pixels of the given image, turned as EXIF says.
     is_truncated: it had not ended at the largest length that decoding allows for such an image.
@@ -154,15 +155,16 @@ class Reader:
     def __init__(self, model: nn.Module | OnnxNetwork, vocabulary: Vocabulary, data: dict[str, Any],
                  language: Language, device: str | torch.device | None = "cpu"):  # fmt: skip
         """model: a Recognizer with an encoder of handwriting.   data: `image_scale`, `max_height` and `max_width` of
-        its training images; optionally `clean`, whether photographs among them were cleaned (see prepare), and
-        `scales`, sizes that it reads an image in together, times the usual one.   device: of torch; None for a network
-        that runs without it. Raises ConfigError for scales that cannot be."""
+        its training images; optionally `clean`, whether photographs among them were cleaned (see prepare);
+        `scales`, sizes that it reads an image in together, times the usual one; and `confidence_exponent`, see Reading.
+        device: of torch; None for a network that runs without it. Raises ConfigError for scales that cannot be."""
         if device is not None:
             import torch
 
             model, device = model.to(device).eval().requires_grad_(False), torch.device(device)
         self.scales = check_scales(data.get("scales") or [1.0])
         largest, *others = self.scales
+        self.confidence_exponent = float(data.get("confidence_exponent") or 1.0)
         self.network, self.device = model, device
         self.model = model.at_scales([scale / largest for scale in others]) if others else model
         self.vocabulary, self.data, self.language = vocabulary, data, language
@@ -436,7 +438,7 @@ class Reader:
         tokens = tuple(self.vocabulary.decode(hypothesis.tokens))
         others = [(tuple(self.vocabulary.decode(other.tokens)), other.score) for other in hypothesis.alternatives]
         stride = self.model.handwritten_encoder.stride
-        confidence = float(as_array(explanation.confidences).astype(np.float64).prod())
+        confidence = float(as_array(explanation.confidences).astype(np.float64).prod()) ** self.confidence_exponent
         warnings = warnings_about(tokens, confidence, hypothesis.is_truncated, self.language.is_well_formed(tokens))
         if prepared.lines:
             warnings = (f"{len(prepared.lines)} lines of writing, read as one formula", *warnings)

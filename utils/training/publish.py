@@ -6,8 +6,8 @@ python -m utils.training.publish checkpoints/CROHME/handwritten-best.safetensors
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.errors import CheckpointError
 from utils.reading.options import scales_of
@@ -18,10 +18,11 @@ ONLY_FOR_TRAINING = ("standard_encoder.", "symbol_map.")
 LARGEST_HALF = 65504.0
 
 
-def publish(source: str | Path, target: str | Path, scales: Sequence[float] | None = None) -> int:
+def publish(source: str | Path, target: str | Path, **reading: Any) -> int:
     """Write `target` from the checkpoint `source`; returns its size in bytes.
 
-    scales: that images are to be read at together, times the usual size; by default those that the checkpoint names.
+    reading: `scales` that images are to be read at together, times the usual size, and `confidence_exponent`, see
+    utils/evaluation/calibration.py; those that are None stay as the checkpoint names them.
 
     Raises CheckpointError for a checkpoint without a handwritten encoder, or with a weight that 16 bits cannot hold.
     """
@@ -41,8 +42,7 @@ def publish(source: str | Path, target: str | Path, scales: Sequence[float] | No
             tensor = tensor.to(torch.float16)
         weights[name] = tensor
     about["architecture"] = {**about["architecture"], "domains": ["handwritten"], "symbols": False}
-    if scales:
-        about["data"] = {**about["data"], "scales": list(scales)}
+    about["data"] = about["data"] | {name: value for name, value in reading.items() if value is not None}
     save_checkpoint(Path(target), weights, about)
     return Path(target).stat().st_size
 
@@ -52,8 +52,10 @@ def main() -> int:
     parser.add_argument("checkpoint", help="a .safetensors file of a run")
     parser.add_argument("--out", default="checkpoints/crohme.safetensors", help="default: %(default)s")
     parser.add_argument("--scales", type=scales_of, metavar="S[,S…]", help="sizes to read in together; default: one")
+    parser.add_argument("--confidence-exponent", type=float, metavar="X", help="the fitted_exponent of scores.json")
     options = parser.parse_args()
-    size = publish(options.checkpoint, options.out, options.scales)
+    size = publish(options.checkpoint, options.out, scales=options.scales,
+                   confidence_exponent=options.confidence_exponent)  # fmt: skip
     print(f"{options.out}: {size / 1e6:.1f} MB")
     return 0
 

@@ -37,9 +37,11 @@ def print_stages(
     """What is going to happen."""
     minutes = config.training.minutes
     rows = [("stage", "images", "trains", "losses", "minutes" if minutes else "epochs", "learning rate")]
+    used = dict(run.stage_seconds)
     for index, stage in enumerate(config.stages):
         losses = ", ".join(f"{name} {weight:g}" for name, weight in stage.losses.items())
-        seconds = stage_seconds(minutes, config.stages, index, run.stage_seconds)
+        seconds = stage_seconds(minutes, config.stages, index, used)
+        used.setdefault(stage.name, seconds or 0.0)
         length = stage.epochs if seconds is None else f"{seconds / 60:.1f}"
         rows.append((stage.name, stage.images, ", ".join(stage.trains), losses, length, stage.learning_rate))
     print(f"\n{config.dataset}: {data.describe()}")
