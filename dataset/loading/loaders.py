@@ -82,7 +82,8 @@ class Data:
     def about(self) -> dict:
         """What whoever reads with the weights must do to an image, as plain values."""
         clean = cleaning_of(self.folder / "train")
-        return {name: getattr(self.settings, name) for name in IMAGE_SETTINGS} | ({"clean": clean} if clean else {})
+        about = {name: getattr(self.settings, name) for name in (*IMAGE_SETTINGS, "scales")}
+        return about | ({"clean": clean} if clean else {})
 
     def counts(self) -> dict[str, int]:
         """Images a split."""
