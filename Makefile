@@ -1,12 +1,12 @@
 # Two commands: `make train` (DATASET=SAMPLE by default) and `make test`. And `make crohme`: the results on CROHME;
-# `make gpu`: all that a few minutes on a GPU can tell.
+# `make gpu`: all that a few minutes on a GPU can tell; `make study`: the arms of results/study/arms.yaml, three seeds.
 PYTHON ?= python3
 DATASET ?= SAMPLE
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test crohme gpu gpu-wheels clean
+.PHONY: train test crohme study gpu gpu-wheels clean
 
 train: $(VENV)/.installed
 	$(BIN)/python train_stage.py --dataset $(DATASET) $(ARGS)
@@ -31,17 +31,24 @@ crohme: $(VENV)/.installed
 	$(call evaluate,crohme-stages,2014,10) --against checkpoints/crohme-ink/2014-10/predictions.jsonl
 	$(BIN)/python -m utils.training.publish checkpoints/crohme-stages/$(STAGE)-best.safetensors
 
+# Does the bridge carry? Twelve core hours; cut down: make study MINUTES=3 SEEDS=0 ARMS='ink bridge' JOBS=1
+STUDY = $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ARMS),--arms $(ARMS)) \
+	$(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+study: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/study.py $(STUDY)
+
 # Tests, speed, weights and scores in so many minutes; see tests/benchmarks/gpu.py. $(PYTHON) is used as it is where it has
 # torch, so no network is needed; what else it lacks comes from datasets/wheels, which `make gpu-wheels` fills beforehand,
 # where there is a network: for the Python and platform of the machine with the GPU.
-MINUTES ?= 8
+MINUTES ?=
 WHEELS_PYTHON ?= 3.12
 WHEELS = pydantic filelock jinja2 rapidfuzz hypothesis pytest tqdm safetensors
 platforms = $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
 
 gpu:
-	@if $(PYTHON) -c 'from importlib.util import find_spec; exit(find_spec("torch") is None)'; then exec $(PYTHON) tests/benchmarks/gpu.py --minutes $(MINUTES) $(ARGS); else \
-	$(MAKE) $(VENV)/.installed-dev && exec $(BIN)/python tests/benchmarks/gpu.py --minutes $(MINUTES) $(ARGS); fi
+	@if $(PYTHON) -c 'from importlib.util import find_spec; exit(find_spec("torch") is None)'; then exec $(PYTHON) tests/benchmarks/gpu.py --minutes $(or $(MINUTES),8) $(ARGS); else \
+	$(MAKE) $(VENV)/.installed-dev && exec $(BIN)/python tests/benchmarks/gpu.py --minutes $(or $(MINUTES),8) $(ARGS); fi
 
 gpu-wheels:
 	$(PYTHON) -m pip download --dest datasets/wheels --only-binary=:all: --python-version $(WHEELS_PYTHON) $(platforms) \

@@ -39,7 +39,8 @@ def parse_options() -> argparse.Namespace:
     source.add_argument("--predictions", metavar="PATH",
                         help=".txt with name<TAB>tokens, .jsonl, .json, .csv; folder or .zip of NAME.txt")  # fmt: skip
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a folder in datasets/")
-    parser.add_argument("--split", default="test", metavar="NAME", help="default: %(default)s")
+    parser.add_argument("--split", default="test", metavar="NAME",
+                        help="validation: what was held out of training; default: %(default)s")  # fmt: skip
     parser.add_argument("--root", type=Path, default=DATASETS, metavar="FOLDER",
                         help="where data sets are; default: datasets/ beside this script")  # fmt: skip
     add_reading_options(parser)
@@ -60,9 +61,12 @@ def main() -> int:
     from dataset.formats.predictions import read_outcomes
     from dataset.latex.comparison import KINDS, NOT_SYMBOLS
     from dataset.latex.normalization import RULES_VERSION
+    from dataset.loading.validation import HeldOut
     from utils.evaluation.scores import Conventions, compare_systems, compute_scores, describe, find_failures
+    from utils.reading.checkpoints import held_out_of
 
-    references = open_references(options.root / options.dataset, options.split)
+    chosen_by = {} if options.predictions or options.split != "validation" else held_out_of(options.checkpoint)
+    references = open_references(options.root / options.dataset, options.split, HeldOut(**chosen_by))
     # What can be wrong is looked at before anything takes time.
     outcomes = read_outcomes(Path(options.against), references) if options.against else None
     if options.out:
@@ -75,7 +79,7 @@ def main() -> int:
         "split": options.split,
         "items": len(items),
         **source.about,
-        **compute_scores(items, Conventions(RULES_VERSION, KINDS, NOT_SYMBOLS)),
+        **compute_scores(items, Conventions(RULES_VERSION, KINDS, NOT_SYMBOLS), source.about["confidence_exponent"]),
         "failed": find_failures(items, source.failed),
         "against": None if outcomes is None else compare_systems(options.against, outcomes, items),
     }
@@ -99,7 +103,7 @@ def read_with_checkpoint(options: argparse.Namespace, references: Sequence[Refer
     from utils.training.devices import choose_device
 
     checkpoint = str(find_checkpoint(options.checkpoint))
-    reader = Reader.load(checkpoint, choose_device(options.device))
+    reader = Reader.load(checkpoint, choose_device(options.device), options.scales)
     search = search_of(options, reader)
     images, missing = find_images(options.root / options.dataset, options.split, references)
     return CheckpointSource(checkpoint, reader, images, missing, search, options.clean, options.batch)

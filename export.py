@@ -82,13 +82,13 @@ def main() -> int:
     reader = Reader.load(checkpoint)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / ABOUT).unlink(missing_ok=True)  # the folder counts as exported when everything else is there
-    export_network(reader.model, options.out)
+    export_network(reader.network, options.out)
     if options.int8:
         quantize(options.out)
     shutil.copyfile(ROOT / "LICENSE", options.out / "LICENSE")
     about = describe(checkpoint, reader, "int8" if options.int8 else "fp32")
     atomic_write(options.out / ABOUT, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    difference = compare(reader.model, OnnxNetwork(options.out))
+    difference = compare(reader.network, OnnxNetwork(options.out))
     if not options.int8 and difference > TOLERANCE:
         (options.out / ABOUT).unlink()
         raise CheckpointError(f"{options.out}: the network there differs from torch by {difference:.2g} of its logits")
@@ -113,11 +113,11 @@ def describe(checkpoint: Path, reader: Reader, precision: str) -> dict[str, Any]
     return {
         "format": FORMAT,
         "precision": precision,
-        "directions": reader.model.decoder.directions,
-        "stride": reader.model.handwritten_encoder.stride,
+        "directions": reader.network.decoder.directions,
+        "stride": reader.network.handwritten_encoder.stride,
         "data": dict(reader.data),
         "license": "MIT for the program, see LICENSE; the weights are used as the data that they were trained on",
-        "architecture": reader.model.architecture(),
+        "architecture": reader.network.architecture(),
         "origin": {"checkpoint": checkpoint.name, "sha256": file_digest(checkpoint), **origin},
         "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "opset": OPSET},
         "vocabulary": [str(token) for token in about["vocabulary"]],

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,11 +89,11 @@ def main() -> int:
 def open_network(options: argparse.Namespace) -> tuple[Reader, Path]:
     """The network to read with, and where it is."""
     if options.onnx is not None:
-        return Reader.from_onnx(options.onnx, language()), Path(options.onnx)
+        return Reader.from_onnx(options.onnx, language(), options.scales), Path(options.onnx)
     from utils.training.devices import choose_device  # with torch
 
     checkpoint = find_checkpoint(options.checkpoint)
-    return Reader.load(checkpoint, choose_device(options.device)), checkpoint
+    return Reader.load(checkpoint, choose_device(options.device), options.scales), checkpoint
 
 
 # ---- the library -----------------------------------------------------------------------------------------------------
@@ -107,18 +108,20 @@ class Reader(reader.Reader):
     """
 
     @classmethod
-    def load(cls, path: str | Path | None = None, device: str | torch.device = "cpu") -> Reader:
+    def load(cls, path: str | Path | None = None, device: str | torch.device = "cpu",
+             scales: Sequence[float] | None = None) -> Reader:  # fmt: skip
         """Read a checkpoint: a path, "newest" for your own newest run, or nothing for the published weights.
 
         Or a folder that export.py wrote: reading it takes onnxruntime and no torch, on the CPU.
+        scales: sizes to read an image in together, times the usual one; by default those that the checkpoint names.
         Raises CheckpointError for one that is missing, broken or foreign.
         """
         path = find_checkpoint(path)
         if path.is_dir():
-            return cls.from_onnx(path, language())
+            return cls.from_onnx(path, language(), scales)
         from models.recognizer import Recognizer
 
-        return cls.from_checkpoint(path, lambda about: Recognizer(**about), language(), device)
+        return cls.from_checkpoint(path, lambda about: Recognizer(**about), language(), device, scales)
 
 
 def draw_latex(latex: str) -> np.ndarray:

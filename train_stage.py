@@ -49,6 +49,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
     model, stride = make_model(config, len(data.vocabulary), start, context.device)
     about = {"architecture": model.architecture(), "vocabulary": data.vocabulary.tokens, "data": data.about()}
+    about |= {"held_out": data.held_out and data.held_out._asdict()}
     settings = config.as_dict() | {"batching": batching}
     run = open_run(folder, settings, about, context.is_first, resumed is not None, options.tensorboard)
     if config.training.compile:

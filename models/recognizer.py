@@ -16,6 +16,7 @@ from models.decoders.gru import GRUDecoder
 from models.decoders.interface import replace_at_random, teacher_forcing
 from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
+from models.multiscale import MultiScaleDecoder, encode_at_scales
 from models.search import beam_search, greedy
 from models.symbols import SymbolMap
 from utils.hypotheses import Hypothesis
@@ -69,7 +70,67 @@ class Explanation(NamedTuple):
     attention: Tensor  # (L, h, w) attention weights of each token; each sums to 1 over the image's feature positions
 
 
-class Recognizer(nn.Module):
+class Reads(nn.Module):
+    """The reading half of a network that has encode() and a decoder."""
+
+    @torch.no_grad()
+    def read(
+        self,
+        images: Tensor,
+        padding: Tensor,
+        domain: str = "handwritten",
+        beam: int = 1,
+        directions: int | None = None,
+        length_penalty: float = 1.0,
+    ) -> list[Hypothesis]:
+        """Autoregressive decoding, to the end of each formula; call eval() first.   Returns the best hypotheses.
+
+        beam: 1 decodes greedily from left to right; more uses all of the decoder's directions, or as many as
+        `directions` says.   See models/search.py.
+        """
+        return self.read_encoded(self.encode(images, padding, domain), beam, directions, length_penalty)
+
+    @torch.no_grad()
+    def read_encoded(
+        self, encoded: Encoded, beam: int = 1, directions: int | None = None, length_penalty: float = 1.0
+    ) -> list[Hypothesis]:
+        """read(), for what encode() returned."""
+        if beam == 1 and directions in (None, 1):
+            return greedy(self.decoder, *encoded, length_penalty)
+        return beam_search(self.decoder, *encoded, beam, directions, length_penalty)
+
+    @torch.no_grad()
+    def explain(
+        self, images: Tensor, padding: Tensor, predictions: Sequence[Sequence[int]], domain: str = "handwritten"
+    ) -> list[Explanation]:
+        """How probable each token of a prediction is, and where it is in the image; call eval() first.
+
+        predictions: for each image, token ids without start and end.   The rest: see encode().
+        """
+        return self.explain_encoded(self.encode(images, padding, domain), predictions)
+
+    @torch.no_grad()
+    def explain_encoded(self, encoded: Encoded, predictions: Sequence[Sequence[int]]) -> list[Explanation]:
+        """explain(), for what encode() returned."""
+        features, padding, counts = encoded
+        lengths = torch.tensor([len(tokens) for tokens in predictions], device=features.device)
+        labels = torch.full((len(predictions), max(int(lengths.max()), 1)), PAD, device=features.device)
+        for row, tokens in zip(labels, predictions, strict=True):
+            row[: len(tokens)] = torch.as_tensor(tokens, device=features.device)
+        inputs, targets, _ = teacher_forcing(labels, lengths, self.decoder.directions)
+        output = self.decoder(features, padding, inputs, counts)
+        forwards = slice(0, None, self.decoder.directions)
+        probabilities = output.logits[forwards].float().softmax(-1)
+        of_targets = probabilities.gather(2, targets[forwards, :, None])[..., 0]
+        sizes = [(int(is_image.any(1).sum()), int(is_image.any(0).sum())) for is_image in ~padding]
+        rows = zip(of_targets, output.attention[forwards], lengths.tolist(), sizes, strict=True)
+        return [
+            Explanation(confidences[:length], attention[:length, :height, :width])
+            for confidences, attention, length, (height, width) in rows
+        ]
+
+
+class Recognizer(Reads):
     """Images in, token ids out.
 
     encoder: arguments of DenseNet.   decoder: "gru" or "transformer"; decoder_options: arguments of its class.
@@ -193,6 +254,10 @@ class Recognizer(nn.Module):
         repeated = self.decoder.attention if isinstance(self.decoder, GRUDecoder) else self.decoder.refinement.norm
         repeated.compile(dynamic=True)
 
+    def at_scales(self, ratios: Sequence[float]) -> MultiScaleRecognizer:
+        """This network, reading each image as it is and `ratios` times as large together; see models/multiscale.py."""
+        return MultiScaleRecognizer(self, ratios)
+
     def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
         """images: (B, 1, H, W) float, ink 1 on paper 0, padding: (B, H, W).   domain: "standard" or "handwritten"."""
         features, padding = self.encoder(domain)(images.contiguous(memory_format=torch.channels_last), padding)
@@ -230,61 +295,20 @@ class Recognizer(nn.Module):
         symbol_map = getattr(self.decoder, "symbols", None) or self.symbol_map
         return None if symbol_map is None else symbol_map(features)
 
-    @torch.no_grad()
-    def read(
-        self,
-        images: Tensor,
-        padding: Tensor,
-        domain: str = "handwritten",
-        beam: int = 1,
-        directions: int | None = None,
-        length_penalty: float = 1.0,
-    ) -> list[Hypothesis]:
-        """Autoregressive decoding, to the end of each formula; call eval() first.   Returns the best hypotheses.
 
-        beam: 1 decodes greedily from left to right; more uses all of the decoder's directions, or as many as
-        `directions` says.   See models/search.py.
-        """
-        return self.read_encoded(self.encode(images, padding, domain), beam, directions, length_penalty)
+class MultiScaleRecognizer(Reads):
+    """A Recognizer that reads every image at several scales at once; see models/multiscale.py."""
 
-    @torch.no_grad()
-    def read_encoded(
-        self, encoded: Encoded, beam: int = 1, directions: int | None = None, length_penalty: float = 1.0
-    ) -> list[Hypothesis]:
-        """read(), for what encode() returned."""
-        if beam == 1 and directions in (None, 1):
-            return greedy(self.decoder, *encoded, length_penalty)
-        return beam_search(self.decoder, *encoded, beam, directions, length_penalty)
+    def __init__(self, network: Recognizer, ratios: Sequence[float]):
+        """ratios: of the smaller sizes to the size that images are given in, each below 1."""
+        super().__init__()
+        self.network, self.ratios = network, tuple(ratios)
+        self.decoder = MultiScaleDecoder(network.decoder)
+        self.handwritten_encoder = network.handwritten_encoder
 
-    @torch.no_grad()
-    def explain(
-        self, images: Tensor, padding: Tensor, predictions: Sequence[Sequence[int]], domain: str = "handwritten"
-    ) -> list[Explanation]:
-        """How probable each token of a prediction is, and where it is in the image; call eval() first.
-
-        predictions: for each image, token ids without start and end.   The rest: see encode().
-        """
-        return self.explain_encoded(self.encode(images, padding, domain), predictions)
-
-    @torch.no_grad()
-    def explain_encoded(self, encoded: Encoded, predictions: Sequence[Sequence[int]]) -> list[Explanation]:
-        """explain(), for what encode() returned."""
-        features, padding, counts = encoded
-        lengths = torch.tensor([len(tokens) for tokens in predictions], device=features.device)
-        labels = torch.full((len(predictions), max(int(lengths.max()), 1)), PAD, device=features.device)
-        for row, tokens in zip(labels, predictions, strict=True):
-            row[: len(tokens)] = torch.as_tensor(tokens, device=features.device)
-        inputs, targets, _ = teacher_forcing(labels, lengths, self.decoder.directions)
-        output = self.decoder(features, padding, inputs, counts)
-        forwards = slice(0, None, self.decoder.directions)
-        probabilities = output.logits[forwards].float().softmax(-1)
-        of_targets = probabilities.gather(2, targets[forwards, :, None])[..., 0]
-        sizes = [(int(is_image.any(1).sum()), int(is_image.any(0).sum())) for is_image in ~padding]
-        rows = zip(of_targets, output.attention[forwards], lengths.tolist(), sizes, strict=True)
-        return [
-            Explanation(confidences[:length], attention[:length, :height, :width])
-            for confidences, attention, length, (height, width) in rows
-        ]
+    def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
+        """See Recognizer.encode(); the features are ScaledFeatures."""
+        return encode_at_scales(self.network, self.ratios, images, padding, domain)
 
 
 def _present_name(name: str) -> str:

@@ -17,7 +17,7 @@ LABELS = ["x ^ { 2 }", "a + b", r"\frac { 1 } { 2 }", "x", r"\sqrt { y }", "b = 
 
 
 def settings(folder: Path, **changes) -> SimpleNamespace:
-    values = {"root": str(folder.parent), "image_scale": 1.0, "max_height": 512, "max_width": 512}
+    values = {"root": str(folder.parent), "image_scale": 1.0, "max_height": 512, "max_width": 512, "scales": (1.0,)}
     return SimpleNamespace(
         **{**values, "validation_share": 0.3, "workers": 0, "symbols": (), "chinese_font": None, **changes}
     )

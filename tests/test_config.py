@@ -195,3 +195,9 @@ def test_merging_replaces_values_and_keeps_siblings():
     assert merged == {"a": {"b": 1, "c": [3]}, "stages": [{"name": "x", "epochs": 2}]}
     set_value(merged, "a.b=hello")
     assert merged["a"]["b"] == "hello"
+
+
+def test_scales_are_different_and_come_largest_first():
+    assert load_config(SHIPPED, "CROHME", assignments=["data.scales=[1, 1.25]"]).data.scales == (1.25, 1.0)
+    with pytest.raises(ConfigError, match=r"--set data.scales: expected different scales from 0.25 to 4"):
+        load_config(SHIPPED, "CROHME", assignments=["data.scales=[1, 1]"])

@@ -31,8 +31,8 @@ LABELS = {
 }
 TALL = "six"  # the only image of this height
 KEYS = {
-    "dataset", "split", "items", "search", "clean", "cleaned", "device", "seconds",
-    "images_per_second", "exact", "normalized",
+    "dataset", "split", "items", "search", "confidence_exponent", "calibration", "clean", "cleaned", "device",
+    "seconds", "images_per_second", "exact", "normalized",
     "structure_exprate", "symbol_accuracy", "well_formed", "visual_exprate", "intervals", "by", "confusions", "failed",
     "against",
 }  # fmt: skip
@@ -295,7 +295,8 @@ def test_no_other_flag_changes_the_scores(home, run, page):
         text, _ = run(*CHECKPOINT, *search)
         assert f"{plain['exact']['exprate']:.2f}" in text and f"{plain['normalized']['exprate']:.2f}" in text
         again, _ = run("--predictions", "out/predictions.jsonl", "--json")
-        same = KEYS - {"search", "clean", "cleaned", "device", "seconds", "images_per_second"}
+        of_the_network = {"search", "confidence_exponent", "calibration", "clean", "cleaned", "device"}
+        same = KEYS - of_the_network - {"seconds", "images_per_second"}
         assert {name: again[name] for name in same} == {name: plain[name] for name in same}
         assert json.loads((home / "out" / "scores.json").read_text())["exact"] == plain["exact"]
 
@@ -337,6 +338,13 @@ def test_a_test_split_alone_is_evaluated(home, run):
     (home / "datasets" / "MINE" / "vocabulary.txt").unlink()
     scores, _ = run(*CHECKPOINT, "--json")
     assert scores["items"] == 6 and not any("image" in failed["reason"] for failed in scores["failed"])
+
+
+def test_weights_that_do_not_say_what_validated_them_are_told(home, run):
+    scores, errors = run(*CHECKPOINT, "--split", "validation", "--json")
+    assert "does not say which labels validated it" in errors
+    labels = (home / "datasets" / "MINE" / "train" / "labels.txt").read_text().splitlines()
+    assert 0 < scores["items"] < len(labels)
 
 
 def test_photographs_are_read_as_recognize_reads_them_and_that_is_told(home, run, page):

@@ -28,7 +28,7 @@ from dataset.vocabulary import Vocabulary
 from recognize import Reader
 from tests.faults.campaign import Finding, Kind, run, run_case
 from tests.faults.kinds import MODULES, kind_of
-from tests.faults.kinds.images import preparer
+from tests.faults.kinds.images import DATA, preparer
 from tests.made_up_ink import encoded, written
 from tests.made_up_packages import LABELS, caption, inkml, make_can, make_comer, make_plain
 from tests.test_reader import recognizer, saved
@@ -370,6 +370,7 @@ def test_a_run_with_a_damaged_file_is_named_when_runs_are_compared(tmp_path, fil
     "changes",
     [{"architecture": 1}, {"vocabulary": 7}, {"data": []}, {"data": {"image_scale": "x", "max_height": 9,
     "max_width": 9}},
+     {"data": DATA | {"scales": 3}}, {"data": DATA | {"scales": ["x"]}}, {"data": DATA | {"confidence_exponent": "x"}},
      {"data": {"image_scale": 0, "max_height": 9, "max_width": 9}},
      {"data": {"image_scale": float("nan"), "max_height": 9, "max_width": 9}}],
 )  # fmt: skip

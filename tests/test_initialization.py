@@ -35,7 +35,7 @@ def network(size: int, decoder: str = "gru", seed: int = 0, **options) -> Recogn
 
 
 def saved(path: Path, model: Recognizer, tokens: str, **about) -> Path:
-    data = {"image_scale": 0.25, "max_height": 64, "max_width": 256}
+    data = {"image_scale": 0.25, "max_height": 64, "max_width": 256, "scales": [1.2, 1.0]}
     about = {"architecture": model.architecture(), "vocabulary": list(tokens), "data": data, "stage": "last", **about}
     save_checkpoint(path, model.state_dict(), about)
     return path
@@ -108,7 +108,7 @@ def test_the_network_of_the_weights_is_taken_whatever_the_configuration_has(tmp_
     model = Recognizer.from_config(config.model, 9, config.domains(), symbols=True)
     shapes = {name: weight.shape for name, weight in model.state_dict().items()}
     assert shapes == {name: weight.shape for name, weight in network(9, decoder).state_dict().items()}
-    assert (config.init, config.data.image_scale) == (str(path), 0.25)
+    assert (config.init, config.data.image_scale, config.data.scales) == (str(path), 0.25, (1.2, 1.0))
     told = overridden_keys(ROOT / "config.yaml", "CROHME", None, weights)[f"--init {path}"]
     assert {"model.encoder.growth", f"model.{decoder}.dropout", "data.image_scale"} <= set(told)
 

@@ -18,10 +18,10 @@ from utils.reading.photographs import (
     PEN,
     SYMBOL_HEIGHT,
     clean,
+    clean_photograph,
     contrast_of,
     cut_out_sheet,
     is_drawn,
-    noise_of,
 )
 
 
@@ -215,8 +215,8 @@ def test_lines_as_dark_as_the_ink_go_too():
 
 def test_a_bar_from_edge_to_edge_of_a_narrow_cut_is_ink():
     bar = formula()[10:104, 18:139]
-    contrast = contrast_of(on_paper(bar))
-    kept, angles = remove_lines(contrast, noise_of(contrast))
+    contrast, noise = contrast_of(on_paper(bar))
+    kept, angles = remove_lines(contrast, float(np.median(noise)))
     assert np.array_equal(kept, contrast) and not angles
 
 
@@ -224,8 +224,8 @@ def test_paper_without_lines_has_none():
     for kind in ("sheet of paper", "photograph"):
         for seed in range(5):
             image, _ = photograph(formula(), kind, np.random.default_rng(seed))
-            contrast = contrast_of(image)
-            assert not remove_lines(contrast, noise_of(contrast))[1]
+            contrast, noise = contrast_of(image)
+            assert not remove_lines(contrast, float(np.median(noise)))[1]
 
 
 # ---- no ink ----------------------------------------------------------------------------------------------------------
@@ -247,6 +247,34 @@ def test_paper_without_lines_has_none():
 def test_an_empty_page_is_an_error_that_names_it(page):
     with pytest.raises(DataError, match=r"^a\.jpg: has no ink"):
         clean(page, "a.jpg")
+
+
+def empty_paper(seed: int) -> np.ndarray:
+    """A photograph of paper alone: steep light, grain, a lens that is not sharp, JPEG."""
+    random = np.random.default_rng(seed)
+    height, width = random.integers(150, 500), random.integers(200, 800)
+    y, x = np.mgrid[:height, :width]
+    angle = random.uniform(0, 2 * np.pi)
+    light = np.cos(angle) * (x / width - 0.5) + np.sin(angle) * (y / height - 0.5)
+    grey = random.uniform(120, 245) + random.uniform(0, 180) * light + random.normal(0, 15 * random.random(), x.shape)
+    if seed % 2:
+        grey = cv2.GaussianBlur(grey, (0, 0), random.uniform(0.5, 2))
+    grey = grey.clip(0, 255).astype(np.uint8)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(30, 95))]
+    return grey if seed % 4 < 2 else cv2.imdecode(cv2.imencode(".jpg", grey, quality)[1], cv2.IMREAD_GRAYSCALE)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_empty_paper_in_bad_light_has_no_ink(seed):
+    with pytest.raises(DataError, match=r"^a\.jpg: has no ink"):
+        clean_photograph(empty_paper(seed), "a.jpg")
+
+
+@pytest.mark.parametrize("darkness", [0.15, 0.3])
+def test_a_faint_pencil_on_grainy_paper_is_seen(darkness):
+    ink = np.pad(formula(), 20)
+    page = on_paper(ink, 2, darkness=darkness) + np.random.default_rng(0).normal(0, 2, (300, 620))
+    assert min(share_found(ink, (page.round().astype(np.uint8), np.diag([2.0, 2.0, 1.0])))) > 0.9
 
 
 @settings(max_examples=40)

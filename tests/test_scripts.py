@@ -72,7 +72,7 @@ def test_training_leaves_everything_a_run_should(trained):
     weights = {f"{stage}-{kind}.safetensors" for stage, kind in kinds}
     assert names - weights == {
         "config.yaml", "vocabulary.txt", "log.jsonl", "curves.png", "sheet.png", "state.pt", "summary.json",
-        ".lock",
+        "validation-predictions.jsonl", "test-predictions.jsonl", ".lock"
     }  # fmt: skip
     assert weights <= names
     summary = json.loads((trained / "summary.json").read_text())
@@ -86,17 +86,36 @@ def test_training_leaves_everything_a_run_should(trained):
     assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluate_agrees_with_the_training_script(home, trained):
+def test_what_a_run_has_read_agrees_with_its_scores_and_serves_a_paired_test(home, trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    for split, scores in summary["splits"].items():
+        rows = [json.loads(line) for line in (trained / f"{split}-predictions.jsonl").read_text().splitlines()]
+        assert len({row["id"] for row in rows}) == len(rows) == scores["items"]
+        right = [row for row in rows if row["errors"] == 0]
+        assert all(row["prediction"] == row["reference"] for row in right)
+        assert 100 * len(right) / len(rows) == pytest.approx(scores["exprate"], abs=1e-3)
+        tokens = sum(len(row["reference"].split()) for row in rows)
+        assert 100 * sum(row["errors"] for row in rows) / tokens == pytest.approx(scores["token_error_rate"], abs=1e-3)
+    checkpoint, path = str(trained / "handwritten-best.safetensors"), str(trained / "test-predictions.jsonl")
+    arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--root", "datasets", "--json", "--against", path]
+    against = json.loads(run("evaluate.py", *arguments, folder=home).stdout)["against"]
+    assert (against["only_here"], against["only_there"]) == (0, 0)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_evaluate_agrees_with_the_training_script(home, trained, split):
     checkpoint = str(trained / "handwritten-best.safetensors")
-    arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--root", "datasets", "--json", "--out", "scored"]
-    scores = json.loads(run("evaluate.py", *arguments, folder=home).stdout)
+    arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--root", "datasets", "--split", split]
+    scores = json.loads(run("evaluate.py", *arguments, "--json", "--out", split, folder=home).stdout)
     exact = with_exprate({"items": scores["items"], **scores["exact"]})
     del exact["interval"]
-    assert exact == json.loads((trained / "summary.json").read_text())["splits"]["test"]
-    assert (home / "scored" / "report.html").stat().st_size > 10_000
-    predictions = [json.loads(line) for line in (home / "scored" / "predictions.jsonl").read_text().splitlines()]
-    labels = (home / "datasets" / "TINY" / "test" / "labels.txt").read_text().splitlines()
-    assert [f"{line['id']}\t{line['reference']}" for line in predictions] == labels
+    assert exact == json.loads((trained / "summary.json").read_text())["splits"][split]
+    assert (home / split / "report.html").stat().st_size > 10_000
+    predictions = [json.loads(line) for line in (home / split / "predictions.jsonl").read_text().splitlines()]
+    labels = [f"{line['id']}\t{line['reference']}" for line in predictions]
+    source = "train" if split == "validation" else split
+    known = (home / "datasets" / "TINY" / source / "labels.txt").read_text().splitlines()
+    assert labels == [label for label in known if label in labels] and (len(labels) < len(known)) == (source != split)
 
 
 def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_same_weights(home, trained):

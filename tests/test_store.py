@@ -17,7 +17,7 @@ from dataset.images.store import (
     build_store,
     open_split,
 )
-from dataset.loading.validation import split_validation
+from dataset.loading.validation import HeldOut, split_validation
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from utils.errors import DataError
 from utils.parallel import in_threads
@@ -201,13 +201,13 @@ def test_validation_is_split_by_expression_and_fixed_by_the_seed(tmp_path):
         for item in range(3000):
             writer.add(str(item), ink(0), [3, item % 1000], f"a {item % 1000}")
     store = ImageStore(tmp_path / "store")
-    train, validation = split_validation(store, 0.05, seed=1)
+    train, validation = split_validation(store.label_hash, HeldOut(0.05, 1))
     assert sorted([*train, *validation]) == list(range(3000))
     assert not set(store.label_hash[train]) & set(store.label_hash[validation])
     assert 90 <= len(validation) <= 210
-    assert np.array_equal(validation, split_validation(store, 0.05, seed=1)[1])
-    assert not np.array_equal(validation, split_validation(store, 0.05, seed=2)[1])
-    assert len(split_validation(store, 0.0, seed=1)[1]) == 0
+    assert np.array_equal(validation, split_validation(store.label_hash, HeldOut(0.05, 1))[1])
+    assert not np.array_equal(validation, split_validation(store.label_hash, HeldOut(0.05, 2))[1])
+    assert len(split_validation(store.label_hash, HeldOut(0.0, 1))[1]) == 0
 
 
 def test_the_same_expressions_validate_whatever_the_vocabulary(tmp_path):
@@ -217,7 +217,7 @@ def test_the_same_expressions_validate_whatever_the_vocabulary(tmp_path):
         with StoreWriter(tmp_path / str(number)) as writer:
             for item, label in enumerate(labels):
                 writer.add(str(item), ink(0), vocabulary.encode(label), " ".join(label))
-        sides.append(split_validation(ImageStore(tmp_path / str(number)), 0.3, seed=0)[1].tolist())
+        sides.append(split_validation(ImageStore(tmp_path / str(number)).label_hash, HeldOut(0.3, 0))[1].tolist())
     assert sides[0] == sides[1] and 4 < len(sides[0]) < 24
 
 
@@ -226,7 +226,9 @@ def test_no_side_of_the_validation_split_is_empty(tmp_path):
         for item in range(2):
             writer.add(str(item), ink(0), [3, item], f"a {item}")
     for seed in range(20):
-        assert [len(side) for side in split_validation(ImageStore(tmp_path / "store"), 0.05, seed)] == [1, 1]
+        assert [
+            len(side) for side in split_validation(ImageStore(tmp_path / "store").label_hash, HeldOut(0.05, seed))
+        ] == [1, 1]
 
 
 def test_threads_keep_the_order_and_pass_errors_on():

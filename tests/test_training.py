@@ -289,6 +289,54 @@ def test_validating_takes_a_bounded_share_of_the_time(tmp_path):
     assert sum(validated[:-1]) * 40 <= 0.2 * (400 + sum(validated) * 40)
 
 
+INSIDE = replace(BY_STEPS, validate_minutes=0.25)
+
+
+@pytest.fixture
+def without_limit(monkeypatch):
+    """Validations may take any share of the time."""
+    monkeypatch.setattr("utils.training.trainer.MAX_VALIDATION_SHARE", 1.0)
+
+
+def test_validating_inside_an_epoch_is_logged_with_its_time_and_changes_no_step(tmp_path, without_limit):
+    """Steps of 10 s, epochs of four: due every 15 s, so after 20 s, and at the end of each epoch, as without it."""
+    _, run = train(tmp_path / "inside", seconds=100.0, training=INSIDE)
+    _, plain = train(tmp_path / "plain", seconds=100.0, training=BY_STEPS)
+    seen = [[one["seconds_used"] for one in line.get("validations_inside", [])] for line in run.lines()]
+    assert seen == [[20.0], [60.0], []]
+    for line, other in zip(run.lines(), plain.lines(), strict=True):
+        assert (line["losses"], line["validation"]) == (other["losses"], other["validation"])
+    last = [(each.folder / "only-last.safetensors").read_bytes() for each in (run, plain)]
+    assert last[0] == last[1]
+    found = [scores for line in run.lines() for scores in [*line.get("validations_inside", []), line["validation"]]]
+    best = max((scores["exprate"], -scores["token_error_rate"]) for scores in found)
+    kept = load_checkpoint(run.best("only")).about["validation"]
+    assert (kept["exprate"], -kept["token_error_rate"]) == best
+    _, by_epochs = train(tmp_path / "epochs", training=replace(TRAINING, validate_minutes=1e-9))
+    assert not any("validations_inside" in line for line in by_epochs.lines())
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 6, 7])
+def test_a_stopped_run_that_validates_inside_epochs_resumes_with_what_it_found(tmp_path, without_limit, stop_after):
+    options = {"seconds": 100.0, "training": INSIDE}
+    whole, run = train(tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", stop_after=stop_after, **options)
+    resumed, again = train(tmp_path / "stopped", resume=True, **options)
+    assert same(whole, resumed)
+
+    def found(lines):
+        return [[(one["seconds_used"], one["exprate"]) for one in line.get("validations_inside", [])] for line in lines]
+
+    assert found(run.lines()) == found(again.lines()) != [[], [], []]
+
+
+def test_validations_inside_epochs_take_a_bounded_share_of_the_time_too(tmp_path):
+    _, run = train(tmp_path / "run", seconds=400.0, training=replace(INSIDE, validate_every=1000))
+    inside = [one for line in run.lines() for one in line.get("validations_inside", [])]
+    assert 0 < len(inside) * 40 <= 0.2 * (400 + len(inside) * 40)
+
+
 def test_a_source_is_told_how_far_the_stage_is(tmp_path):
     told = {"epochs": [], "time": []}
     for name, seconds in (("epochs", None), ("time", 160.0)):

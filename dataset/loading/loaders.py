@@ -24,7 +24,7 @@ from dataset.images.symbols import SymbolLibrary, open_library
 from dataset.images.synthetic import SyntheticInk
 from dataset.latex.expressions import open_expressions
 from dataset.loading.batch import Batch, Item, collate
-from dataset.loading.validation import split_validation
+from dataset.loading.validation import HeldOut, split_validation
 from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler, Shapes
 from dataset.typesetter.symbols import missing_characters
 from dataset.vocabulary import Vocabulary
@@ -66,12 +66,14 @@ class Data:
         self.stores = {"train": open_split(folder, "train", self.vocabulary)}
         names = sorted(path.parent.name for path in folder.glob("*/labels.txt"))
         self.splits = [name for name in names if name not in NOT_TESTS]
+        self.held_out: HeldOut | None = None
         if "validation" in names:  # the user's own
             self.stores["validation"] = open_split(folder, "validation", self.vocabulary)
             self.indices = {name: np.arange(len(store)) for name, store in self.stores.items()}
         else:
             self.stores["validation"] = self.stores["train"]
-            parts = split_validation(self.stores["train"], settings.validation_share, seed)
+            self.held_out = HeldOut(settings.validation_share, seed)
+            parts = split_validation(self.stores["train"].label_hash, self.held_out)
             self.indices = dict(zip(("train", "validation"), parts, strict=True))
         for name, indices in self.indices.items():
             if not len(indices):
@@ -80,7 +82,8 @@ class Data:
     def about(self) -> dict:
         """What whoever reads with the weights must do to an image, as plain values."""
         clean = cleaning_of(self.folder / "train")
-        return {name: getattr(self.settings, name) for name in IMAGE_SETTINGS} | ({"clean": clean} if clean else {})
+        about = {name: getattr(self.settings, name) for name in (*IMAGE_SETTINGS, "scales")}
+        return about | ({"clean": clean} if clean else {})
 
     def counts(self) -> dict[str, int]:
         """Images a split."""

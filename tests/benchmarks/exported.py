@@ -20,13 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np  # noqa: E402
 
 from dataset.images.store import open_split  # noqa: E402
-from dataset.loading.validation import split_validation  # noqa: E402
+from dataset.loading.validation import HeldOut, split_validation  # noqa: E402
 from dataset.vocabulary import Vocabulary  # noqa: E402
 from recognize import Reader  # noqa: E402
 from utils.reading.reader import Prepared, Search  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-VALIDATION_SHARE = 0.05  # of config.yaml
 
 
 def open_items(folder: Path, split: str, count: int | None) -> tuple[list[np.ndarray], list[list[str]]]:
@@ -35,7 +34,7 @@ def open_items(folder: Path, split: str, count: int | None) -> tuple[list[np.nda
     store = open_split(folder, "train" if split == "validation" else split, vocabulary)
     indices = np.arange(len(store))
     if split == "validation":
-        _, indices = split_validation(store, VALIDATION_SHARE, 0)
+        _, indices = split_validation(store.label_hash, HeldOut())
     if count and count < len(indices):
         indices = indices[np.linspace(0, len(indices) - 1, count).astype(int)]
     return [store.image(index) for index in indices], [vocabulary.decode(store.tokens(index)) for index in indices]

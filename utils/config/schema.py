@@ -10,9 +10,12 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import PydanticCustomError
+
+from utils.errors import ConfigError
+from utils.reading.scaling import SCALES, check_scales
 
 
 def config_table(cls: type) -> type:
@@ -64,6 +67,13 @@ def _check_pair(value: Any) -> Any:
     return value
 
 
+def _check_scales(value: tuple[float, ...]) -> tuple[float, ...]:
+    try:
+        return check_scales(value)
+    except ConfigError:
+        raise _expected(f"different scales from {SCALES[0]:g} to {SCALES[1]:g}") from None
+
+
 Integer = Annotated[int, _number(int, "an integer", lambda x: True)]
 PositiveInteger = Annotated[int, _number(int, "a positive integer", lambda x: x > 0)]
 NonNegativeInteger = Annotated[int, _number(int, "a non-negative integer", lambda x: x >= 0)]
@@ -76,6 +86,7 @@ Share = Annotated[float, _number(float, "a number between 0 and 1", lambda x: 0 
 Flag = Annotated[bool, BeforeValidator(_check_flag)]
 Text = Annotated[str, BeforeValidator(_check_text)]
 Range = Annotated[tuple[PositiveNumber, PositiveNumber], BeforeValidator(_check_pair)]
+Scales = Annotated[tuple[PositiveNumber, ...], AfterValidator(_check_scales)]
 IntegerRange = Annotated[tuple[PositiveInteger, PositiveInteger], BeforeValidator(_check_pair)]
 
 
@@ -90,6 +101,7 @@ class DataConfig:
     validation_share: Share
     workers: NonNegativeInteger
     symbols: tuple[Text, ...] = ()
+    scales: Scales = (1.0,)
     chinese_font: Text | None = None
 
 
@@ -167,6 +179,7 @@ class TrainingConfig:
     label_smoothing: Share
     input_noise: Share = 0.0
     validate_every: PositiveInteger
+    validate_minutes: PositiveNumber | None = None
     validation_images: PositiveInteger
     save_minutes: PositiveNumber
     minutes: PositiveNumber | None = None

@@ -19,7 +19,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from utils.evaluation.scores import describe_comparison
+from utils.evaluation.scores import describe_comparison, describe_search
 from utils.files import atomic_write
 
 FOLDER = Path(__file__).parent
@@ -123,9 +123,7 @@ def _facts(scores: dict[str, Any]) -> dict[str, str]:
     facts["items"] = scores.get("items")
     facts["checkpoint"], facts["predictions"] = scores.get("checkpoint"), scores.get("predictions")
     if search:
-        beam = search.get("beam") or 1
-        both = ", both directions" if (search.get("directions") or 1) > 1 else ""
-        facts["search"] = ("greedy" if beam == 1 else f"beam {beam}") + both
+        facts["search"] = describe_search(search)
     if scores.get("clean"):
         facts["cleaned"] = f"{scores.get('cleaned', 0)} images (--clean {scores['clean']})"
     if scores.get("seconds"):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from utils.evaluation.calibration import calibration
 from utils.evaluation.metrics import align, interval, mcnemar, percent, rates
 from utils.tables import table
 
@@ -90,8 +91,13 @@ class Conventions(NamedTuple):
     structure_tokens: Collection[str]
 
 
-def compute_scores(items: Sequence[ScoredItem], conventions: Conventions) -> dict[str, Any]:
-    """All scores, in percent, as scores.json keeps them."""
+def compute_scores(
+    items: Sequence[ScoredItem], conventions: Conventions, confidence_exponent: float | None = None
+) -> dict[str, Any]:
+    """All scores, in percent, as scores.json keeps them.
+
+    confidence_exponent: what the network's probabilities are raised to; see utils/evaluation/calibration.py.
+    """
     comparisons = [item.comparison for item in items]
 
     def column(name: str) -> list:
@@ -119,9 +125,24 @@ def compute_scores(items: Sequence[ScoredItem], conventions: Conventions) -> dic
             **{name: interval(values) for name, values in shares.items()},
             "symbol_accuracy": interval(right_symbols, symbols),
         },
+        "calibration": calibration_of(items, confidence_exponent or 1.0),
         "by": by_groups(items, conventions.kinds),
         "confusions": confusions(items, conventions.structure_tokens),
     }
+
+
+def calibration_of(items: Sequence[ScoredItem], exponent: float) -> dict[str, Any] | None:
+    """Of the items that were read with a score; None where there is none."""
+    scored = [item for item in items if item.prediction and item.prediction.score is not None]
+    if not scored:
+        return None
+    confidences = [probability(item.prediction) for item in scored]
+    return calibration(confidences, [item.comparison.is_exact for item in scored], exponent)
+
+
+def probability(prediction: Prediction) -> float:
+    """Of a whole reading with its end, from its score, which is a mean over tokens."""
+    return math.exp(prediction.score * (len(prediction.tokens) + (not prediction.is_truncated)))
 
 
 def by_groups(items: Sequence[ScoredItem], kinds: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -202,6 +223,11 @@ def describe(scores: dict[str, Any]) -> str:
     shares = [(shown, _with_interval(scores[name], scores["intervals"][name])) for name, shown in SHARES.items()]
     lines = [f"{scores['dataset']} {scores['split']}: {scores['items']} items; {describe_source(scores)}", ""]
     lines += [table(rows), "", table([("", "%"), *shares]), ""]
+    if found := scores["calibration"]:
+        lines += [
+            f"Confidence: {found['mean_confidence']:.1f} % on average, {found['right']:.1f} % right; calibration error "
+            f"{found['error']:.1f} % (exponent {found['exponent']:g}; {found['fitted_exponent']:g} would fit best).",
+        ]
     lines += ["In parentheses: 95 % bootstrap intervals. Symbols right: an item costs at most its own symbols."]
     if scores["failed"]:
         lines.append(f"{len(scores['failed'])} items failed, and count as wrong.")
@@ -217,9 +243,16 @@ def describe_source(scores: dict[str, Any]) -> str:
     search = scores.get("search")
     if not search:
         return str(scores.get("predictions") or "")
-    text = f"{scores['checkpoint']}, " + ("greedy" if search["beam"] == 1 else f"beam {search['beam']}")
-    text += ", both directions" if search["directions"] > 1 else ""
-    return f"{text}; {scores['cleaned']} images cleaned (--clean {scores['clean']})"
+    cleaned = f"{scores['cleaned']} images cleaned (--clean {scores['clean']})"
+    return f"{scores['checkpoint']}, {describe_search(search)}; {cleaned}"
+
+
+def describe_search(search: dict[str, Any]) -> str:
+    """In words; what scores of earlier versions do not say is left out."""
+    text = "greedy" if search.get("beam", 1) == 1 else f"beam {search['beam']}"
+    text += ", both directions" if search.get("directions", 1) > 1 else ""
+    scales = search.get("scales", [1.0])
+    return text + ("" if scales == [1.0] else f", at scales {', '.join(f'{scale:g}' for scale in scales)}")
 
 
 def describe_comparison(against: dict[str, Any]) -> str:

@@ -48,7 +48,14 @@ class FileSource:
     def __init__(self, file: str, predictions: dict[str, Prediction], images: Mapping[str, Path]):
         self.predictions, self.images = predictions, images
         self.failed: dict[str, str] = {}
-        nothing = {"search": None, "clean": None, "cleaned": None, "device": None, "seconds": None}
+        nothing = {
+            "search": None,
+            "confidence_exponent": None,
+            "clean": None,
+            "cleaned": None,
+            "device": None,
+            "seconds": None,
+        }
         self.about = {"predictions": file, **nothing, "images_per_second": None}
 
     def image(self, name: str) -> np.ndarray | None:
@@ -87,6 +94,7 @@ class CheckpointSource:
         self.about = {
             "checkpoint": checkpoint,
             "search": reader.describe(search),
+            "confidence_exponent": reader.confidence_exponent,
             "clean": clean,
             "cleaned": cleaned,
             "device": str(reader.device or "onnxruntime"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 from utils.errors import CheckpointError
 from utils.project import CHECKPOINTS
@@ -42,3 +44,17 @@ def newest_checkpoint(folder: Path) -> Path:
     if not found:
         raise CheckpointError(f"{folder}: no run that finished an epoch of its last stage; train one, or name a path")
     return max(found)[1]
+
+
+def held_out_of(name: str | None) -> dict[str, Any]:
+    """What of the training labels validated a checkpoint: its share and seed; nothing where it does not say.
+
+    name: see find_checkpoint(). That it does not say is told on stderr: then the configuration's defaults are likely.
+    """
+    from utils.training.run_folder import load_checkpoint
+
+    checkpoint = load_checkpoint(find_checkpoint(name))
+    if "held_out" not in checkpoint.about:
+        print(f"{checkpoint.path}: does not say which labels validated it; taken to be those of the default settings",
+              file=sys.stderr)  # fmt: skip
+    return checkpoint.about.get("held_out") or {}

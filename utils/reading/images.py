@@ -42,6 +42,13 @@ def check_image_settings(data: dict[str, Any], path: str | Path) -> None:
         value = data.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
             raise CheckpointError(f"{path}: it says that its data.{name} is {value!r}; expected a positive number")
+    scales, exponent = data.get("scales") or [], data.get("confidence_exponent") or 1.0
+    numbers = [*scales, exponent] if isinstance(scales, (list, tuple)) else [None]
+    if not all(isinstance(number, (int, float)) and 0 < number < 1e6 for number in numbers):
+        raise CheckpointError(
+            f"{path}: it says that its data.scales are {scales!r}, and its data.confidence_exponent {exponent!r}; "
+            "expected positive numbers"
+        )
 
 
 def read_image(source: str | Path | bytes | Image.Image | np.ndarray, name: str | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ step, `past.NAME` (B, K, …) is replaced by the output `next.NAME`. Of the enco
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ import numpy as np
 
 from utils.errors import CheckpointError
 from utils.hypotheses import Hypothesis
-from utils.reading.onnx_search import Array, Encoded, Explanation, State, beam_search, explain, greedy
+from utils.reading.onnx_search import Array, Encoded, Explanation, State, beam_search, explain, greedy, log_softmax
+from utils.reading.scaling import joined, parted, shrinking, shrunk_length
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -72,6 +74,7 @@ class OnnxNetwork:
         Raises CheckpointError for a folder that is no exported network, or where there is no onnxruntime.
         """
         folder = Path(folder)
+        self.ratios: tuple[float, ...] = ()  # see at_scales()
         self.about = read_about(folder)
         self.decoder = self.handwritten_encoder = _Part(self.about["directions"], self.about["stride"])
         threads = threads or _usual_threads()
@@ -84,8 +87,19 @@ class OnnxNetwork:
         if missing := self._step_inputs - set(self._encoder_outputs):
             raise CheckpointError(f"{folder}: {DECODER} needs {min(missing)}, which {ENCODER} does not give")
 
+    def at_scales(self, ratios: Sequence[float]) -> OnnxNetwork:
+        """This network, reading each image as it is and `ratios` times as large together; as models/multiscale.py."""
+        network = copy.copy(self)
+        network.ratios = tuple(ratios)
+        return network
+
     def encode(self, images: Array, padding: Array, domain: str = "handwritten") -> Encoded:
         """images: (B, 1, H, W) float32, ink 1 on paper 0, padding: (B, H, W) bool.   domain: only "handwritten"."""
+        first = self._encode(images, padding)
+        others = [self._encode(*shrink(images, padding, ratio)) for ratio in self.ratios]
+        return first._replace(state=joined([first.state, *(one.state for one in others)]))
+
+    def _encode(self, images: Array, padding: Array) -> Encoded:
         outputs = dict(zip(self._encoder_outputs, _run(self._encoder, {IMAGES: images, PADDING: padding}), strict=True))
         image = {name: array for name, array in outputs.items() if name.startswith(OF_IMAGE)}
         past = {name: array[:, None] for name, array in outputs.items() if name.startswith(OF_PAST)}
@@ -123,11 +137,27 @@ class OnnxNetwork:
 
     def step(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
         """One more token in every row.   tokens: (B, K).   Returns logits (B, K, V), state, attention (B, K, h, w)."""
+        steps = [self._step_of(one, tokens) for one in parted(state)]
+        logits, states, attention = zip(*steps, strict=True)
+        mean = logits[0] if len(logits) == 1 else np.mean([log_softmax(one) for one in logits], 0, dtype=np.float32)
+        return mean, joined(states), attention[0]
+
+    def _step_of(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
         given = {name: array for part in state for name, array in part.items() if name in self._step_inputs}
         outputs = _run(self._step, {TOKENS: tokens.astype(np.int64), **given})
         found = dict(zip(self._step_outputs, outputs, strict=True))
         past = {OF_PAST + name[len(OF_NEXT) :]: array for name, array in found.items() if name.startswith(OF_NEXT)}
         return found[LOGITS], State(state.image, past), found[ATTENTION]
+
+
+def shrink(images: Array, padding: Array, ratio: float) -> tuple[Array, Array]:
+    """A batch in a smaller size.   images: (B, 1, H, W), zero in the padding.   padding: (B, H, W)."""
+    rows, columns = (shrinking(side, ratio) for side in images.shape[2:])
+    smaller = rows @ images @ columns.T
+    is_image = ~padding
+    heights, widths = (shrunk_length(is_image.any(side).sum(1), ratio)[:, None] for side in (2, 1))
+    is_row, is_column = np.arange(smaller.shape[2]) < heights, np.arange(smaller.shape[3]) < widths
+    return smaller, ~(is_row[:, :, None] & is_column[:, None])
 
 
 def _usual_threads() -> int:

@@ -6,6 +6,9 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
+from utils.errors import ConfigError
+from utils.reading.scaling import check_scales
+
 if TYPE_CHECKING:
     from utils.reading.reader import Reader, Search
 
@@ -18,6 +21,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
                         help="width of the search; default: 1, greedy")  # fmt: skip
     parser.add_argument("--direction", choices=DIRECTIONS,
                         help="default: left to right if greedy, else all that the network knows")  # fmt: skip
+    parser.add_argument("--scales", type=scales_of, metavar="S[,S…]",
+                        help="sizes to read in together, times the usual one; default: as the weights say")  # fmt: skip
     parser.add_argument("--prefer-well-formed", action=argparse.BooleanOptionalAction, default=True,
                         help="of a beam's readings with close scores, take the best that is LaTeX")  # fmt: skip
     parser.add_argument("--clean", choices=CLEANING, default="auto",
@@ -33,6 +38,14 @@ def search_of(options: argparse.Namespace, reader: Reader) -> Search:
     search = Search(options.beam, DIRECTIONS.get(options.direction), options.prefer_well_formed)
     reader.check(search)
     return search
+
+
+def scales_of(text: str) -> tuple[float, ...]:
+    """The type of an option that names scales, with commas between them."""
+    try:
+        return check_scales([float(part) for part in text.split(",")])
+    except (ValueError, ConfigError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def at_least(least: int, text: str) -> int:

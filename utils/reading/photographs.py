@@ -33,6 +33,10 @@ SIZES = (1.0, 0.8, 1.25)
 LARGEST_SIDE = 2500  # pixels that ink is enlarged to, at most
 # A sheet on a desk: its share of the image, and by how many grey levels it is brighter.
 SHEET_AREA, SHEET_STANDS_OUT = (0.15, 0.95), 25
+# Noise differs from place to place: it is measured in tiles of about this side. No image has less than GRAIN grey
+# levels of it: they are whole numbers, and JPEG rounds more. Ink stands out by so many times the noise, in real images
+# by 15 and more; what is darkest on empty paper does so by 8 at most.
+NOISE_TILE, GRAIN, INK_TO_NOISE = 100, 1.8, 9
 LEAST_SYMBOL = 4  # pixels: smaller pieces are grain, where there are no larger ones
 # Degrees: the spread of how people hold a camera, and what is turned back: less is not sure, more was meant so.
 USUAL_SKEW = 10.0
@@ -156,11 +160,10 @@ def is_drawn(image: np.ndarray) -> bool:
 class Page:
     """What was found on an image of paper: how dark each pixel is, and which are ink."""
 
-    def __init__(self, contrast: np.ndarray, to_given: np.ndarray, shrink: float, name: str):
-        """contrast: (H, W), see contrast_of().   to_given: (3, 3).   shrink: of the image that it was found in."""
+    def __init__(self, contrast: np.ndarray, noise: np.ndarray, to_given: np.ndarray, shrink: float, name: str):
+        """contrast, noise: (H, W), see contrast_of().   to_given: (3, 3).   shrink: of the image it was found in."""
         self.shrink, self.to_given, self.name = shrink, to_given, name
-        noise = noise_of(contrast)
-        self.contrast, self.line_angles = remove_lines(contrast, noise)
+        self.contrast, self.line_angles = remove_lines(contrast, float(np.median(noise)))
         self.ink, self.level = find_strokes(self.contrast, noise)
         ring = find_ring(self.ink)
         if ring is not None:
@@ -182,7 +185,7 @@ class Page:
         if shrink > 1:
             small = shrink_by(image, shrink)
         scale = np.diag([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0], 1.0])
-        return cls(contrast_of(small), to_given @ scale, shrink, name)
+        return cls(*contrast_of(small), to_given @ scale, shrink, name)
 
     def surroundings(self) -> tuple[int, int, int, int]:
         """Left, top, right, bottom, in pixels of the image, of the ink and some paper."""
@@ -270,13 +273,14 @@ def _usual_pen(ink: np.ndarray, finer: int) -> np.ndarray:
     return (inside > lost).astype(np.uint8)
 
 
-def contrast_of(image: np.ndarray) -> np.ndarray:
-    """How much darker than the paper around it each pixel is: (H, W) float32, about 0 on paper, at most 1.
+def contrast_of(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much darker than the paper around it each pixel is, about 0 on paper and at most 1, and how noisy that is.
 
-    Light ink on dark paper is turned over first.
+    Returns (H, W) float32 each; the second one is the standard deviation on paper. Light ink on dark paper is turned
+    over first.
     """
     if min(image.shape) < 3:  # nobody writes that small
-        return np.zeros(image.shape, np.float32)
+        return np.zeros(image.shape, np.float32), np.ones(image.shape, np.float32)
     if not has_dark_ink(image):
         image = 255 - image
     # The paper: what is left when everything thinner than the window is filled with the light beside it. Found in a
@@ -286,19 +290,27 @@ def contrast_of(image: np.ndarray) -> np.ndarray:
     if shrink > 1:
         small = shrink_by(image, shrink)
     side = int(np.clip(min(small.shape) // 4, 15, 61)) | 1
-    # Beyond its edges the image goes on as it was going: a slope stays a slope.
-    around = np.pad(small.astype(np.float32), side, mode="reflect", reflect_type="odd")
+    # Beyond its edges the light goes on as it was going: a slope stays a slope. Grain and ink are mirrored.
+    small = small.astype(np.float32)
+    light = cv2.GaussianBlur(small, (0, 0), side / 4)
+    around = np.pad(light, side, mode="reflect", reflect_type="odd") + np.pad(small - light, side, mode="reflect")
     window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     paper = cv2.medianBlur(cv2.morphologyEx(around, cv2.MORPH_CLOSE, window), 5)[side:-side, side:-side]
     paper = cv2.resize(paper, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
     contrast = 1 - (image + 1.0) / (paper + 1.0)
-    return contrast - np.median(contrast)
+    contrast -= np.median(contrast)
+    return contrast, np.maximum(_noise_of(contrast), GRAIN / (paper + 1.0))
 
 
-def noise_of(contrast: np.ndarray) -> float:
-    """The standard deviation of paper, from what is lighter than most of it: there is no ink."""
-    lighter = contrast[contrast < 0]
-    return 1.4826 * float(np.median(-lighter)) if lighter.size > 0.05 * contrast.size else 0.0
+def _noise_of(contrast: np.ndarray) -> np.ndarray:
+    """The standard deviation of paper around each pixel, (H, W), from what is lighter than it: there is no ink."""
+    rows, columns = (max(1, round(side / NOISE_TILE)) for side in contrast.shape)
+    noise = np.zeros((rows, columns), np.float32)
+    for row, band in enumerate(np.array_split(contrast, rows)):
+        for column, tile in enumerate(np.array_split(band, columns, axis=1)):
+            lighter = tile[tile < 0]
+            noise[row, column] = 1.4826 * np.median(-lighter) if lighter.size > 0.05 * tile.size else 0
+    return cv2.resize(noise, contrast.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def has_dark_ink(image: np.ndarray) -> bool:
@@ -313,24 +325,27 @@ def has_dark_ink(image: np.ndarray) -> bool:
     return bool((difference**3).mean() < 0)
 
 
-def find_strokes(contrast: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
-    """Tell ink from paper: uint8 (H, W) of 0 and 1, and how dark ink is."""
+def find_strokes(contrast: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, float]:
+    """Tell ink from paper: uint8 (H, W) of 0 and 1, and how dark ink is.   noise: (H, W), see noise_of()."""
     nothing = np.zeros(contrast.shape, np.uint8), 0.0
-    least = max(5 * noise, LEAST_CONTRAST / 255)
+    least = np.maximum(5 * noise, LEAST_CONTRAST / 255)
     sure = contrast[contrast > least]
     if not sure.size:
         return nothing
     level = float(np.percentile(sure, 85))
-    ink = (contrast > max(0.35 * level, min(4 * noise, 0.5 * level))).astype(np.uint8)
+    ink = (contrast > np.maximum(0.35 * level, np.minimum(4 * noise, 0.5 * level))).astype(np.uint8)
     pieces = pieces_of(ink)
     # Each piece of ink is dark somewhere.
-    darkest = np.zeros(len(pieces.areas) + 1, np.float32)
-    np.maximum.at(darkest, pieces.labels[ink > 0], contrast[ink > 0])
-    is_ink = (darkest[1:] > max(0.55 * level, least)) & ~_is_blot(pieces)
+    is_dark = np.zeros(len(pieces.areas) + 1, bool)
+    is_dark[pieces.labels[(ink > 0) & (contrast > np.maximum(0.55 * level, least))]] = True
+    is_ink = is_dark[1:] & ~_is_blot(pieces)
     # Specks: far smaller than a dot of the pen.
     pen = stroke_width(_only(pieces, is_ink))
     is_ink &= (pieces.areas >= max(0.4 * pen**2, 2)) & (pieces.sizes.max(axis=1) >= 0.6 * pen)
     if not is_ink.any() or pieces.sizes[is_ink].max() < LEAST_SYMBOL:
+        return nothing
+    found = _only(pieces, is_ink) > 0
+    if np.median(contrast[found] / noise[found]) < INK_TO_NOISE:
         return nothing
     return _only(pieces, is_ink & _is_writing(pieces, is_ink)), level
 

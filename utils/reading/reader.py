@@ -25,6 +25,7 @@ from utils.hypotheses import Hypothesis, prefer
 from utils.reading.batches import ImageBatch, in_batches
 from utils.reading.images import check_image_settings, read_image, resize
 from utils.reading.photographs import CleanInk, clean_photograph, is_drawn
+from utils.reading.scaling import check_scales
 from utils.reading.strokes import as_strokes
 from utils.reading.text_lines import find_text_lines
 from utils.reading.warnings import warnings_about
@@ -95,7 +96,8 @@ class Reading:
 
     latex: the tokens, joined by spaces.   score: mean log-probability of the tokens and the end; where both directions
     were searched, the mean of the two.   confidences: the probability of each token after those before it.
-    confidence: their product, the probability of all tokens together, so longer formulas have less.
+    confidence: that all tokens are right: their product, to the power that made it fit on validation, if the weights
+    name one (utils/evaluation/calibration.py); longer formulas have less.
     alternatives: the other hypotheses of the beam, best first; none where decoding was greedy.
     boxes: where each token was seen: left, top, right, bottom in pixels of the given image, turned as EXIF says.
     is_truncated: it had not ended at the largest length that decoding allows for such an image.
@@ -153,20 +155,32 @@ class Reader:
     def __init__(self, model: nn.Module | OnnxNetwork, vocabulary: Vocabulary, data: dict[str, Any],
                  language: Language, device: str | torch.device | None = "cpu"):  # fmt: skip
         """model: a Recognizer with an encoder of handwriting.   data: `image_scale`, `max_height` and `max_width` of
-        its training images, and optionally `clean`, whether photographs among them were cleaned (see prepare).
-        device: of torch; None for a network that runs without it."""
+        its training images; optionally `clean`, whether photographs among them were cleaned (see prepare);
+        `scales`, sizes that it reads an image in together, times the usual one; and `confidence_exponent`, see Reading.
+        device: of torch; None for a network that runs without it. Raises ConfigError for scales that cannot be."""
         if device is not None:
             import torch
 
             model, device = model.to(device).eval().requires_grad_(False), torch.device(device)
-        self.model, self.device = model, device
+        self.scales = check_scales(data.get("scales") or [1.0])
+        largest, *others = self.scales
+        self.confidence_exponent = float(data.get("confidence_exponent") or 1.0)
+        self.network, self.device = model, device
+        self.model = model.at_scales([scale / largest for scale in others]) if others else model
         self.vocabulary, self.data, self.language = vocabulary, data, language
         self._lock = threading.Lock()  # held while the network computes
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, build: Callable[[dict], nn.Module], language: Language,
-                        device: str | torch.device = "cpu") -> Reader:  # fmt: skip
-        """Read a checkpoint.   build(architecture): the network that a checkpoint describes.
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        build: Callable[[dict], nn.Module],
+        language: Language,
+        device: str | torch.device = "cpu",
+        scales: Sequence[float] | None = None,
+    ) -> Reader:
+        """Read a checkpoint.   build(architecture): the network that a checkpoint describes.   scales: see __init__;
+        by default those that the checkpoint names.
 
         Raises CheckpointError for one that is missing, broken or foreign.
         """
@@ -195,11 +209,11 @@ class Reader:
         load_weights(model, Checkpoint(checkpoint.path, weights, about))
         if len(vocabulary) != about["architecture"]["vocabulary_size"]:
             raise CheckpointError(f"{path}: its vocabulary has another size than its network")
-        return cls(model, vocabulary, data, language, device)
+        return cls(model, vocabulary, data | ({"scales": scales} if scales else {}), language, device)
 
     @classmethod
-    def from_onnx(cls, folder: str | Path, language: Language) -> Reader:
-        """Read what export.py wrote. It needs onnxruntime, and no torch.
+    def from_onnx(cls, folder: str | Path, language: Language, scales: Sequence[float] | None = None) -> Reader:
+        """Read what export.py wrote. It needs onnxruntime, and no torch.   scales: as in from_checkpoint().
 
         Raises CheckpointError for a folder that is none, or where there is no onnxruntime.
         """
@@ -214,7 +228,7 @@ class Reader:
         check_image_settings(data, folder)
         if len(vocabulary) != model.vocabulary_size:
             raise CheckpointError(f"{folder}: its vocabulary has another size than its network")
-        return cls(model, vocabulary, data, language, device=None)
+        return cls(model, vocabulary, data | ({"scales": scales} if scales else {}), language, device=None)
 
     # ---- for users ---------------------------------------------------------------------------------------------------
 
@@ -345,13 +359,15 @@ class Reader:
         if (search.directions or 1) > known:
             raise ConfigError("both directions (--direction both): this network decodes from left to right only")
 
-    def describe(self, search: Search) -> dict[str, int | bool]:
-        """What a search comes to with this network: beam, directions, 1 or 2, and whether well-formed is preferred."""
+    def describe(self, search: Search) -> dict[str, Any]:
+        """What a search comes to with this network: beam, directions, 1 or 2, whether well-formed is preferred, and the
+        scales that images are read at."""
         is_greedy = search.beam == 1 and search.directions in (None, 1)
         return {
             "beam": search.beam,
             "directions": 1 if is_greedy else search.directions or self.model.decoder.directions,
             "prefer_well_formed": search.prefer_well_formed and not is_greedy,
+            "scales": list(self.scales),
         }
 
     # ---- inside ------------------------------------------------------------------------------------------------------
@@ -392,7 +408,7 @@ class Reader:
     def _resized(self, ink: CleanInk) -> CleanInk:
         height, width = ink.image.shape
         limits = (self.data["max_height"] / height, self.data["max_width"] / width)
-        resized = resize(ink.image, min(self.data["image_scale"], *limits))
+        resized = resize(ink.image, min(self.data["image_scale"] * self.scales[0], *limits))
         to_clean = np.diag([width / resized.shape[1], height / resized.shape[0], 1.0])
         return ink._replace(image=resized, to_given=ink.to_given @ to_clean)
 
@@ -429,7 +445,7 @@ class Reader:
         tokens = tuple(self.vocabulary.decode(hypothesis.tokens))
         others = [(tuple(self.vocabulary.decode(other.tokens)), other.score) for other in hypothesis.alternatives]
         stride = self.model.handwritten_encoder.stride
-        confidence = float(as_array(explanation.confidences).astype(np.float64).prod())
+        confidence = float(as_array(explanation.confidences).astype(np.float64).prod()) ** self.confidence_exponent
         if not np.isfinite(confidence):
             raise CheckpointError(
                 "the network's probabilities are no numbers: its weights are damaged, or far too large"

@@ -47,7 +47,7 @@ def settings_of_weights(path: str | Path) -> WeightsSettings:
             "counting": architecture["counting"],
             decoder: dict(architecture["decoder_options"]),
         }
-        data = {"image_scale": about["data"]["image_scale"]}
+        data = {"image_scale": about["data"]["image_scale"], "scales": about["data"].get("scales", [1.0])}
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{path}: describes a network that this version does not know ({reason})") from error

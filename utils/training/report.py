@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from utils.config.schema import Config
+from utils.evaluation.metrics import edit_distance
 from utils.plots import draw_curves, draw_sheet
 from utils.tables import table
 from utils.training.clock import stage_seconds
@@ -35,9 +37,11 @@ def print_stages(
     """What is going to happen."""
     minutes = config.training.minutes
     rows = [("stage", "images", "trains", "losses", "minutes" if minutes else "epochs", "learning rate")]
+    used = dict(run.stage_seconds)
     for index, stage in enumerate(config.stages):
         losses = ", ".join(f"{name} {weight:g}" for name, weight in stage.losses.items())
-        seconds = stage_seconds(minutes, config.stages, index, run.stage_seconds)
+        seconds = stage_seconds(minutes, config.stages, index, used)
+        used.setdefault(stage.name, seconds or 0.0)
         length = stage.epochs if seconds is None else f"{seconds / 60:.1f}"
         rows.append((stage.name, stage.images, ", ".join(stage.trains), losses, length, stage.learning_rate))
     print(f"\n{config.dataset}: {data.describe()}")
@@ -59,6 +63,14 @@ def log_sheet(run: Run, stage: str, predictions: Sequence[Prediction], loader: L
         run.tensorboard.add_sheet(stage, items, title, len(run.lines()) + 1)
 
 
+def prediction_row(prediction: Prediction, text: Callable[[Sequence[int]], str]) -> dict[str, Any]:
+    """A line of SPLIT-predictions.jsonl, in the words of evaluate.py.   text(ids): LaTeX."""
+    name, reference, hypothesis = prediction
+    read = text(hypothesis.tokens) if hypothesis.tokens else None
+    errors = edit_distance(reference, hypothesis.tokens)
+    return {"id": name, "reference": text(reference), "prediction": read, "errors": errors}
+
+
 def report(
     model: nn.Module,
     data: OpenedData,
@@ -68,11 +80,12 @@ def report(
     device: torch.device,
     seconds: float,
 ) -> None:
-    """Read the validation and test splits with the final weights; write summary.json, curves.png and sheet.png."""
+    """Read validation and test splits with the final weights; write summary.json, predictions, curves and a sheet."""
     splits, shown = {}, None
     for split, loader in loaders.items():
         predictions = predict(model, loader, device, "handwritten", f"reading {split}")
         splits[split] = score(predictions)
+        run.save_predictions(split, (prediction_row(prediction, data.text) for prediction in predictions))
         if shown is None or split != "validation":
             shown = (split, loader, predictions)
     lines = run.lines()

@@ -8,6 +8,7 @@ checkpoints/RUN/config.yaml            the configuration, every key resolved
                /STAGE-last.safetensors weights of the newest epoch
                /state.pt               what resuming needs beside them (plain tensors and values)
                /summary.json           scores, sizes, seconds, seed, configuration, versions
+               /SPLIT-predictions.jsonl what the final weights read, a line an image, of validation and test splits
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -291,6 +292,11 @@ class Run:
         """Write summary.json, with the versions it was made with."""
         versions = {name: version for name, version in present_versions().items() if name != "code"}
         self._write("summary.json", json.dumps({**summary, "versions": versions}, indent=2) + "\n")
+
+    def save_predictions(self, split: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Write SPLIT-predictions.jsonl, a line for each image, as evaluate.py --against reads them."""
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._write(f"{split}-predictions.jsonl", "".join(lines))
 
     def keep(self, name: str, make: Callable[[], dict]) -> dict:
         """What `make` found out, once a run: a resumed run goes on with what the first start found."""

@@ -111,6 +111,8 @@ class Trainer:
         self.seconds_used = 0.0  # by the first process's clock, in all processes
         self.validation_seconds = self.last_validation_seconds = 0.0
         self.best: dict[str, float] | None = None
+        self.validations: list[dict[str, float]] = []  # inside the epoch under way, each with its `seconds_used`
+        self.validated = 0.0  # seconds of the stage when the last validation began
         self.predictions: list[Prediction] = []  # of the last validation
         self.learning_rate = 0.0  # of the last step
         self.full_learning_rate = self.stage.learning_rate * self.scale_for_batches()
@@ -198,6 +200,8 @@ class Trainer:
                 self.count_step()
                 if self.time_is_used():
                     break
+                if self.is_time_to_validate():
+                    self.validate_inside_epoch()
                 if self.stop_signal or (self.is_time_to_save and self.step < len(train)):
                     self.save_or_stop()
         self.watch.check()
@@ -318,12 +322,13 @@ class Trainer:
         if self.validates_now(is_last):
             started = time.monotonic(), time.process_time()
             line["validation"] = self.validate_or_stop()
+            self.validated = self.seconds_used
             about = {"epoch": self.epoch + 1, "validation": line["validation"]}
             self.run.save_weights(self.stage.name, "last", self.ema.model.state_dict(), **about)
             self.update_swa(steps)
             if is_last and self.swa and self.swa.n_averaged > 1:
                 line["validation_of_swa"] = self.validate(self.swa.module)
-            line["validation_seconds"] = self.count_validation(*started)
+            line["validation_seconds"] = line.get("validation_seconds", 0.0) + self.count_validation(*started)
             log_sheet(self.run, self.stage.name, self.predictions, self.loaders.validation)
         else:
             self.update_swa(steps)
@@ -332,7 +337,7 @@ class Trainer:
         self.run.log(line)
         if self.context.is_first:
             tqdm.write(describe(line, self.epoch_title()))
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, EpochSums()
+        self.epoch, self.step, self.sums, self.validations = self.epoch + 1, 0, EpochSums(), []
         self.save_state(is_finished=is_last)
         (self.stop_signal,) = map(int, self.context.from_first([self.stop.number]))
         if self.stop_signal:
@@ -351,10 +356,33 @@ class Trainer:
             return False
         if is_last or self.plan.seconds is None:
             return is_last or (self.epoch + 1) % self.training.validate_every == 0
-        is_affordable = validation_is_affordable(
+        return self.can_afford_validation() and (self.epoch + 1) % self.training.validate_every == 0
+
+    def can_afford_validation(self) -> bool:
+        return validation_is_affordable(
             self.validation_seconds, self.last_validation_seconds, self.seconds_used, MAX_VALIDATION_SHARE
         )
-        return is_affordable and (self.epoch + 1) % self.training.validate_every == 0
+
+    def is_time_to_validate(self) -> bool:
+        """Whether `validate_minutes` of training by time have passed since the last validation; see validates_now()."""
+        if self.training.validate_minutes is None or self.plan.seconds is None or not self.objective.decodes:
+            return False
+        is_due = self.seconds_used - self.validated >= 60 * self.training.validate_minutes
+        is_inside = self.step < len(self.loaders.train)  # else the epoch's own validation comes at once
+        return is_due and is_inside and self.can_afford_validation()
+
+    def validate_inside_epoch(self) -> None:
+        """Validate, for the epoch's log line; training goes on as if nothing had been."""
+        self.clock.stop()
+        self.watch.check()
+        started = time.monotonic(), time.process_time()
+        scores = self.validate_or_stop()
+        self.validated = self.seconds_used
+        times = {"seconds_used": round(self.seconds_used, 2), "validation_seconds": self.count_validation(*started)}
+        self.validations.append(times | scores)
+        self.save_state()  # the best weights may be new, and the state says which those are
+        self.saved = time.monotonic()
+        self.clock.start()
 
     def validate_or_stop(self) -> dict[str, float]:
         """validate() the averaged weights; a signal ends it at once, for the epoch's end can be repeated."""
@@ -404,6 +432,9 @@ class Trainer:
         line |= EpochSums.line(parts)
         if self.plan.seconds is not None:
             line |= {"seconds_used": round(self.seconds_used, 2), "share_of_epoch": round(self.step / steps, 4)}
+        if self.validations:
+            seconds = round(sum(one["validation_seconds"] for one in self.validations), 1)
+            line |= {"validations_inside": self.validations, "validation_seconds": seconds}
         if self.budget:
             line |= {"max_pixels": self.budget.max_pixels, "oversize": self.loaders.train.oversize}
         if self.device.type == "cuda":
@@ -453,6 +484,8 @@ class Trainer:
             clock=self.clock.state_dict(),
             seconds_used=self.seconds_used,
             validation_seconds=[self.validation_seconds, self.last_validation_seconds],
+            validations=self.validations,
+            validated=self.validated,
             processes=self.context.gather([own]),
         )
 
@@ -482,6 +515,7 @@ class Trainer:
         self.clock.load_state_dict(state["clock"])
         self.seconds_used = state["seconds_used"]
         self.validation_seconds, self.last_validation_seconds = state["validation_seconds"]
+        self.validations, self.validated = state.get("validations", []), state.get("validated", 0.0)  # since version 2
         if state["swa"] and not self.run.is_extended:  # a longer stage has its last epochs later
             self.swa = make_swa(self.ema.model)
             self.swa.load_state_dict(state["swa"])
