@@ -342,6 +342,7 @@ def test_a_state_that_holds_something_else_is_named(tmp_path):
         ("ema", 7),
         ("processes", [{}]),
         ("loader", 3),
+        ("best", 0.5),
         ("versions", 1),
         ("log_lines", "x"),
     ],

@@ -37,7 +37,7 @@ def publish(source: str | Path, target: str | Path, **reading: Any) -> int:
         if name.startswith(ONLY_FOR_TRAINING):
             continue
         if tensor.is_floating_point():
-            if tensor.abs().max() > LARGEST_HALF:
+            if tensor.numel() and tensor.abs().max() > LARGEST_HALF:
                 raise CheckpointError(f"{source}: {name} is larger than 16 bits hold ({tensor.abs().max():.3g})")
             tensor = tensor.to(torch.float16)
         weights[name] = tensor

@@ -512,6 +512,8 @@ class Trainer:
         self.epoch, self.step, self.loader_state = state["epoch"], state["step"], state["loader"]
         if not (type(self.epoch) is type(self.step) is int and isinstance(self.loader_state, dict | None)):
             raise TypeError("epoch, step or loader")
+        if self.best is not None:
+            _rank(self.best)
         self.clock.load_state_dict(state["clock"])
         self.seconds_used = state["seconds_used"]
         self.validation_seconds, self.last_validation_seconds = state["validation_seconds"]
