@@ -9,7 +9,6 @@ import io
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -217,7 +216,6 @@ def make(folder: Path) -> Case:
             job.work(place)
         job.is_done(place)
         plan += [(job, write) for write in range(disk.writes)]
-    print(f"{len(plan)} writes", file=sys.__stderr__)
 
     def case(random: random.Random, folder: Path) -> None:
         job, write = plan[random.number % len(plan)]
