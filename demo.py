@@ -21,7 +21,7 @@ from dataclasses import replace
 from recognize import Reader
 from utils.errors import ConfigError
 from utils.reading.checkpoints import find_checkpoint
-from utils.reading.options import at_least
+from utils.reading.options import add_scales_option, at_least
 from utils.script import run_script
 from utils.training.devices import choose_device
 from utils.training.stopping import exit_code_of
@@ -33,6 +33,7 @@ PNG_EM = 96  # pixels of an em: sharp on a screen of twice the usual density, an
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", metavar="PATH|newest", help="default: the published weights")
+    add_scales_option(parser)
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 …; default: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
                         help="who may connect; default: %(default)s, this machine alone; 0.0.0.0: everyone who can "
@@ -49,7 +50,7 @@ def main() -> int:
     listening = listen(options.host, options.port)  # first: loading takes seconds, and the port may be taken
 
     checkpoint = find_checkpoint(options.checkpoint)
-    reader = Reader.load(checkpoint, choose_device(options.device))
+    reader = Reader.load(checkpoint, choose_device(options.device), options.scales)
     warm_up(reader)
 
     from utils.serving.answers import Typesetting

@@ -21,14 +21,18 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
                         help="width of the search; default: 1, greedy")  # fmt: skip
     parser.add_argument("--direction", choices=DIRECTIONS,
                         help="default: left to right if greedy, else all that the network knows")  # fmt: skip
-    parser.add_argument("--scales", type=scales_of, metavar="S[,S…]",
-                        help="sizes to read in together, times the usual one; default: as the weights say")  # fmt: skip
+    add_scales_option(parser)
     parser.add_argument("--prefer-well-formed", action=argparse.BooleanOptionalAction, default=True,
                         help="of a beam's readings with close scores, take the best that is LaTeX")  # fmt: skip
     parser.add_argument("--clean", choices=CLEANING, default="auto",
                         help="clean photographs before they are read; default: auto, what was not drawn")  # fmt: skip
     parser.add_argument("--device", default="auto", metavar="NAME",
                         help="cpu, cuda, cuda:1, mps …; default: %(default)s")  # fmt: skip
+
+
+def add_scales_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scales", type=scales_of, metavar="S[,S…]",
+                        help="sizes to read in together, times the usual one; default: as the weights say")  # fmt: skip
 
 
 def search_of(options: argparse.Namespace, reader: Reader) -> Search:
