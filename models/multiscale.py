@@ -7,7 +7,8 @@ Multi-scale test-time augmentation, as an ensemble that decodes together (see Su
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from models.recognizer import Encoded, Recognizer
 
 
-class ScaledFeatures(NamedTuple):
+@dataclass(frozen=True)
+class ScaledFeatures:
     """What stands for the features of images that were encoded at several scales: the encodings, largest scale first.
 
-    Search does with it what it does with features: it counts images and takes some of them.
+    Search does with it what it does with features: it counts images, and takes some of them.
     """
 
     encoded: tuple[Encoded, ...]
@@ -31,12 +33,7 @@ class ScaledFeatures(NamedTuple):
         return len(self.encoded[0].features)
 
     def __getitem__(self, images: Tensor) -> ScaledFeatures:
-        return ScaledFeatures(
-            tuple(
-                type(one)(*(None if part is None else part[images] for part in one))  # an Encoded again
-                for one in self.encoded
-            )
-        )
+        return ScaledFeatures(tuple(one.select(images) for one in self.encoded))
 
     @property
     def device(self) -> torch.device:

@@ -62,6 +62,10 @@ class Encoded(NamedTuple):
     padding: Tensor  # (B, h, w)
     counts: Tensor | None  # (B, V)
 
+    def select(self, images: Tensor) -> Encoded:
+        """Some of the images, by their indices (B',)."""
+        return Encoded(*(None if part is None else part[images] for part in self))
+
 
 class Explanation(NamedTuple):
     """Probability and place of each token of a reading, the end not included."""
