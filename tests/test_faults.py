@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import re
+import resource
+import signal
 import struct
 import time
 import zipfile
@@ -112,6 +114,12 @@ def test_what_is_refused_in_words_is_no_finding_and_a_case_is_the_same_again(tmp
         run_case(kind, lambda random, folder: drawn.append(random.random()), seed, 7, tmp_path / "case")
     assert drawn[0] == drawn[1] != drawn[2]
     assert isinstance(run_case(kind, crash, 0, 0, tmp_path / "case"), Finding)
+
+
+def test_a_case_leaves_no_limit_behind(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_CPU), signal.getsignal(signal.SIGALRM)
+    run_case(Kind("made up", None, 1), refuse, 0, 0, tmp_path / "case")
+    assert (resource.getrlimit(resource.RLIMIT_CPU), signal.getsignal(signal.SIGALRM)) == before
 
 
 # ---- files of data ---------------------------------------------------------------------------------------------------

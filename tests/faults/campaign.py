@@ -211,8 +211,8 @@ def _watched(cpu_seconds: float) -> Iterator[None]:
     def give_up(number: int, _: object) -> None:
         raise Hang("takes far too long" if number == signal.SIGPROF else "waits for something that does not come")
 
-    signal.signal(signal.SIGPROF, give_up)
-    signal.signal(signal.SIGALRM, give_up)
+    handlers = {number: signal.signal(number, give_up) for number in (signal.SIGPROF, signal.SIGALRM)}
+    limits = resource.getrlimit(resource.RLIMIT_CPU)
     signal.setitimer(signal.ITIMER_PROF, 5 * cpu_seconds)
     signal.setitimer(signal.ITIMER_REAL, 300 + 100 * cpu_seconds)
     used = int(time.process_time())
@@ -224,6 +224,9 @@ def _watched(cpu_seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_CPU, limits)  # else what comes later in this process is killed
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
