@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.decoders.interface import Decoder, DecoderOutput, DecoderState
-from utils.reading.scaling import joined, parted, shrinking, shrunk_length
+from utils.reading.scaling import joined, parted, shrinking, shrunk_padding
 
 if TYPE_CHECKING:
     from models.recognizer import Encoded, Recognizer
@@ -76,14 +76,7 @@ def shrink(images: Tensor, padding: Tensor, ratio: float) -> tuple[Tensor, Tenso
     """A batch in a smaller size.   images: (B, 1, H, W), padding: (B, H, W).   ratio: below 1."""
     rows, columns = (torch.from_numpy(shrinking(side, ratio)).to(images) for side in images.shape[2:])
     smaller = rows @ images.masked_fill(padding[:, None], 0) @ columns.T
-    is_image = ~padding
-    heights, widths = (
-        torch.from_numpy(shrunk_length(is_image.any(side).sum(1).cpu().numpy(), ratio)).to(images.device)
-        for side in (2, 1)
-    )
-    is_row = torch.arange(smaller.shape[2], device=images.device) < heights[:, None]
-    is_column = torch.arange(smaller.shape[3], device=images.device) < widths[:, None]
-    return smaller, ~(is_row[:, :, None] & is_column[:, None])
+    return smaller, torch.from_numpy(shrunk_padding(padding.cpu().numpy(), ratio)).to(padding.device)
 
 
 def encode_at_scales(

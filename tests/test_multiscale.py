@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.multiscale import shrink
-from tests.test_reader import READINGS, both_decoders, reader, recognizer, some_images, written
+from tests.test_reader import READINGS, as_labels, both_decoders, reader, recognizer, some_images, written
 from utils.errors import ConfigError
 from utils.hypotheses import MINUS_INFINITY
 from utils.reading import onnx_network
@@ -23,12 +23,8 @@ RATIOS = (0.75, 0.5)
 def test_the_next_token_has_the_mean_of_all_scales_log_probabilities(kind):
     network = recognizer(kind)
     images, padding = some_images()
-    lengths = torch.tensor([len(reading) for reading in READINGS])
-    labels = torch.zeros(3, int(lengths.max()), dtype=torch.long)
-    for row, reading in zip(labels, READINGS, strict=True):
-        row[: len(reading)] = torch.tensor(reading)
     sizes = [(images, padding), *(shrink(images, padding, ratio) for ratio in RATIOS)]
-    alone = [network(*one, labels, lengths).logits.log_softmax(-1) for one in sizes]
+    alone = [network(*one, *as_labels(READINGS)).logits.log_softmax(-1) for one in sizes]
     mean = torch.stack(alone).mean(0)[:: network.decoder.directions].softmax(-1)
     found = network.at_scales(RATIOS).explain(images, padding, READINGS)
     for image, reading in enumerate(READINGS):

@@ -1,6 +1,7 @@
 """The library: a checkpoint reads an image, and says how sure it is and where it looked."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -64,6 +65,12 @@ def some_images() -> tuple[torch.Tensor, torch.Tensor]:
 READINGS = [[3, 4, 5, 6, 7], [8, 3], [9, 9, 4]]
 
 
+def as_labels(readings: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels (B, L), padded with 0, and their lengths (B,)."""
+    labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(reading) for reading in readings], batch_first=True)
+    return labels, torch.tensor([len(reading) for reading in readings])
+
+
 @both_decoders
 @torch.no_grad()
 def test_an_image_alone_is_explained_as_inside_a_batch(kind):
@@ -83,11 +90,7 @@ def test_an_image_alone_is_explained_as_inside_a_batch(kind):
 def test_confidences_are_the_probabilities_that_teaching_gives(kind):
     network = recognizer(kind)
     images, padding = some_images()
-    lengths = torch.tensor([len(reading) for reading in READINGS])
-    labels = torch.zeros(3, 5, dtype=torch.long)
-    for row, reading in zip(labels, READINGS, strict=True):
-        row[: len(reading)] = torch.tensor(reading)
-    taught = network(images, padding, labels, lengths)
+    taught = network(images, padding, *as_labels(READINGS))
     for i, explanation in enumerate(network.explain(images, padding, READINGS)):
         row = taught.logits[i * network.decoder.directions].softmax(-1)
         wanted = [float(row[position, token]) for position, token in enumerate(READINGS[i])]

@@ -15,13 +15,14 @@ from dataset.images.mixture import Mixture
 from dataset.images.placement import GROWTH_JITTER, TALL
 from dataset.images.scaling import Scaling
 from dataset.images.standard import STANDARD, StandardImages
-from dataset.images.symbols import SymbolLibrary, hash_of, import_mathnote, mathnote_token, writers_of
+from dataset.images.symbols import SymbolLibrary, import_mathnote, mathnote_token, writers_of
 from dataset.images.synthetic import SyntheticInk
 from dataset.images.token_boxes import FLAT, HIGH, HIGH_RULES, LOW_RULES, SCRIPTS, as_written, forms_of, token_boxes
 from dataset.loading.loaders import Data, Items, Loader, make_loaders
 from dataset.sampler import AdaptiveBatchSampler, EpochPlan
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
+from utils.files import hash64
 
 BEYOND = [r"\begin{matrix} a & 2 \\ x & y \end{matrix}", r"\hat { x } + \overline { a b }", r"\aleph _ { \beta }",
           r"1 . 5 \cdots \ddot { x } \cdot \ldots : ; !"]  # fmt: skip
@@ -117,13 +118,13 @@ def test_symbols_are_of_training_expressions_alone(data, ink):
     library, allowed = data.symbol_sources()[0]
     names = {split: [data.ink(split).name(index) for index in range(len(data.ink(split)))]
              for split in ("train", "validation")}  # fmt: skip
-    held_out = {hash_of(name) for name in names["validation"]}
+    held_out = {hash64(name.encode()) for name in names["validation"]}
     assert held_out & set(library.image_hashes.tolist())  # the library knows them, for another seed's sake
     symbols = ink._planner.symbols
     used = symbols.index[symbols.library == 0]
     images = set(library.image_hashes[library.symbol_images[used]].tolist())
     assert images and not images & held_out
-    assert images <= {hash_of(name) for name in names["train"]}
+    assert images <= {hash64(name.encode()) for name in names["train"]}
     assert 0 < allowed.sum() < len(library)
 
 

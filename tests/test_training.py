@@ -5,6 +5,7 @@ import math
 import signal
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -170,15 +171,20 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_weights(tmp_path, stop_after
 BY_STEPS = replace(TRAINING, clock="steps", step_seconds=10.0)
 
 
-@pytest.mark.parametrize("stop_after", range(1, 11))
-def test_a_stopped_and_resumed_run_by_counted_time_ends_in_the_same_weights(tmp_path, stop_after):
-    """Ten steps: two epochs of four, and half of a third one."""
-    options = {"seconds": 100.0, "training": BY_STEPS}
+def whole_and_resumed(tmp_path: Path, stop_after: int, **options) -> tuple[Run, Run]:
+    """A run that was never stopped, and one that was and went on: both ended in the same weights."""
     whole, run = train(tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "stopped", stop_after=stop_after, **options)
     resumed, again = train(tmp_path / "stopped", resume=True, **options)
     assert same(whole, resumed)
+    return run, again
+
+
+@pytest.mark.parametrize("stop_after", range(1, 11))
+def test_a_stopped_and_resumed_run_by_counted_time_ends_in_the_same_weights(tmp_path, stop_after):
+    """Ten steps: two epochs of four, and half of a third one."""
+    run, again = whole_and_resumed(tmp_path, stop_after, seconds=100.0, training=BY_STEPS)
     untimed = [
         [(line["batches"], line["losses"], line.get("validation")) for line in each.lines()] for each in (run, again)
     ]
@@ -318,12 +324,7 @@ def test_validating_inside_an_epoch_is_logged_with_its_time_and_changes_no_step(
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 6, 7])
 def test_a_stopped_run_that_validates_inside_epochs_resumes_with_what_it_found(tmp_path, without_limit, stop_after):
-    options = {"seconds": 100.0, "training": INSIDE}
-    whole, run = train(tmp_path / "whole", **options)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", stop_after=stop_after, **options)
-    resumed, again = train(tmp_path / "stopped", resume=True, **options)
-    assert same(whole, resumed)
+    run, again = whole_and_resumed(tmp_path, stop_after, seconds=100.0, training=INSIDE)
 
     def found(lines):
         return [[(one["seconds_used"], one["exprate"]) for one in line.get("validations_inside", [])] for line in lines]

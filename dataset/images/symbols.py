@@ -31,7 +31,7 @@ from dataset.images.token_boxes import TokenBoxes, as_written, forms_of, token_b
 from dataset.renderer import RenderError, layout
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
-from utils.files import locked
+from utils.files import hash64, locked
 from utils.progress import counted
 
 # Raise this when the files below, or what is measured, change: older libraries are then built again.
@@ -100,12 +100,8 @@ class SymbolLibrary:
 
     def of_images(self, names: Sequence[str]) -> np.ndarray:
         """(symbols,) bool: which symbols are from the images of these names, or from no image at all."""
-        is_wanted = np.isin(self.image_hashes, np.array([hash_of(name) for name in names], np.uint64))
+        is_wanted = np.isin(self.image_hashes, np.array([hash64(name.encode()) for name in names], np.uint64))
         return np.append(is_wanted, True)[self.symbol_images]  # NO_IMAGE is the last
-
-
-def hash_of(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 class LibraryWriter(FlatWriter):
@@ -118,7 +114,7 @@ class LibraryWriter(FlatWriter):
 
     def add_image(self, name: str, writer: int, form: int, width: float, features: Features) -> int:
         """Returns the image's place, for its symbols."""
-        self._write("image_hashes", hash_of(name))
+        self._write("image_hashes", hash64(name.encode()))
         self._write("image_writers", writer)
         self._write("image_forms", form)
         self._write("image_widths", width)

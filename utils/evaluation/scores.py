@@ -249,9 +249,10 @@ def describe_source(scores: dict[str, Any]) -> str:
 
 def describe_search(search: dict[str, Any]) -> str:
     """In words; what scores of earlier versions do not say is left out."""
-    text = "greedy" if search.get("beam", 1) == 1 else f"beam {search['beam']}"
-    text += ", both directions" if search.get("directions", 1) > 1 else ""
-    scales = search.get("scales", [1.0])
+    beam = search.get("beam") or 1
+    text = "greedy" if beam == 1 else f"beam {beam}"
+    text += ", both directions" if (search.get("directions") or 1) > 1 else ""
+    scales = search.get("scales") or [1.0]
     return text + ("" if scales == [1.0] else f", at scales {', '.join(f'{scale:g}' for scale in scales)}")
 
 

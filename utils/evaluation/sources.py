@@ -48,15 +48,8 @@ class FileSource:
     def __init__(self, file: str, predictions: dict[str, Prediction], images: Mapping[str, Path]):
         self.predictions, self.images = predictions, images
         self.failed: dict[str, str] = {}
-        nothing = {
-            "search": None,
-            "confidence_exponent": None,
-            "clean": None,
-            "cleaned": None,
-            "device": None,
-            "seconds": None,
-        }
-        self.about = {"predictions": file, **nothing, "images_per_second": None}
+        of_networks = ("search", "confidence_exponent", "clean", "cleaned", "device", "seconds", "images_per_second")
+        self.about = {"predictions": file} | dict.fromkeys(of_networks)
 
     def image(self, name: str) -> np.ndarray | None:
         try:

@@ -30,16 +30,15 @@ def find_checkpoint(name: str | None, folder: Path | None = None) -> Path:
 
 def newest_checkpoint(folder: Path) -> Path:
     """The best weights of the newest run that finished an epoch of its last stage. Raises CheckpointError."""
-    import yaml  # not needed to read with published weights
+    from utils.config.loading import load_yaml  # not needed to read with published weights
 
     found = []
     for config in folder.glob("*/config.yaml"):
         try:
-            stage = yaml.safe_load(config.read_text(encoding="utf-8"))["stages"][-1]["name"]
+            stage = load_yaml(config.read_text(encoding="utf-8"))["stages"][-1]["name"]
             best = config.with_name(f"{stage}-best.safetensors")
             found.append((best.stat().st_mtime, best))
-        # Still training, or no run.
-        except (OSError, yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError):  # still training, or no run
             continue
     if not found:
         raise CheckpointError(f"{folder}: no run that finished an epoch of its last stage; train one, or name a path")

@@ -22,7 +22,7 @@ import numpy as np
 from utils.errors import CheckpointError
 from utils.hypotheses import Hypothesis
 from utils.reading.onnx_search import Array, Encoded, Explanation, State, beam_search, explain, greedy, log_softmax
-from utils.reading.scaling import joined, parted, shrinking, shrunk_length
+from utils.reading.scaling import joined, parted, shrinking, shrunk_padding
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -153,11 +153,7 @@ class OnnxNetwork:
 def shrink(images: Array, padding: Array, ratio: float) -> tuple[Array, Array]:
     """A batch in a smaller size.   images: (B, 1, H, W), zero in the padding.   padding: (B, H, W)."""
     rows, columns = (shrinking(side, ratio) for side in images.shape[2:])
-    smaller = rows @ images @ columns.T
-    is_image = ~padding
-    heights, widths = (shrunk_length(is_image.any(side).sum(1), ratio)[:, None] for side in (2, 1))
-    is_row, is_column = np.arange(smaller.shape[2]) < heights, np.arange(smaller.shape[3]) < widths
-    return smaller, ~(is_row[:, :, None] & is_column[:, None])
+    return rows @ images @ columns.T, shrunk_padding(padding, ratio)
 
 
 def _usual_threads() -> int:

@@ -326,7 +326,7 @@ def has_dark_ink(image: np.ndarray) -> bool:
 
 
 def find_strokes(contrast: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, float]:
-    """Tell ink from paper: uint8 (H, W) of 0 and 1, and how dark ink is.   noise: (H, W), see noise_of()."""
+    """Tell ink from paper: uint8 (H, W) of 0 and 1, and how dark ink is.   noise: (H, W), see contrast_of()."""
     nothing = np.zeros(contrast.shape, np.uint8), 0.0
     least = np.maximum(5 * noise, LEAST_CONTRAST / 255)
     sure = contrast[contrast > least]

@@ -153,16 +153,18 @@ class Reader:
     """
 
     def __init__(self, model: nn.Module | OnnxNetwork, vocabulary: Vocabulary, data: dict[str, Any],
-                 language: Language, device: str | torch.device | None = "cpu"):  # fmt: skip
+                 language: Language, device: str | torch.device | None = "cpu",
+                 scales: Sequence[float] | None = None):  # fmt: skip
         """model: a Recognizer with an encoder of handwriting.   data: `image_scale`, `max_height` and `max_width` of
         its training images; optionally `clean`, whether photographs among them were cleaned (see prepare);
         `scales`, sizes that it reads an image in together, times the usual one; and `confidence_exponent`, see Reading.
-        device: of torch; None for a network that runs without it. Raises ConfigError for scales that cannot be."""
+        device: of torch; None for a network that runs without it.   scales: instead of those of data. Raises
+        ConfigError for scales that cannot be."""
         if device is not None:
             import torch
 
             model, device = model.to(device).eval().requires_grad_(False), torch.device(device)
-        self.scales = check_scales(data.get("scales") or [1.0])
+        self.scales = check_scales(scales or data.get("scales") or [1.0])
         largest, *others = self.scales
         self.confidence_exponent = float(data.get("confidence_exponent") or 1.0)
         self.network, self.device = model, device
@@ -209,7 +211,7 @@ class Reader:
         load_weights(model, Checkpoint(checkpoint.path, weights, about))
         if len(vocabulary) != about["architecture"]["vocabulary_size"]:
             raise CheckpointError(f"{path}: its vocabulary has another size than its network")
-        return cls(model, vocabulary, data | ({"scales": scales} if scales else {}), language, device)
+        return cls(model, vocabulary, data, language, device, scales)
 
     @classmethod
     def from_onnx(cls, folder: str | Path, language: Language, scales: Sequence[float] | None = None) -> Reader:
@@ -228,7 +230,7 @@ class Reader:
         check_image_settings(data, folder)
         if len(vocabulary) != model.vocabulary_size:
             raise CheckpointError(f"{folder}: its vocabulary has another size than its network")
-        return cls(model, vocabulary, data | ({"scales": scales} if scales else {}), language, device=None)
+        return cls(model, vocabulary, data, language, None, scales)
 
     # ---- for users ---------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,17 @@ def shrinking(length: int, ratio: float) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True))[:, reach:-reach].astype(np.float32)
 
 
+def shrunk_padding(padding: np.ndarray, ratio: float) -> np.ndarray:
+    """The padding of a batch that becomes `ratio` times as large: (B, H, W) bool -> (B, h, w)."""
+    is_image = ~padding
+    heights, widths = (shrunk_length(is_image.any(side).sum(1), ratio)[:, None] for side in (2, 1))
+    is_row, is_column = (
+        np.arange(shrunk_length(size, ratio)) < length
+        for size, length in zip(padding.shape[1:], (heights, widths), strict=True)
+    )
+    return ~(is_row[:, :, None] & is_column[:, None])
+
+
 def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """Scales that an image is read at, largest first. Raises ConfigError."""
     low, high = SCALES

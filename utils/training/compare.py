@@ -24,7 +24,6 @@ from utils.script import run_script
 from utils.tables import table
 from utils.training.epoch_log import read_line, with_exprate
 
-# Names of losses by what they were in older files; see utils/config/schema.py.
 # Runs that differ in one of these were validated on different images.
 VALIDATED_BY = ("dataset", "seed", "data.validation_share", "training.validation_images")
 NOT_SET = "-"
