@@ -62,6 +62,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     for index, stage in enumerate(config.stages):
         if run.restore_finished(stage.name, model):  # an earlier start did it: its best weights are loaded
             continue
+        scaled = data.of_stage(stage)
+        run.about["data"] = scaled.about()
         if stage.starts_from_standard:
             model.start_handwritten_from_standard()
         objective = Objective.of(model, stage, config.training, data.vocabulary.inkless)
@@ -69,7 +71,9 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
         if batching == "adaptive" and config.batch.max_pixels == "auto":
             memory = measured_once(objective, stage, config.training, blank_batch, run, context)
         train, validation = context.first_then_all(
-            lambda stage=stage, memory=memory: make_loaders(data, stage, config, batching, stride, memory, context)
+            lambda scaled=scaled, stage=stage, memory=memory: make_loaders(
+                scaled, stage, config, batching, stride, memory, context
+            )
         )
         loaders = Loaders(train, validation, stage.domain, memory, config.batch.reference_pixels)
         plan = StagePlan.of(config, index, run.stage_seconds)

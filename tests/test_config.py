@@ -50,6 +50,7 @@ def test_the_config_survives_its_own_form_as_plain_values():
         ("trainin.ema=0.9", "--set trainin.ema: unknown key; did you mean training?"),
         ("stages.0.share=0.5", "stages[1].share: missing; where one stage has a share of the time, all need one"),
         ("stages.0.share=0", "--set stages.0.share: expected a positive number, got 0"),
+        ("stages.2.image_scale=0.5", "stages.2.image_scale: expected 1, as data.image_scale: the run is read so"),
         ("training.minutes=soon", "--set training.minutes: expected a positive number, got 'soon'"),
         ("training.clock=sun", "--set training.clock: expected one of wall, cpu, steps, got 'sun'"),
         ("model.decoder=lstm", "model.decoder: expected one of gru, transformer, got 'lstm'"),

@@ -212,6 +212,18 @@ def test_every_stage_of_the_shipped_config_gets_its_loaders(inked, batching, pre
         assert sum(len(batch) for batch in validation) > 0
 
 
+def test_a_stage_may_have_smaller_images_than_the_run(inked):
+    settings = ["data.workers=0", "stages.alignment.image_scale=0.5", "stages.alignment.augment=false"]
+    config = load_config(ROOT / "config.yaml", "INK", "full", settings)
+    data = Data(inked, config.data, 3)
+    _, small, whole = (data.of_stage(stage) for stage in config.stages)
+    assert whole is data and small.about() == data.about() | {"image_scale": 0.5}
+    both = (make_loaders(each, config.stages[1], config, "fixed", stride=8) for each in (small, whole))
+    for of_small, of_whole in zip(*both, strict=True):  # in training, and in validation
+        sizes, expected = of_small.items.source.sizes(0, 0), of_whole.items.source.sizes(0, 0) / 2
+        assert abs(sizes - expected).max() <= 1
+
+
 def test_a_split_is_read_whole_whatever_its_tokens(folder):
     about = {"vocabulary": ["x", "a"], "data": {"image_scale": 0.5, "max_height": 512, "max_width": 512}}
     vocabulary, loader = open_split_loader(folder, "test", about, stride=8)

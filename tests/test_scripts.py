@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from utils.training.epoch_log import with_exprate
+from utils.training.run_folder import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -25,7 +26,7 @@ TINY = {
     },
     "training": {"save_minutes": 1e-6},
     "stages": {
-        "standard": {"epochs": 1, "losses": {"counting": 1.0}, "expressions": {"synthetic": 20}},
+        "standard": {"epochs": 1, "losses": {"counting": 1.0}, "expressions": {"synthetic": 20}, "image_scale": 0.2},
         "alignment": {"epochs": 1},
         "handwritten": {"epochs": 2, "losses": {"counting": 1.0}, "replay": {"first": 0.5, "last": 0.0}},
     },
@@ -75,6 +76,8 @@ def test_training_leaves_everything_a_run_should(trained):
         "validation-predictions.jsonl", "test-predictions.jsonl", ".lock"
     }  # fmt: skip
     assert weights <= names
+    for stage, scale in (("standard", 0.2), ("alignment", 0.25), ("handwritten", 0.25)):
+        assert load_checkpoint(trained / f"{stage}-best.safetensors").about["data"]["image_scale"] == scale
     summary = json.loads((trained / "summary.json").read_text())
     assert set(summary["splits"]) == {"validation", "test"}
     assert summary["splits"]["test"]["items"] == 8

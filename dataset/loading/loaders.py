@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -78,6 +79,14 @@ class Data:
         for name, indices in self.indices.items():
             if not len(indices):
                 raise DataError(f"{folder}: nothing left for {name}; expected more labels, or another validation_share")
+
+    def of_stage(self, stage: StageConfig) -> Data:
+        """The same data set, in the size of image that a stage asks for."""
+        if stage.image_scale is None:
+            return self
+        data = copy.copy(self)
+        data.settings = replace(self.settings, image_scale=stage.image_scale)
+        return data
 
     def about(self) -> dict:
         """What whoever reads with the weights must do to an image, as plain values."""

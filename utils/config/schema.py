@@ -278,6 +278,7 @@ class StageConfig:
     synthetic: SyntheticConfig = SyntheticConfig()
     augment: Flag = False
     starts_from_standard: Flag = False
+    image_scale: PositiveNumber | None = None  # None: that of `data`
 
     @property
     def domain(self) -> Literal["standard", "handwritten"]:
@@ -341,6 +342,9 @@ def stage_errors(config: Config) -> list[tuple[Location, str]]:
         errors += [((*here, *where), why) for where, why in _mix_errors(stage)]
         if stage.share is None and any(other.share is not None for other in config.stages):
             errors.append(((*here, "share"), "missing; where one stage has a share of the time, all need one"))
+    if config.stages and config.stages[-1].image_scale not in (None, config.data.image_scale):
+        where = ("stages", len(config.stages) - 1, "image_scale")
+        errors.append((where, f"expected {config.data.image_scale:g}, as data.image_scale: the run is read so"))
     if not config.stages:
         errors.append((("stages",), "expected at least one stage"))
     return errors
