@@ -3,6 +3,7 @@
 Legend of shapes, used in every docstring of this package:
     B  images in a batch             H W  pixels            h w  feature positions of stride x stride pixels
     C  channels of the encoder       D    model width       L    token positions
+    A  width of attention's keys     E    width of embeddings
     V  size of the vocabulary        K    token rows per image (reading directions x beams)      R = B x K rows
 
 Rows are image-major: row `r` belongs to image `r // K`.

@@ -1,11 +1,16 @@
 """Attention with coverage: it takes into account what it has attended to before."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.positions import image_positions
+
+aten = torch.ops.aten
 
 MAX_MAPS = 2**24  # numbers that the widest maps of coverage may hold at a time: 64 MiB in fp32
 
@@ -22,6 +27,17 @@ class ImageAttention(nn.Module):
         """What does not change from step to step.   features: (B, hw, C), padding: (B, h, w).   Returns (B, hw, A)."""
         keys = self.key(features)
         return keys + image_positions(padding, keys.shape[-1]).flatten(1, 2).to(keys.dtype)
+
+    def all_steps(self, keys: Tensor, hidden: Tensor, past: dict[str, Tensor], padding: Tensor) -> Tensor:
+        """The attention of all steps, each of which knows those before it; see forward().
+
+        hidden: (R, L, D).   past: of the first step.   Returns (R, L, h, w), fp32.
+        """
+        steps = []
+        for query in zip(*(each.unbind(1) for each in self.queries(keys, hidden)), strict=True):
+            weights, past = self(keys, query, past, padding)
+            steps.append(weights)
+        return torch.stack(steps, 1)
 
 
 class CoverageAttention(ImageAttention):
@@ -97,6 +113,80 @@ class LocationAttention(ImageAttention):
         scores = scores + (location @ of_location[..., None])[..., 0]
         weights = attention_weights(scores.view(len(keys), -1, keys.shape[1]), padding)
         return weights, {"coverage": past["coverage"] + weights, "last": weights}
+
+    def all_steps(self, keys: Tensor, hidden: Tensor, past: dict[str, Tensor], padding: Tensor) -> Tensor:
+        """See ImageAttention.all_steps(). No gradient flows into past attention: a step learns what to make of it, and
+        not what it should have been, which the loss of each step says. So the backward pass goes through no step but
+        its own.
+
+        past: (R, h, w) zeros.
+        """
+        scores, of_location = self.queries(keys, hidden)
+        with torch.autocast(keys.device.type, enabled=False):
+            return _LocationSteps.apply(
+                scores.float(), of_location.float(), self.location.weight, self.location.bias, padding, self.kernel
+            )
+
+
+class _LocationSteps(torch.autograd.Function):
+    """LocationAttention.all_steps() with its gradient, written out.
+
+    scores: (R, L, hw).   of_location: (R, L, F).   weight (F, 2 x kernel x kernel) and bias (F,) of the features.
+    padding: (B, h, w), R being a multiple of B.   Returns (R, L, h, w).
+
+    The convolution is linear, so that of coverage is the sum of those of the attention of each step; it is added up.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, of_location: Tensor, weight: Tensor, bias: Tensor, padding: Tensor, kernel: int
+    ) -> Tensor:
+        rows, length = scores.shape[:2]
+        height, width = padding.shape[1:]
+        outside = padding.flatten(1).repeat_interleave(rows // len(padding), 0)
+        scores = scores.masked_fill(outside[:, None], float("-inf"))
+        # Of coverage and of the last attention, one below the other: (R, 2F, kernel x kernel)
+        kernels = weight.view(len(weight), 2, -1).transpose(0, 1).flatten(0, 1).expand(rows, -1, -1)
+        edge = kernel // 2
+        last = scores.new_zeros(rows, height + 2 * edge, width + 2 * edge)
+        of_coverage = bias[:, None].repeat(rows, 1, height * width)
+        weights = scores.new_empty(rows, length, height, width)
+        past, features = [], []
+        for step in range(length):
+            squares = last.unfold(1, kernel, 1).unfold(2, kernel, 1).permute(0, 3, 4, 1, 2)
+            squares = squares.reshape(rows, kernel * kernel, -1)  # (R, kernel x kernel, hw)
+            of_last_step = kernels @ squares
+            of_coverage += of_last_step[:, : len(weight)]
+            location = (of_coverage + of_last_step[:, len(weight) :]).relu_()  # (R, F, hw)
+            energy = torch.baddbmm(scores[:, step, None], of_location[:, step, None], location)
+            torch.softmax(energy[:, 0], -1, out=weights[:, step].flatten(1))
+            last[:, edge : edge + height, edge : edge + width] = weights[:, step]
+            past.append(squares)
+            features.append(location)
+        ctx.save_for_backward(weights, of_location, weight, *past, *features)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        weights, of_location, weight, *kept = ctx.saved_tensors
+        rows, length = weights.shape[:2]
+        count = len(weight)
+        of_scores = aten._softmax_backward_data(gradient.flatten(2), weights.flatten(2), -1, weights.dtype)
+        of_query = torch.empty_like(of_location)
+        # What coverage makes of a step's attention, all later steps see.
+        of_features = weights.new_zeros(rows, 2 * count, of_scores.shape[2])
+        of_kernels = weight.new_zeros(rows, 2 * count, weight.shape[1] // 2)
+        for step in reversed(range(length)):
+            squares, location = kept[step], kept[length + step]
+            of_energy = of_scores[:, step, None]
+            of_query[:, step] = (location @ of_energy.mT)[..., 0]
+            of_step = aten.threshold_backward(of_location[:, step, :, None] * of_energy, location, 0)
+            of_features[:, :count] += of_step
+            of_features[:, count:] = of_step
+            of_kernels.baddbmm_(of_features, squares.mT)
+        of_weight = of_kernels.sum(0).view(2, count, -1).transpose(0, 1).reshape(weight.shape)
+        return of_scores, of_query, of_weight, of_features[:, :count].sum((0, 2)), None, None
 
 
 def surroundings(maps: Tensor, kernel: int) -> Tensor:

@@ -1,8 +1,8 @@
 """What a stage minimizes. LOSSES lists every loss, and an Objective computes those that a stage names from one batch.
 
-To add a loss, write its function here, give it a line in LOSSES, and add its name to LOSSES in utils/config/schema.py;
-a test compares the two. A loss is a scalar, the mean over its unit, so that the losses of the pieces of a batch,
-weighted by the units they hold, add up to the loss of the whole.
+To add a loss, write its function here, give it a line in LOSSES, and add its name to LOSSES in utils/config/schema.py,
+and to PAIR_LOSSES or BOX_LOSSES there where it needs those; a test compares the tables. A loss is a scalar, the mean of
+its unit, so that the losses of the pieces of a batch, weighted by the units they hold, add up to the loss of the whole.
 
 In stages that show pairs, the student is the network on ink, and the teacher the same decoder on the standard image of
 the same label, without gradient. The two images are laid out differently but have the same tokens, so most losses
@@ -27,6 +27,13 @@ from utils.special_tokens import PAD
 
 if TYPE_CHECKING:
     from utils.config.schema import StageConfig, TrainingConfig
+
+
+def _mean_over_tokens(values: Tensor, targets: Tensor) -> Tensor:
+    """values, targets: (R, L). With a mask: indexing by one would make the CPU wait for the GPU."""
+    is_token = targets != PAD
+    return (values * is_token).sum() / is_token.sum()
+
 
 # ---- losses of one image ---------------------------------------------------------------------------------------------
 
@@ -118,14 +125,8 @@ def distribution(student: ModelOutput, teacher: ModelOutput, temperature: float 
     return _mean_over_tokens(divergence, student.targets) * temperature**2
 
 
-def _mean_over_tokens(values: Tensor, targets: Tensor) -> Tensor:
-    """values, targets: (R, L). With a mask: indexing by one would make the CPU wait for the GPU."""
-    is_token = targets != PAD
-    return (values * is_token).sum() / is_token.sum()
-
-
 def feature_map(student: ModelOutput, teacher: ModelOutput) -> Tensor:
-    """Mean squared error between the two feature maps, position by position: the public baseline, for comparison.
+    """Mean squared error between the two feature maps, position by position: the public code of this method has it.
 
     The maps of ink and type differ in size. The ink's, without its padding, is averaged down (or repeated up) to the
     size of the teacher's, by the rule of adaptive average pooling.

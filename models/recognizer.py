@@ -285,16 +285,16 @@ class Recognizer(Reads):
         """
         features, padding, counts = self.encode(images, padding, domain)
         if not decodes:
-            return ModelOutput(None, None, None, None, None, counts, self.symbols(features), features, padding)
+            return ModelOutput(None, None, None, None, None, counts, self.map_symbols(features), features, padding)
         inputs, targets, label_indices = teacher_forcing(labels, lengths, self.decoder.directions)
         if input_noise > 0 and self.decoder.training:
             inputs = replace_at_random(inputs, input_noise, self.vocabulary_size)
         logits, context, attention = self.decoder(features, padding, inputs, counts)
         return ModelOutput(
-            logits, targets, label_indices, context, attention, counts, self.symbols(features), features, padding
+            logits, targets, label_indices, context, attention, counts, self.map_symbols(features), features, padding
         )
 
-    def symbols(self, features: Tensor) -> Tensor | None:
+    def map_symbols(self, features: Tensor) -> Tensor | None:
         """The map of symbols, where there is one: (B, C, h, w) -> (B, V, h, w)."""
         symbol_map = getattr(self.decoder, "symbols", None) or self.symbol_map
         return None if symbol_map is None else symbol_map(features)

@@ -18,7 +18,7 @@ class SymbolMap(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """features: (B, C, h, w).   Returns logits (B, V, h, w)."""
-        return self.output(features)
+        return self.of_vectors(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def of_vectors(self, vectors: Tensor) -> Tensor:
         """The same for features side by side: (…, C).   Returns logits (…, V).

@@ -59,7 +59,8 @@ def location_scores(
     """See additive_scores()."""
     layer = attention.location
     kernel = layer.weight.view(-1, 2, attention.kernel, attention.kernel)
-    maps = F.conv2d(torch.cat([coverage, last], 1), kernel, layer.bias, padding=attention.kernel // 2)
+    past = torch.cat([coverage, last], 1).detach()  # no gradient flows into past attention
+    maps = F.conv2d(past, kernel, layer.bias, padding=attention.kernel // 2)
     keys, query = attention.keys(features, padding), attention.query(hidden)
     of_keys, of_location = query[:, : keys.shape[2]], query[:, keys.shape[2] :]
     scores = torch.einsum("bna,ba->bn", keys, of_keys) / keys.shape[2] ** 0.5

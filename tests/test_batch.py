@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.loading.batch import Item, blank_batch, collate, stack
+from dataset.loading.batch import LoadedItem, blank_batch, collate, stack
 
 
-def item(index: int, height: int, width: int, length: int, is_pair: bool = False) -> Item:
+def item(index: int, height: int, width: int, length: int, is_pair: bool = False) -> LoadedItem:
     ink = np.full((height, width), index + 1, np.uint8)
     standard = np.full((width, height), index + 1, np.uint8) if is_pair else None
     boxes = np.full((length, 4), index, np.float32) if is_pair else None
-    return Item(index, f"image {index}", np.arange(3, 3 + length, dtype=np.int32), ink, standard, boxes)
+    return LoadedItem(index, f"image {index}", np.arange(3, 3 + length, dtype=np.int32), ink, standard, boxes)
 
 
 sizes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=6)
@@ -84,6 +84,6 @@ def test_a_blank_batch_has_all_that_a_loss_may_ask_for(kind):
 def test_images_are_numbers_between_paper_0_and_ink_1():
     images, padding = stack([np.array([[255, 0]], np.uint8), np.array([[255], [0]], np.uint8)])
     assert images.shape == (2, 1, 2, 2)
-    batch = collate([Item(0, "a", np.array([3]), np.array([[255, 0]], np.uint8), None)])
+    batch = collate([LoadedItem(0, "a", np.array([3]), np.array([[255, 0]], np.uint8), None)])
     assert batch.images("handwritten").tolist() == [[[[1.0, 0.0]]]]
     assert padding.tolist() == [[[False, False], [True, True]], [[False, True], [False, True]]]

@@ -53,7 +53,7 @@ def test_the_config_survives_its_own_form_as_plain_values():
         ("stages.2.image_scale=0.5", "stages.2.image_scale: expected 1, as data.image_scale: the run is read so"),
         ("training.minutes=soon", "--set training.minutes: expected a positive number, got 'soon'"),
         ("training.clock=sun", "--set training.clock: expected one of wall, cpu, steps, got 'sun'"),
-        ("model.decoder=lstm", "model.decoder: expected one of gru, transformer, got 'lstm'"),
+        ("model.decoder=nonsense", "model.decoder: expected one of gru, transformer, got 'nonsense'"),
         ("model.counting=maybe", "model.counting: expected a non-negative integer, got 'maybe'"),
         ("model.encoder.layers=[4, many]", "--set model.encoder.layers ([1]): expected a positive integer, got 'many'"),
         ("augment.scale=[1]", "augment.scale: expected a list of 2, got [1]"),

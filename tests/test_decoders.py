@@ -240,7 +240,9 @@ def test_overfits_32_real_images_in_autoregressive_decoding(kind, shared_data):
     tokens = sorted({token for text in texts.values() for token in text.split()})
     truths = {name: [tokens.index(token) + 3 for token in text.split()] for name, text in texts.items()}
     torch.manual_seed(0)
-    network = Recognizer(len(tokens) + 3, SMALL_ENCODER | {"dropout": 0.0}, kind, SMALL[kind] | {"dropout": 0.0})
+    network = Recognizer(
+        len(tokens) + 3, SMALL_ENCODER | {"dropout": 0.0}, kind.partition("-")[0], SMALL[kind] | {"dropout": 0.0}
+    )
     items, random = open_images(split, 32, 0.5), Random(0)
 
     def data(random: Random | None):

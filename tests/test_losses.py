@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dataset.loading.batch import Batch, Item, collate
+from dataset.loading.batch import Batch, LoadedItem, collate
 from dataset.vocabulary import Vocabulary
 from models.decoders.interface import teacher_forcing
 from models.losses import (
@@ -202,7 +202,7 @@ def pairs(kind: str = "pairs") -> Batch:
         boxes = np.stack([left, left * 0 + 2, left + 10, left * 0 + 14], 1)
         boxes[4:] = np.nan
         images = {"ink": ink if kind != "standard" else None, "standard": standard if kind != "ink" else None}
-        items.append(Item(index, str(index), np.int32(label), **images, boxes=boxes))
+        items.append(LoadedItem(index, str(index), np.int32(label), **images, boxes=boxes))
     return collate(items)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import dataset.formats.preparation
-from dataset.formats.packages import Reading, recognize, split_name
+from dataset.formats.packages import Reading, find_splits, split_name
 from dataset.formats.pickles import read_pickle
 from dataset.formats.preparation import Options, cleaning_of, long_labels, prepare, prepare_if_needed
 from dataset.images.store import open_split
@@ -247,13 +247,20 @@ def test_labels_without_images_beside_them_are_not_passed_over_in_silence(tmp_pa
     assert "14_test_labels.txt: no images beside it" in capsys.readouterr().err
 
 
+def test_a_table_whose_name_says_nothing_is_named_where_nothing_is_recognized(tmp_path):
+    (tmp_path / "mine.csv").write_text("name,label\na.png,x\n")
+    (tmp_path / "a.png").write_bytes(image("a", "x", ".png"))
+    with pytest.raises(DataError, match=r"no data recognized in it \(of .*mine.csv the name does not say .*looked for"):
+        find_splits(tmp_path)
+
+
 def test_two_sources_of_one_split_are_an_error_that_names_both(tmp_path):
     folder = make_can(tmp_path / "can", False, "\t")
     (folder / "train" / "images").mkdir(parents=True)
     (folder / "train" / "labels.txt").write_text("a\tx\n")
     (folder / "train" / "images" / "a.png").write_bytes(image("a", "x", ".png"))
     with pytest.raises(DataError, match=r"two splits 'train', in .*images.* and in .*images"):
-        recognize(folder)
+        find_splits(folder)
 
 
 # ---------------------------------------------------------------------------------------- in place, stopped, again

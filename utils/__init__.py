@@ -1,1 +1,1 @@
-"""Config, training loop, run folder, memory, scores and plots. Imports neither `dataset` nor `models`."""
+"""Configuration, training, evaluation, reading, serving, files and plots. Imports neither `dataset` nor `models`."""

@@ -98,7 +98,7 @@ def _likeness(path: str, file: str) -> tuple[bool, int]:
     return is_same_suffix, common
 
 
-def pair(
+def match_labels(
     labels: Iterable[Label],
     images: NamedImages[T],
     open_image: Callable[[T], Path | bytes | np.ndarray],
@@ -160,7 +160,7 @@ def read_split(folder: str | Path, known: Container[str] = ()) -> Iterator[Item 
     shown_as, images = f"{folder.name}/labels.txt", folder / "images"
     files = {file: images / file for file in os.listdir(images) if is_image(file)} if images.is_dir() else {}
     labels = read_labels(lines_or_bad(folder / "labels.txt", shown_as), shown_as, known)
-    return pair(labels, NamedImages(files, f"{folder.name}/images"), lambda path: path)
+    return match_labels(labels, NamedImages(files, f"{folder.name}/images"), lambda path: path)
 
 
 def is_image(file: str) -> bool:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.formats.inkml import TRUTHS, draw_traces, pixel_traces, read_inkml
-from dataset.formats.items import Item, NamedImages, in_order_of_names, is_image, pair
+from dataset.formats.items import Item, NamedImages, in_order_of_names, is_image, match_labels
 from dataset.formats.labels import TABLE_SUFFIXES, Label, read_labels
 from dataset.formats.pickles import read_pickle
 from dataset.formats.sources import Folder, Source, Zip
@@ -90,7 +90,7 @@ class Split(NamedTuple):
 # ---- recognizing -----------------------------------------------------------------------------------------------------
 
 
-def recognize(
+def find_splits(
     source: str | Path, split: str | None = None, reading: Reading = DEFAULT
 ) -> tuple[list[Split], Vocabulary | None]:
     """What a folder or a zip holds: its splits, `train` first, and its own vocabulary, if it has one.
@@ -115,7 +115,7 @@ def recognize(
         found = [part for each in sources[1:] for part in _splits_in(each, split, reading)]
         found = found or list(_splits_in(sources[0], split, reading))
     if not found:
-        raise NothingRecognized(f"{source}: no data recognized in it; looked for {LOOKED_FOR}")
+        raise NothingRecognized(f"{source}: no data recognized in it{_tables_in(sources[0])}; looked for {LOOKED_FOR}")
     found = _named(found, split)
     found.sort(key=lambda part: (part.name != "train", part.name))
     for one, other in zip(found, found[1:], strict=False):
@@ -125,6 +125,12 @@ def recognize(
     if (source / "train" / "prepared.json").exists() and not any(map(_is_our_output, found)):
         names.remove("vocabulary.txt")  # made by an earlier run, from what may have changed since
     return found, _vocabulary_in(sources, names)
+
+
+def _tables_in(source: Source) -> str:
+    """The files that may be meant as labels, for a message."""
+    files = [source.shown(file) for file in source.files if file.endswith((".csv", ".tsv", ".jsonl", ".txt"))]
+    return f" (of {', '.join(files[:3])} the name does not say that they are labels)" if files else ""
 
 
 def _is_our_output(part: Split) -> bool:
@@ -272,7 +278,7 @@ def _read_pickled(
         raise DataError(f"{source.shown(pickled)}: expected a dictionary of arrays by name, got {kind}")
     images = {str(name): image for name, image in images.items()}
     labels = _labels(source, file, reading, list(images), known)
-    yield from pair(labels, NamedImages(images, source.shown(pickled)), _grey_array)
+    yield from match_labels(labels, NamedImages(images, source.shown(pickled)), _grey_array)
 
 
 def _grey_array(value: object) -> np.ndarray:
@@ -297,7 +303,7 @@ def _read_images(
     labels = _labels(source, file, reading, files, known)
     start = len(place) + 1 if place else 0
     images = NamedImages({path[start:]: path for path in files}, source.shown(place))
-    yield from pair(labels, images, source.image, has_all)
+    yield from match_labels(labels, images, source.image, has_all)
 
 
 def _read_ink(

@@ -20,7 +20,7 @@ import numpy as np
 
 from dataset.formats.items import Item, image_of, name_of_image
 from dataset.formats.labels import Label, read_labels
-from dataset.formats.packages import LOOKED_FOR, NothingRecognized, Reading, Split, recognize
+from dataset.formats.packages import LOOKED_FOR, NothingRecognized, Reading, Split, find_splits
 from dataset.formats.text_files import count_lines, lines_of, lines_or_bad
 from dataset.images.store import build_store, fresh_store
 from dataset.images.strokes import StrokeStore, StrokeWriter, open_strokes
@@ -78,7 +78,7 @@ def prepare(
     is already there from the same, unchanged files is kept. Raises DataError, also where a split is there that was made
     from something else, and `options` do not say what becomes of it.
     """
-    parts, vocabulary = recognize(source, split, options.reading)  # before anything is made
+    parts, vocabulary = find_splits(source, split, options.reading)  # before anything is made
     Path(dataset_folder).mkdir(parents=True, exist_ok=True)
     with _lock(Path(dataset_folder)):
         return _prepare(parts, vocabulary, Path(dataset_folder), progress, options)
@@ -112,7 +112,7 @@ def _is_prepared(folder: Path) -> bool:
 
 def _prepare_found(folder: Path, progress: bool) -> None:
     try:
-        parts, vocabulary = recognize(folder)
+        parts, vocabulary = find_splits(folder)
     except NothingRecognized:
         raise DataError(_nothing_in(folder)) from None
     if all(part.folder for part in parts) and (folder / "train" / "labels.txt").is_file():

@@ -11,7 +11,7 @@ written by hand in the same way; that they *mean* the same is not enough: `\phi`
 import html
 import re
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from dataset.latex.characters import meaning_of
@@ -168,8 +168,10 @@ GRAMMAR = frozenset(["'", "′", r"\lbrack", r"\rbrack"])  # names that mean som
 
 
 def _everywhere(node: Node, change: Callable[[Node], Node]) -> Node:
-    children = tuple(None if child is None else _everywhere(child, change) for child in node.children)
-    return change(node._replace(children=children))
+    children = [child and _everywhere(child, change) for child in node.children]
+    if any(new is not old for new, old in zip(children, node.children, strict=True)):
+        node = node._replace(children=tuple(children))
+    return change(node)
 
 
 def _symbol(name: str) -> Node:
@@ -223,11 +225,15 @@ def _line_ends(tokens: list[str]) -> list[str]:
 
 def _old_roots(tokens: list[str]) -> list[str]:
     r"""`\root 3 \of { x }` `\sqrt [ 3 ] { x }`."""
-    while r"\root" in tokens and r"\of" in (rest := tokens[tokens.index(r"\root") :]):
-        start = len(tokens) - len(rest)
-        end = start + rest.index(r"\of")
-        tokens = [*tokens[:start], r"\sqrt", "[", *tokens[start + 1 : end], "]", *tokens[end + 1 :]]
-    return tokens
+    ends = iter([index for index, token in enumerate(tokens) if token == r"\of"])
+    changed = [[token] for token in tokens]
+    for start, token in enumerate(tokens):
+        if token == r"\root":
+            end = next((index for index in ends if index > start), None)
+            if end is None:
+                break
+            changed[start], changed[end] = [r"\sqrt", "["], ["]"]
+    return list(chain.from_iterable(changed))
 
 
 # ---- and those of the tree -------------------------------------------------------------------------------------------

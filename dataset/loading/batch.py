@@ -117,11 +117,11 @@ def blank_batch(count: int, height: int, width: int, tokens: int, kind: str) -> 
     image, label = np.zeros((height, width), np.uint8), np.full(tokens, 3, np.int32)
     ink, standard = image if kind != "standard" else None, image if kind in ("standard", "pairs") else None
     boxes = np.tile(np.float32([0, 0, width, height]), (tokens, 1))
-    return collate([Item(index, "blank", label, ink, standard, boxes) for index in range(count)])
+    return collate([LoadedItem(index, "blank", label, ink, standard, boxes) for index in range(count)])
 
 
 @dataclass(frozen=True)
-class Item:
+class LoadedItem:
     """One image, or the pair of one label, on its way into a batch.
 
     shapes: to pad the batch to: of its images, and of their partners in pairs. None: of the largest.
@@ -136,7 +136,7 @@ class Item:
     shapes: Shapes | None = None
 
 
-def collate(items: Sequence[Item]) -> Batch | None:
+def collate(items: Sequence[LoadedItem]) -> Batch | None:
     """Items -> Batch; nothing where there are none, which happens to a process that has no image in a step."""
     if not items:
         return None

@@ -24,7 +24,7 @@ from dataset.images.strokes import open_strokes
 from dataset.images.symbols import SymbolLibrary, open_library
 from dataset.images.synthetic import SyntheticInk
 from dataset.latex.expressions import open_expressions
-from dataset.loading.batch import Batch, Item, collate
+from dataset.loading.batch import Batch, LoadedItem, collate
 from dataset.loading.validation import HeldOut, split_validation
 from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler, Shapes
 from dataset.typesetter.symbols import missing_characters
@@ -270,7 +270,7 @@ class Pairs(ImageSource):
 
 
 class Key(NamedTuple):
-    """Which image, and what else a worker must know to draw it for its batch.   shapes: see Item."""
+    """Which image, and what else a worker must know to draw it for its batch.   shapes: see LoadedItem."""
 
     epoch: int
     index: int
@@ -287,13 +287,13 @@ class Items:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key | tuple[int, int]) -> Item:
+    def __getitem__(self, key: Key | tuple[int, int]) -> LoadedItem:
         epoch, index, shapes = Key(*key)
         source = self.source
         image, partner = source.image(index, self.seed, epoch), source.partner(index, self.seed, epoch)
         ink, standard = (None, image) if self.kind == "standard" else (image, partner)
         boxes = source.boxes(index, self.seed, epoch) if self.with_boxes else None
-        return Item(index, source.name(index), source.label(index), ink, standard, boxes, shapes)
+        return LoadedItem(index, source.name(index), source.label(index), ink, standard, boxes, shapes)
 
 
 class Loader:

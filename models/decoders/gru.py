@@ -1,6 +1,5 @@
 """GRU decoder with coverage attention: Li et al. (CAN), ECCV 2022, section 3.3, after Zhang et al. (WAP), 2017."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,12 +76,7 @@ class GRUDecoder(nn.Module):
 
         embedded = self.embedding(tokens)
         hidden, _ = self.gru(embedded, past.pop("hidden")[None])
-        steps = []
-        queries = self.attention.queries(image["keys"], hidden)
-        for query in zip(*(each.unbind(1) for each in queries), strict=True):
-            weights, past = self.attention(image["keys"], query, past, padding)
-            steps.append(weights)
-        attention = torch.stack(steps, 1)
+        attention = self.attention.all_steps(image["keys"], hidden, past, padding)
         logits, context = self.output_head(image, embedded, hidden, attention)
         return DecoderOutput(logits, context, attention)
 

@@ -14,7 +14,7 @@ class DecoderOutput(NamedTuple):
 
     logits: Tensor  # (R, L, V)
     context: Tensor  # (R, L, D) context vectors: the features of the image, weighted by attention
-    attention: Tensor  # (R, L, h, w) fp32; the weights of each position sum to 1
+    attention: Tensor  # (R, L, h, w) fp32; the weights of each token sum to 1, and are 0 in the padding
 
 
 class DecoderState(NamedTuple):
@@ -46,6 +46,10 @@ class Decoder(Protocol):
 
     features: (B, C, h, w).   padding: (B, h, w).   counts: (B, V), of each symbol in the image, where the model has a
     counting head.
+
+    Its last layer, to the logits, is called `output` (Muon leaves it to AdamW); `symbols`, where there is one, is a
+    SymbolMap. An nn.GRU or nn.LSTM must stay in training mode, as in GRUDecoder.train(): cuDNN computes gradients in
+    no other, and a frozen decoder hands gradients on to the encoder.
     """
 
     directions: int  # 1: reads from left to right; 2: also from right to left, where END starts and START ends

@@ -29,10 +29,18 @@ from utils.script import keep_freed_memory  # noqa: E402
 from utils.special_tokens import END, START  # noqa: E402
 
 VOCABULARY = 113
-# Widths of `presets.small` in config.yaml.
+# A small network.
 SMALL_ENCODER = {"growth": 16, "layers": (4, 10), "dropout": 0.1}
 SMALL = {
     "gru": {"hidden": 192, "embedding": 128, "attention": 64, "coverage_kernel": 7, "dropout": 0.2},
+    "gru-location": {
+        "hidden": 192,
+        "embedding": 128,
+        "attention": 96,
+        "coverage_kernel": 7,
+        "location": 24,
+        "dropout": 0.2,
+    },
     "transformer": {"width": 128, "heads": 4, "layers": 2, "feed_forward": 512, "dropout": 0.1},
 }
 

@@ -16,14 +16,23 @@ POLYNOMIAL, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """matrices: (n, rows, columns) -> the same size, all singular values about 1, singular vectors as they were."""
+    """matrices: (n, rows, columns) -> the same size, all singular values about 1, singular vectors as they were.
+
+    Each step of the polynomial is a square matrix that the result is multiplied by, and tells the next one's Gram
+    matrix. So only the first Gram matrix and the product at the end have the length of the longer side.
+    """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if is_tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = POLYNOMIAL
+    gram = x @ x.mT
+    identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+    product = identity
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        factor = a * identity + b * gram + c * (gram @ gram)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return x.mT if is_tall else x
 
 

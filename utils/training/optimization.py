@@ -75,5 +75,6 @@ def make_optimizer(model: nn.Module, stage: StageConfig, training: TrainingConfi
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all groups the same rate; it is called before every step."""
     for group in optimizer.param_groups:
         group["lr"] = rate
