@@ -32,6 +32,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     from dataset.loading.batch import blank_batch
     from dataset.loading.loaders import check_stages, make_loaders, open_data, reading_loader
     from models.losses import Objective
+    from utils.reading.scaling import largest_and_ratios
     from utils.training.devices import choose_device, set_threads
     from utils.training.distributed import DistributedContext
     from utils.training.initialization import Start
@@ -81,8 +82,10 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
     if context.is_first:
         tests = () if options.validation_only else data.splits
-        splits = {split: reading_loader(data.ink(split), stride) for split in ("validation", *tests)}
-        report(model, data, splits, config, run, context.device, time.monotonic() - started)
+        largest, ratios = largest_and_ratios(config.data.scales)
+        images = data.resized(largest)
+        splits = {split: reading_loader(images.ink(split), stride) for split in ("validation", *tests)}
+        report(model.at_scales(ratios), data, splits, config, run, context.device, time.monotonic() - started)
     context.leave()
     return 0
 

@@ -258,9 +258,9 @@ class Recognizer(Reads):
         repeated = self.decoder.attention if isinstance(self.decoder, GRUDecoder) else self.decoder.refinement.norm
         repeated.compile(dynamic=True)
 
-    def at_scales(self, ratios: Sequence[float]) -> MultiScaleRecognizer:
+    def at_scales(self, ratios: Sequence[float]) -> Reads:
         """This network, reading each image as it is and `ratios` times as large together; see models/multiscale.py."""
-        return MultiScaleRecognizer(self, ratios)
+        return MultiScaleRecognizer(self, ratios) if ratios else self
 
     def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
         """images: (B, 1, H, W) float, ink 1 on paper 0, padding: (B, H, W).   domain: "standard" or "handwritten"."""

@@ -17,7 +17,7 @@ from utils.training.run_folder import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
-    "data": {"image_scale": 0.25, "validation_share": 0.2, "workers": 0},
+    "data": {"image_scale": 0.25, "scales": [1.0, 1.3], "validation_share": 0.2, "workers": 0},
     "model": {
         "encoder": {"growth": 4, "layers": [1, 1]},
         "decoder": "gru",

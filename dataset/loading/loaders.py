@@ -82,10 +82,12 @@ class Data:
 
     def of_stage(self, stage: StageConfig) -> Data:
         """The same data set, in the size of image that a stage asks for."""
-        if stage.image_scale is None:
-            return self
+        return self if stage.image_scale is None else self.resized(stage.image_scale / self.settings.image_scale)
+
+    def resized(self, factor: float) -> Data:
+        """The same data set, its images `factor` times as large."""
         data = copy.copy(self)
-        data.settings = replace(self.settings, image_scale=stage.image_scale)
+        data.settings = replace(self.settings, image_scale=factor * self.settings.image_scale)
         return data
 
     def about(self) -> dict:

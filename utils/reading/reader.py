@@ -25,7 +25,7 @@ from utils.hypotheses import Hypothesis, prefer
 from utils.reading.batches import ImageBatch, in_batches
 from utils.reading.images import check_image_settings, read_image, resize
 from utils.reading.photographs import CleanInk, clean_photograph, is_drawn
-from utils.reading.scaling import check_scales
+from utils.reading.scaling import check_scales, largest_and_ratios
 from utils.reading.strokes import as_strokes
 from utils.reading.text_lines import find_text_lines
 from utils.reading.warnings import warnings_about
@@ -165,10 +165,9 @@ class Reader:
 
             model, device = model.to(device).eval().requires_grad_(False), torch.device(device)
         self.scales = check_scales(scales or data.get("scales") or [1.0])
-        largest, *others = self.scales
         self.confidence_exponent = float(data.get("confidence_exponent") or 1.0)
         self.network, self.device = model, device
-        self.model = model.at_scales([scale / largest for scale in others]) if others else model
+        self.model = model.at_scales(largest_and_ratios(self.scales)[1])
         self.vocabulary, self.data, self.language = vocabulary, data, language
         self._lock = threading.Lock()  # held while the network computes
 

@@ -51,6 +51,12 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(map(float, scales), reverse=True))
 
 
+def largest_and_ratios(scales: Sequence[float]) -> tuple[float, list[float]]:
+    """The size that images are given in, and what the others are as a share of it. Raises ConfigError."""
+    largest, *others = check_scales(scales)
+    return largest, [scale / largest for scale in others]
+
+
 def joined(states: Sequence[S]) -> S:
     """One state that holds the states of all scales, so that search selects rows and images of all at once."""
     together = [{} for _ in states[0]]

@@ -94,6 +94,7 @@ def report(
             "dataset": config.dataset,
             "splits": splits,
             "search": "greedy",
+            "scales": list(config.data.scales),
             "sizes": data.counts(),
             "seed": config.seed,
             "seconds": round(sum(line["seconds"] + line.get("validation_seconds", 0) for line in lines), 1),
