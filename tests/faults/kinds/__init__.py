@@ -11,8 +11,9 @@ MODULES = {
     "labels": "labels", "formulas": "labels", "configs": "settings", "run_folders": "settings",
     "checkpoints": "networks",
     "exported": "networks", "predictions": "predictions", "reports": "pages", "markup": "pages", "uploads": "pages",
-    "stores": "stores", "writes": "writes", "kills": "kills", "memory": "memory", "memory_reading": "memory",
-    "races": "races", "races_layouts": "races", "races_runs": "races", "numbers": "values", "sizes": "values",
+    "stores": "stores", "writes": "writes", "kills": "kills", "kills_of_two": "kills",
+    "memory": "memory", "memory_reading": "memory", "races": "races",
+    "races_layouts": "races", "races_runs": "races", "numbers": "values", "sizes": "values",
 }  # fmt: skip
 
 

@@ -6,8 +6,11 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -19,34 +22,34 @@ from utils.training.run_folder import load_checkpoint
 
 STAGES = ("standard", "alignment", "handwritten")
 MAX_KILLS = 6  # of one run
-MODES = {"fixed": (), "adaptive": ("--set", "batch.max_pixels=30000")}
+MODES = {"fixed": (), "adaptive": ("--set", "batch.max_pixels=30000"), "two": ()}  # two: processes that train together
+SECONDS_TO_END = 60  # for what is left of a run of two processes, one of which was killed
 
 
 def train(home: Path, mode: str, run: str, resume: bool) -> int:
     """train_stage.py, or train_stage_ABS.py, in this process."""
     import train_stage
 
-    arguments = [
-        "--dataset",
-        "TINY",
-        "--preset",
-        "tiny",
-        "--run",
-        run,
-        "--device",
-        "cpu",
-        "--checkpoints",
-        str(home / "runs"),
-    ]
-    sys.argv = [
-        "train_stage.py",
-        *arguments,
-        "--config",
-        str(home / "config.yaml"),
-        *MODES[mode],
-        *(["--resume"] if resume else []),
-    ]
+    places = ["--checkpoints", str(home / "runs"), "--config", str(home / "config.yaml")]
+    arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", run, "--device", "cpu", *places, *MODES[mode]]
+    sys.argv = ["train_stage.py", *arguments, *(["--resume"] if resume else [])]
     return train_stage.main("adaptive" if mode == "adaptive" else "fixed")
+
+
+def begin(home: Path, mode: str, run: str, resume: bool) -> list[int]:
+    """Begin a training in a process of its own, or in two that torchrun would begin; returns their ids."""
+    if mode != "two":
+        return [forked(lambda: train(home, mode, run, resume))]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def train_as(rank: int) -> int:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return train(home, mode, run, resume)
+
+    return [forked(lambda rank=rank: train_as(rank)) for rank in range(2)]
 
 
 def forked(work) -> int:
@@ -84,57 +87,79 @@ def weights_of(folder: Path) -> dict[str, bytes]:
     return {stage: (folder / f"{stage}-best.safetensors").read_bytes() for stage in STAGES}
 
 
-def make(folder: Path) -> Case:
+def make(folder: Path, modes: Sequence[str] = ("fixed", "adaptive")) -> Case:
     make_home(folder)
     whole, seconds = {}, {}
-    for mode in MODES:
+    for mode in modes:
         started = time.monotonic()
-        _, status = os.waitpid(forked(lambda mode=mode: train(folder, mode, f"whole-{mode}", False)), 0)
-        assert status == 0, Path("made/forked.txt").read_text()[-2000:]
+        for child in begin(folder, mode, f"whole-{mode}", False):
+            assert os.waitpid(child, 0)[1] == 0, Path("made/forked.txt").read_text()[-2000:]
         seconds[mode] = time.monotonic() - started
         whole[mode] = weights_of(folder / "runs" / f"whole-{mode}")
 
     def case(random: random.Random, place: Path) -> None:
-        mode, run = random.choice(tuple(MODES)), folder / "runs" / "killed"
+        mode, run = random.choice(modes), folder / "runs" / "killed"
         shutil.rmtree(run, ignore_errors=True)
         kills = 0
         while True:
-            child = forked(lambda: train(folder, mode, "killed", (run / "config.yaml").exists()))
-            status = None
+            children = begin(folder, mode, "killed", (run / "config.yaml").exists())
             if kills < MAX_KILLS:
-                status = _killed_in(
-                    child, random.uniform(0.02, 1.1) * seconds[mode], run if random.random() < 0.5 else None, random
-                )
-            if status is None:
-                _, status = os.waitpid(child, 0)
-            if os.WIFSIGNALED(status):
+                watched = run if random.random() < 0.5 else None
+                kill_in(children, random.uniform(0.02, 1.1) * seconds[mode], watched, random)
+            statuses = wait_for(children)
+            if any(map(os.WIFSIGNALED, statuses)):
                 kills += 1
                 for path in run.glob("[!.]*.safetensors"):
                     load_checkpoint(path)
                 continue
-            assert status == 0, Path("made/forked.txt").read_text()[-2000:]
+            assert not any(statuses), Path("made/forked.txt").read_text()[-2000:]
             break
-        assert weights_of(run) == whole[mode], (
-            f"{mode}: other weights than those of a run never stopped, after {kills} kills"
-        )
+        same = weights_of(run) == whole[mode]
+        assert same, f"{mode}: other weights than those of a run never stopped, after {kills} kills"
         os.truncate("made/forked.txt", 0)
 
     return case
 
 
-def _killed_in(child: int, seconds: float, run: Path | None, random: random.Random) -> int | None:
-    """Kill a process after so many seconds; with `run`, then within its next write. None where it ended by itself."""
+def kill_in(children: list[int], seconds: float, run: Path | None, random: random.Random) -> None:
+    """Kill all processes of a run, or one of them, after so many seconds; with `run`, then within its next write."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status
+        if has_ended(children[0]):
+            return
         time.sleep(0.002)
     waited = time.monotonic() + 0.5
     while run is not None and time.monotonic() < waited and not list(run.glob(".*.partial*")):
         pass
-    os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1]
+    for child in random.choice([children, *([child] for child in children)]):
+        os.kill(child, signal.SIGKILL)
 
 
-KINDS = [Kind("kills", make, share=0, cpu_seconds=120, memory_bytes=4_000_000_000)]
+def has_ended(child: int) -> bool:
+    """Without taking its status, which wait_for() returns."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def wait_for(children: list[int]) -> list[int]:
+    """The statuses of processes. Where one was killed, the others must end by themselves, and soon."""
+    statuses: dict[int, int] = {}
+    end = float("inf")
+    while len(statuses) < len(children):
+        for child in set(children) - statuses.keys():
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                statuses[child] = status
+        if any(statuses.values()):
+            end = min(end, time.monotonic() + SECONDS_TO_END)
+        if time.monotonic() > end:
+            for child in set(children) - statuses.keys():
+                os.kill(child, signal.SIGKILL)
+            raise AssertionError(f"one process was killed, and the other still waits after {SECONDS_TO_END} s")
+        time.sleep(0.002)
+    return [statuses[child] for child in children]
+
+
+KINDS = [
+    Kind("kills", make, share=0, cpu_seconds=120, memory_bytes=4_000_000_000),
+    Kind("kills_of_two", partial(make, modes=["two"]), share=0, cpu_seconds=120, memory_bytes=4_000_000_000),
+]
