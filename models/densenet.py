@@ -16,7 +16,8 @@ aten = torch.ops.aten
 class Kept(NamedTuple):
     """What the backward pass of a dense layer needs beside the block's map; the first three can be computed again.
 
-    squeezed, bottleneck: (B, 4 growth, h, w), before and after BN-ReLU.   expanded: (B, growth, h, w), before BN-ReLU.
+    squeezed, bottleneck: (B, Q, h, w), Q = bottleneck x growth, before and after BN-ReLU.
+    expanded: (B, growth, h, w), before BN-ReLU.
     mean1, scale1, mean2, scale2: mean and 1 / deviation of squeezed and of expanded in this batch; empty in eval mode.
     """
 
@@ -30,7 +31,7 @@ class Kept(NamedTuple):
 
 
 class DenseLayer(nn.Module):
-    """1x1 to 4 x growth channels, 3x3 to growth channels, each with BN-ReLU, to be added to the input.
+    """1x1 to Q = bottleneck x growth channels, 3x3 to growth channels, each with BN-ReLU, to be added to the input.
 
     expand() says what a layer computes. For training, compute() gives the same and gradients() its backward pass: both
     are written out, and called outside of autograd. Layers are many and narrow, and on a GPU it may take longer to
@@ -38,11 +39,11 @@ class DenseLayer(nn.Module):
     where a gradient passes if the result is above zero, and no memory.
     """
 
-    def __init__(self, channels: int, growth: int, dropout: float):
+    def __init__(self, channels: int, growth: int, dropout: float, bottleneck: int = 4):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 4 * growth, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(4 * growth)
-        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, bottleneck * growth, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(bottleneck * growth)
+        self.conv2 = nn.Conv2d(bottleneck * growth, growth, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(growth)
         self.dropout = dropout
 
@@ -52,7 +53,7 @@ class DenseLayer(nn.Module):
         return self.dropout if self.training else 0.0
 
     def squeeze(self, rows: Tensor, size: Sequence[int], weight: Tensor | None = None) -> Tensor:
-        """The 1x1 convolution as a matrix product.   rows: (B*h*w, C), size: B, h, w.   Returns (B, 4 growth, h, w).
+        """The 1x1 convolution as a matrix product.   rows: (B*h*w, C), size: B, h, w.   Returns (B, Q, h, w).
 
         weight: in the type of the rows, where it is there already.
         """
@@ -62,7 +63,7 @@ class DenseLayer(nn.Module):
     def expand(self, squeezed: Tensor, is_valid: Tensor) -> Tensor:
         """BN-ReLU, 3x3, BN-ReLU, dropout.
 
-        squeezed: (B, 4 growth, h, w), is_valid: (B, 1, h, w), 0 in padding.   Returns (B, growth, h, w).
+        squeezed: (B, Q, h, w), is_valid: (B, 1, h, w), 0 in padding.   Returns (B, growth, h, w).
         """
         bottleneck = self.norm1(squeezed).mul_(is_valid).relu_()
         new = self.norm2(self.conv2(bottleneck)).relu_()
@@ -276,6 +277,7 @@ class DenseNet(nn.Module):
     paper, which would normalize and keep the growing concatenation once more in every layer: half of all activations.
 
     layers: of each block.   growth: channels a layer adds.   compression: share of channels that a transition keeps.
+    bottleneck: channels between the convolutions of a layer, as a multiple of growth; the paper has 4.
     dropout: of what each layer adds and each transition keeps.   stem: channels of the first convolution (2 x growth).
     recompute: keep only the output of each layer, and compute the rest again in the backward pass: Pleiss et al., 2017.
     """
@@ -288,7 +290,8 @@ class DenseNet(nn.Module):
         dropout: float = 0.2,
         stem: int | None = None,
         recompute: bool = False,
-    ):
+        bottleneck: int = 4,
+    ):  # more than 7 parameters: each but `stem` is a key of the configuration
         super().__init__()
         channels = 2 * growth if stem is None else stem
         self.stem = nn.Conv2d(1, channels, 7, stride=2, padding=3, bias=False)
@@ -300,7 +303,7 @@ class DenseNet(nn.Module):
                 channels_out = int(channels * compression)
                 self.transitions.append(Transition(channels, channels_out, dropout))
                 channels = channels_out
-            dense = (DenseLayer(channels + i * growth, growth, dropout) for i in range(depth))
+            dense = (DenseLayer(channels + i * growth, growth, dropout, bottleneck) for i in range(depth))
             self.blocks.append(DenseBlock(dense, recompute))
             channels += depth * growth
         self.norm = nn.BatchNorm2d(channels)

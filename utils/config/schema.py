@@ -127,6 +127,7 @@ class EncoderConfig:
     compression: Share
     dropout: Share
     recompute: Flag = False
+    bottleneck: PositiveInteger = 4
 
 
 @config_table
