@@ -93,8 +93,10 @@ def learnt(network: torch.nn.Module) -> list[torch.Tensor]:
     return [features, *(parameter.grad for parameter in network.parameters()), *network.buffers()]
 
 
-def test_the_fast_encoder_equals_the_plain_one():
-    network = DenseNet(layers=(3, 4), growth=8, dropout=0.0)
+@pytest.mark.parametrize("bottleneck", [4, 2])
+def test_the_fast_encoder_equals_the_plain_one(bottleneck):
+    network = DenseNet(layers=(3, 4), growth=8, dropout=0.0, bottleneck=bottleneck)
+    assert {layer.conv2.in_channels for block in network.blocks for layer in block} == {8 * bottleneck}
     plain = PlainDenseNet(copy.deepcopy(network))
     for fast, slow in zip(learnt(network.to(memory_format=torch.channels_last)), learnt(plain), strict=True):
         assert (fast - slow).abs().max() <= 1e-4 * slow.abs().max() + 1e-6
