@@ -10,6 +10,8 @@ python train_stage.py --dataset MINE --init checkpoints/crohme.safetensors --pre
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from utils.script import open_config, parse_training_options, run_script
@@ -17,7 +19,8 @@ from utils.script import open_config, parse_training_options, run_script
 if TYPE_CHECKING:
     import torch
 
-    from models.recognizer import Recognizer
+    from dataset.loading.loaders import Data, Loader
+    from models.recognizer import Reads, Recognizer
     from utils.config.schema import Config
     from utils.training.initialization import Start
 
@@ -30,9 +33,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
     # Heavy imports come once the words above are known to make sense.
     from dataset.loading.batch import blank_batch
-    from dataset.loading.loaders import check_stages, make_loaders, open_data, reading_loader
+    from dataset.loading.loaders import check_stages, make_loaders, open_data
     from models.losses import Objective
-    from utils.reading.scaling import largest_and_ratios
     from utils.training.devices import choose_device, set_threads
     from utils.training.distributed import DistributedContext
     from utils.training.initialization import Start
@@ -53,8 +55,6 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     about |= {"held_out": data.held_out and data.held_out._asdict()}
     settings = config.as_dict() | {"batching": batching}
     run = open_run(folder, settings, about, context.is_first, resumed is not None, options.tensorboard)
-    if config.training.compile:
-        model.compile_repeated()
     if context.is_first:
         print_stages(config, data, model, run, context.device, batching)
         for line in start.describe(data.own_vocabulary.tokens, config.stages):
@@ -63,29 +63,23 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     for index, stage in enumerate(config.stages):
         if run.restore_finished(stage.name, model):  # an earlier start did it: its best weights are loaded
             continue
-        scaled = data.of_stage(stage)
-        run.about["data"] = scaled.about()
+        images = data.of_stage(stage)
+        run.about["data"] = images.about()
         if stage.starts_from_standard:
             model.start_handwritten_from_standard()
         objective = Objective.of(model, stage, config.training, data.vocabulary.inkless)
         memory = None
         if batching == "adaptive" and config.batch.max_pixels == "auto":
             memory = measured_once(objective, stage, config.training, blank_batch, run, context)
-        train, validation = context.first_then_all(
-            lambda scaled=scaled, stage=stage, memory=memory: make_loaders(
-                scaled, stage, config, batching, stride, memory, context
-            )
-        )
-        loaders = Loaders(train, validation, stage.domain, memory, config.batch.reference_pixels)
+        make = partial(make_loaders, images, stage, config, batching, stride, memory, context)
+        loaders = Loaders(*context.first_then_all(make), stage.domain, memory, config.batch.reference_pixels)
         plan = StagePlan.of(config, index, run.stage_seconds)
         Trainer(objective, loaders, plan, config.training, run, context).fit()
 
     if context.is_first:
-        tests = () if options.validation_only else data.splits
-        largest, ratios = largest_and_ratios(config.data.scales)
-        images = data.resized(largest)
-        splits = {split: reading_loader(images.ink(split), stride) for split in ("validation", *tests)}
-        report(model.at_scales(ratios), data, splits, config, run, context.device, time.monotonic() - started)
+        splits = ("validation", *(() if options.validation_only else data.splits))
+        reading, loaders = at_scales(model, data, config.data.scales, splits, stride)
+        report(reading, data, loaders, config, run, context.device, time.monotonic() - started)
     context.leave()
     return 0
 
@@ -98,7 +92,22 @@ def make_model(config: Config, vocabulary_size: int, start: Start, device: torch
     seed_everything(config.seed)
     model = Recognizer.from_config(config.model, vocabulary_size, config.domains(), config.uses_loss("symbols"))
     start.load_into(model)
-    return model.to(device), model.handwritten_encoder.stride
+    model = model.to(device)
+    if config.training.compile:
+        model.compile_repeated()
+    return model, model.handwritten_encoder.stride
+
+
+def at_scales(
+    model: Recognizer, data: Data, scales: Sequence[float], splits: Iterable[str], stride: int
+) -> tuple[Reads, dict[str, Loader]]:
+    """What reads at the run's end, and what it reads: the network at these scales, and the loader of each split."""
+    from dataset.loading.loaders import reading_loader
+    from utils.reading.scaling import largest_and_ratios
+
+    largest, ratios = largest_and_ratios(scales)
+    images = data.resized(largest)
+    return model.at_scales(ratios), {split: reading_loader(images.ink(split), stride) for split in splits}
 
 
 if __name__ == "__main__":
