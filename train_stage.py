@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from dataset.loading.loaders import Data, Loader
+    from dataset.vocabulary import Vocabulary
     from models.recognizer import Reads, Recognizer
     from utils.config.schema import Config
     from utils.training.initialization import Start
@@ -50,7 +51,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     data = context.first_then_all(lambda: open_data(config.data, config.dataset, config.seed, start.tokens))
     check_stages(data, config)
 
-    model, stride = make_model(config, len(data.vocabulary), start, context.device)
+    model, stride = make_model(config, data.vocabulary, start, context.device)
     about = {"architecture": model.architecture(), "vocabulary": data.vocabulary.tokens, "data": data.about()}
     about |= {"held_out": data.held_out and data.held_out._asdict()}
     settings = config.as_dict() | {"batching": batching}
@@ -84,14 +85,15 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     return 0
 
 
-def make_model(config: Config, vocabulary_size: int, start: Start, device: torch.device) -> tuple[Recognizer, int]:
+def make_model(config: Config, vocabulary: Vocabulary, start: Start, device: torch.device) -> tuple[Recognizer, int]:
     """The network that the configuration describes, with the weights that the run starts from, and its stride."""
     from models.recognizer import Recognizer
     from utils.training.devices import seed_everything
 
     seed_everything(config.seed)
-    model = Recognizer.from_config(config.model, vocabulary_size, config.domains(), config.uses_loss("symbols"))
+    model = Recognizer.from_config(config.model, len(vocabulary), config.domains(), config.uses_loss("symbols"))
     start.load_into(model)
+    model.braces = vocabulary.braces
     model = model.to(device)
     if config.training.compile:
         model.compile_repeated()

@@ -95,6 +95,11 @@ class Vocabulary:
         return tuple(token_id for token, token_id in self._ids.items() if token in INKLESS)
 
     @property
+    def braces(self) -> tuple[int, int] | None:
+        """Ids of `{` and `}`; None where labels have none."""
+        return (self._ids["{"], self._ids["}"]) if "{" in self and "}" in self else None
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) of the tokens and their order: equal where ids mean the same."""
         return hashlib.sha256("\n".join(self.tokens).encode()).hexdigest()

@@ -19,7 +19,7 @@ from models.densenet import DenseNet
 from models.multiscale import MultiScaleDecoder, encode_at_scales
 from models.search import beam_search, greedy
 from models.symbols import SymbolMap
-from utils.hypotheses import Hypothesis
+from utils.hypotheses import Braces, Hypothesis
 from utils.special_tokens import PAD
 
 if TYPE_CHECKING:
@@ -75,7 +75,12 @@ class Explanation(NamedTuple):
 
 
 class Reads(nn.Module):
-    """The reading half of a network that has encode() and a decoder."""
+    """The reading half of a network that has encode() and a decoder.
+
+    braces: of the vocabulary; where they are told, what is read has them balanced.
+    """
+
+    braces: Braces | None = None
 
     @torch.no_grad()
     def read(
@@ -100,8 +105,8 @@ class Reads(nn.Module):
     ) -> list[Hypothesis]:
         """read(), for what encode() returned."""
         if beam == 1 and directions in (None, 1):
-            return greedy(self.decoder, *encoded, length_penalty)
-        return beam_search(self.decoder, *encoded, beam, directions, length_penalty)
+            return greedy(self.decoder, *encoded, length_penalty, self.braces)
+        return beam_search(self.decoder, *encoded, beam, directions, length_penalty, self.braces)
 
     @torch.no_grad()
     def explain(
@@ -309,6 +314,7 @@ class MultiScaleRecognizer(Reads):
         self.network, self.ratios = network, tuple(ratios)
         self.decoder = MultiScaleDecoder(network.decoder)
         self.handwritten_encoder = network.handwritten_encoder
+        self.braces = network.braces
 
     def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
         """See Recognizer.encode(); the features are ScaledFeatures."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.decoders.interface import Decoder, DecoderState, teacher_forcing
-from utils.hypotheses import MINUS_INFINITY, Hypothesis, best_hypotheses, max_tokens
+from utils.hypotheses import MINUS_INFINITY, Braces, Hypothesis, best_hypotheses, max_tokens
 from utils.special_tokens import END, PAD, START
 
 # Steps between two checks of which images are done: each check makes the CPU wait for the GPU.
@@ -21,14 +21,25 @@ def token_limits(padding: Tensor) -> Tensor:
     return max_tokens(is_image.any(2).sum(1), is_image.any(1).sum(1))
 
 
-def _log_probabilities(logits: Tensor, starts: Tensor, step: int) -> Tensor:
-    """Of the next token, (R, V) fp32; minus infinity for padding, the start (R,), and an end in the first step."""
+def _log_probabilities(logits: Tensor, starts: Tensor, sequences: Tensor, braces: Braces | None) -> Tensor:
+    """Of the next token, (…, V) fp32; minus infinity for padding, the start, and an end where there is nothing to end.
+
+    starts: (…).   sequences: (…, L) the tokens so far.   braces: no formula ends before all of its braces are closed,
+    and none is closed that is not open.
+    """
     scores = logits.float().log_softmax(-1)
-    scores[:, PAD] = MINUS_INFINITY
-    scores.scatter_(1, starts[:, None], MINUS_INFINITY)
-    if step == 0:
-        scores.scatter_(1, START + END - starts[:, None], MINUS_INFINITY)
-    return scores
+    scores[..., PAD] = MINUS_INFINITY
+    scores.scatter_(-1, starts[..., None], MINUS_INFINITY)
+    is_forward = starts == START
+    can_end = (sequences != PAD).any(-1)
+    if braces:
+        left, right = braces
+        open_braces = ((sequences == left).long() - (sequences == right).long()).sum(-1)  # fewer than 0 backwards
+        can_end &= open_braces == 0
+        closing = torch.where(is_forward, right, left)[..., None]
+        scores.scatter_add_(-1, closing, torch.where(open_braces == 0, MINUS_INFINITY, 0.0)[..., None])
+    ends = (START + END - starts)[..., None]
+    return scores.scatter_add_(-1, ends, torch.where(can_end, 0.0, MINUS_INFINITY)[..., None])
 
 
 # ---- greedy ----------------------------------------------------------------------------------------------------------
@@ -36,9 +47,17 @@ def _log_probabilities(logits: Tensor, starts: Tensor, step: int) -> Tensor:
 
 @torch.no_grad()
 def greedy(
-    decoder: Decoder, features: Tensor, padding: Tensor, counts: Tensor | None = None, length_penalty: float = 1.0
+    decoder: Decoder,
+    features: Tensor,
+    padding: Tensor,
+    counts: Tensor | None = None,
+    length_penalty: float = 1.0,
+    braces: Braces | None = None,
 ) -> list[Hypothesis]:
-    """The likeliest token at every step, from left to right.   features: (B, C, h, w), padding: (B, h, w)."""
+    """The likeliest token at every step, from left to right.   features: (B, C, h, w), padding: (B, h, w).
+
+    braces: of the vocabulary, which are then balanced.
+    """
     size, device = len(features), features.device
     check_every = CHECK_EVERY.get(device.type, 8)
     limits = token_limits(padding)
@@ -52,7 +71,7 @@ def greedy(
 
     for step in range(max_length):
         logits, state, _ = decoder.step(state, tokens)
-        gains, tokens = _log_probabilities(logits, starts, step).max(-1)
+        gains, tokens = _log_probabilities(logits, starts, sequences[active, :step], braces).max(-1)
         tokens = tokens.masked_fill(is_done, PAD)
         sequences[active, step] = tokens
         totals[active] += gains.masked_fill(is_done, 0)
@@ -84,6 +103,7 @@ def beam_search(
     beam: int = 10,
     directions: int | None = None,
     length_penalty: float = 1.0,
+    braces: Braces | None = None,
 ) -> list[Hypothesis]:
     """Keep the `beam` likeliest prefixes at every step. An image is done when `beam` hypotheses have ended that are
     better than all its prefixes, each score being normalized by its present length.
@@ -91,6 +111,7 @@ def beam_search(
     An end counts when it is among the `beam` best continuations, so that a beam of one finds what greedy() finds.
     directions: 1, or 2 where the decoder reads both ways (its own number by default): then each direction proposes
     hypotheses, and the other one scores them too.   Truncated hypotheses rank behind all that ended.
+    braces: of the vocabulary, which are then balanced in all that ended.
     """
     directions = directions or decoder.directions
     check_every = CHECK_EVERY.get(features.device.type, 8)
@@ -100,7 +121,7 @@ def beam_search(
 
     for length in range(1, max_length + 1):
         logits, state, _ = decoder.step(beams.state, beams.tokens.flatten())
-        beams = _advance(replace(beams, state=state), logits, finished, length, length_penalty)
+        beams = _advance(replace(beams, state=state), logits, finished, length, length_penalty, braces)
         if length % check_every == 0:
             kept = (~beams.is_done.all(1)).nonzero()[:, 0]
             if len(kept) == 0:
@@ -193,16 +214,17 @@ class _Finished:
         self.is_truncated[images] = is_truncated.gather(2, best)
 
 
-def _advance(beams: _Beams, logits: Tensor, finished: _Finished, length: int, length_penalty: float) -> _Beams:
+def _advance(
+    beams: _Beams, logits: Tensor, finished: _Finished, length: int, length_penalty: float, braces: Braces | None
+) -> _Beams:
     """Continue each prefix by a token, to `length` tokens; what ends or is truncated goes into `finished`.
 
     logits: (R, V) of the next tokens.
     """
     size, directions, beam = beams.tokens.shape
     starts = beams.starts[..., None]
-    gains = _log_probabilities(logits, starts.expand(-1, -1, beam).flatten(), length - 1).view(
-        size, directions, beam, -1
-    )
+    logits = logits.view(size, directions, beam, -1)
+    gains = _log_probabilities(logits, starts.expand(-1, -1, beam), beams.sequences, braces)
 
     # Twice as many as needed: at most one continuation of each prefix is its end.
     scores, best = (beams.scores[..., None] + gains).flatten(2).topk(2 * beam)

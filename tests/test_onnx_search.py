@@ -51,12 +51,14 @@ def leaning_to_the_end(model: Recognizer, by: float) -> Recognizer:
 
 @both_decoders
 @pytest.mark.parametrize("by", [0.0, 3.0])
+@pytest.mark.parametrize("braces", [None, (4, 5)])
 @torch.no_grad()
-def test_greedy_decoding_is_that_of_torch(kind, by):
+def test_greedy_decoding_is_that_of_torch(kind, by, braces):
     model = leaning_to_the_end(recognizer(kind), by)
+    model.braces = braces
     encoded, arrays = encode(model)
     assert arrays.limits.tolist() == token_limits(encoded.padding).tolist()
-    found = [hypothesis for hypothesis, _ in greedy(torch_step(model), arrays)]
+    found = [hypothesis for hypothesis, _ in greedy(torch_step(model), arrays, braces=braces)]
     for one, wanted in zip(found, model.read_encoded(encoded), strict=True):
         assert_alike(one, wanted)
 
@@ -64,13 +66,15 @@ def test_greedy_decoding_is_that_of_torch(kind, by):
 @both_decoders
 @pytest.mark.parametrize("beam, directions", [(1, 2), (5, 1), (3, 2), (40, 2)])
 @pytest.mark.parametrize("by", [0.0, 3.0])
+@pytest.mark.parametrize("braces", [None, (4, 5)])
 @torch.no_grad()
-def test_beam_search_is_that_of_torch(kind, beam, directions, by):
+def test_beam_search_is_that_of_torch(kind, beam, directions, by, braces):
     model = leaning_to_the_end(recognizer(kind), by)
+    model.braces = braces
     if directions > model.decoder.directions:
         pytest.skip("this decoder reads from left to right only")
     encoded, arrays = encode(model)
-    found = beam_search(torch_step(model), arrays, beam, directions)
+    found = beam_search(torch_step(model), arrays, beam, directions, braces=braces)
     for one, wanted in zip(found, model.read_encoded(encoded, beam, directions), strict=True):
         assert_alike(one, wanted)
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
+from functools import partial
 
 import pytest
 import torch
@@ -65,10 +67,17 @@ def log_probability(table: torch.Tensor, text: tuple[int, ...], first: int, last
     return sum(scores[one, next].item() for one, next in itertools.pairwise(path))
 
 
-def test_a_wide_beam_finds_the_likeliest_of_all_texts():
+def is_balanced(text: Iterable[int], left: int, right: int) -> bool:
+    depths = list(itertools.accumulate((token == left) - (token == right) for token in text))
+    return min(depths) >= 0 and depths[-1] == 0
+
+
+@pytest.mark.parametrize("braces", [None, (3, 4), (4, 3)])
+def test_a_wide_beam_finds_the_likeliest_of_all_texts(braces):
     features, padding = chains([1, 2, 3, 4], end=1.0)
     texts = [text for length in range(1, 7) for text in itertools.product((3, 4), repeat=length)]
-    found = beam_search(Chain(), features, padding, beam=64, directions=1, length_penalty=0.0)
+    texts = [text for text in texts if braces is None or is_balanced(text, *braces)]
+    found = beam_search(Chain(), features, padding, beam=64, directions=1, length_penalty=0.0, braces=braces)
     for table, hypothesis in zip(features[..., 0], found, strict=True):
         scores = {text: log_probability(table[:5], text, START, END) for text in texts}
         best = max(scores, key=scores.get)
@@ -107,15 +116,31 @@ def test_alternatives_differ_and_are_sorted():
         assert scores == sorted(scores, reverse=True)
 
 
-@given(seeds=st.lists(st.integers(0, 10_000), min_size=1, max_size=6), end=st.floats(-3, 3))
+@given(
+    seeds=st.lists(st.integers(0, 10_000), min_size=1, max_size=6),
+    end=st.floats(-3, 3),
+    braces=st.sampled_from([None, (3, 4)]),
+)
 @settings(max_examples=25, deadline=None)
-def test_a_beam_of_one_equals_greedy(seeds, end):
-    features, padding = chains(seeds, end=end)
-    for one, other in zip(
-        greedy(Chain(), features, padding), beam_search(Chain(), features, padding, beam=1, directions=1), strict=True
-    ):
+def test_a_beam_of_one_equals_greedy(seeds, end, braces):
+    features, padding = chains(seeds, vocabulary=6, end=end)
+    greedily = greedy(Chain(), features, padding, braces=braces)
+    by_beam = beam_search(Chain(), features, padding, beam=1, directions=1, braces=braces)
+    for one, other in zip(greedily, by_beam, strict=True):
         assert (one.tokens, one.is_truncated) == (other.tokens, other.is_truncated)
         assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_braces_are_balanced_in_all_that_ended(directions):
+    features, padding = chains(list(range(20)), vocabulary=7, end=1.0)
+    unlike = 0
+    for search in (greedy, partial(beam_search, beam=5, directions=directions)):
+        found = search(Chain(), features, padding, braces=(3, 4))
+        hypotheses = [each for best in found for each in (best, *best.alternatives) if not each.is_truncated]
+        assert len(hypotheses) >= 10 and all(is_balanced(each.tokens, 3, 4) for each in hypotheses)
+        unlike += [each.tokens for each in found] != [each.tokens for each in search(Chain(), features, padding)]
+    assert unlike == 2  # without, they are not
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.5, 1.0])

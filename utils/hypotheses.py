@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from utils.special_tokens import END, PAD, START
 
 MINUS_INFINITY = float("-inf")
+Braces = tuple[int, int]  # the ids of `{` and `}` in a vocabulary
 # What the score of a preferred hypothesis may be lower than the best one's; see prefer(). With the published weights
 # and a beam of 10, the best of 7 of 468 validation images is no LaTeX; 5 have another within this margin, 6 have any.
 # Taking it made none of them right, and 68 tokens wrong instead of 45: it is for who has to typeset what is read.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from utils.errors import CheckpointError
-from utils.hypotheses import Hypothesis
+from utils.hypotheses import Braces, Hypothesis
 from utils.reading.onnx_search import Array, Encoded, Explanation, State, beam_search, explain, greedy, log_softmax
 from utils.reading.scaling import joined, parted, shrinking, shrunk_padding
 
@@ -75,6 +75,7 @@ class OnnxNetwork:
         """
         folder = Path(folder)
         self.ratios: tuple[float, ...] = ()  # see at_scales()
+        self.braces: Braces | None = None  # see Reads in models/recognizer.py
         self.about = read_about(folder)
         self.decoder = self.handwritten_encoder = _Part(self.about["directions"], self.about["stride"])
         threads = threads or _usual_threads()
@@ -118,11 +119,12 @@ class OnnxNetwork:
         """Autoregressive decoding.   beam: 1 decodes greedily from left to right; more uses all of the decoder's
         directions, or as many as `directions` says."""
         if beam == 1 and directions in (None, 1):
-            found = greedy(self.step, encoded, length_penalty)
+            found = greedy(self.step, encoded, length_penalty, self.braces)
             for index, (hypothesis, explanation) in enumerate(found):
                 encoded.seen[index, tuple(hypothesis.tokens)] = explanation
             return [hypothesis for hypothesis, _ in found]
-        return beam_search(self.step, encoded, beam, directions or self.decoder.directions, length_penalty)
+        directions = directions or self.decoder.directions
+        return beam_search(self.step, encoded, beam, directions, length_penalty, self.braces)
 
     def explain(self, images: Array, padding: Array, predictions: Sequence[Sequence[int]]) -> list[Explanation]:
         """How probable each token of a prediction is, and where it is in the image."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.hypotheses import MINUS_INFINITY, Hypothesis, best_hypotheses, max_tokens
+from utils.hypotheses import MINUS_INFINITY, Braces, Hypothesis, best_hypotheses, max_tokens
 from utils.special_tokens import END, PAD, START
 
 Array = np.ndarray
@@ -63,21 +63,35 @@ def log_softmax(logits: Array) -> Array:
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-def _log_probabilities(logits: Array, starts: Array, step: int) -> Array:
-    """Of the next token, (…, V); minus infinity for padding, the start (…), and an end in the first step."""
+def _log_probabilities(logits: Array, starts: Array, sequences: Array, braces: Braces | None) -> Array:
+    """Of the next token, (…, V); minus infinity for what cannot be: see _log_probabilities() of models/search.py."""
     scores = log_softmax(logits)
     scores[..., PAD] = MINUS_INFINITY
     np.put_along_axis(scores, starts[..., None], MINUS_INFINITY, -1)
-    if step == 0:
-        np.put_along_axis(scores, START + END - starts[..., None], MINUS_INFINITY, -1)
+    can_end = (sequences != PAD).any(-1)
+    if braces:
+        left, right = braces
+        open_braces = (sequences == left).sum(-1) - (sequences == right).sum(-1)  # fewer than 0 backwards
+        can_end &= open_braces == 0
+        _forbid(scores, np.where(starts == START, right, left), open_braces == 0)
+    _forbid(scores, START + END - starts, ~can_end)
     return scores
+
+
+def _forbid(scores: Array, tokens: Array, where: Array) -> None:
+    """Minus infinity for a token of each row, (…), where that is so, (…)."""
+    rows = np.nonzero(where)
+    scores[(*rows, tokens[rows])] = MINUS_INFINITY
 
 
 # ---- greedy ----------------------------------------------------------------------------------------------------------
 
 
-def greedy(step: Step, encoded: Encoded, length_penalty: float = 1.0) -> list[tuple[Hypothesis, Explanation]]:
-    """The likeliest token at every step, from left to right, with its probability and place."""
+def greedy(
+    step: Step, encoded: Encoded, length_penalty: float = 1.0, braces: Braces | None = None
+) -> list[tuple[Hypothesis, Explanation]]:
+    """The likeliest token at every step, from left to right, with its probability and place.   braces: see greedy()
+    of models/search.py."""
     state, limits = encoded.state, encoded.limits
     active = np.arange(len(limits))  # images that are not done
     tokens = np.full(len(limits), START)
@@ -85,7 +99,8 @@ def greedy(step: Step, encoded: Encoded, length_penalty: float = 1.0) -> list[tu
 
     for length in range(1, int(limits.max()) + 1):
         logits, state, attention = step(state, tokens[:, None])
-        scores = _log_probabilities(logits[:, 0], np.full(len(active), START), length - 1)
+        sequences = np.array([[one[0] for one in found[image]] for image in active], int).reshape(len(active), -1)
+        scores = _log_probabilities(logits[:, 0], np.full(len(active), START), sequences, braces)
         tokens = scores.argmax(-1)
         gains = np.take_along_axis(scores, tokens[:, None], -1)[:, 0]
         for image, *one in zip(active, tokens.tolist(), gains, attention[:, 0], strict=True):
@@ -120,14 +135,19 @@ def _cropped(attention: Sequence[Array], size: Array) -> Array:
 
 
 def beam_search(
-    step: Step, encoded: Encoded, beam: int = 10, directions: int = 1, length_penalty: float = 1.0
+    step: Step,
+    encoded: Encoded,
+    beam: int = 10,
+    directions: int = 1,
+    length_penalty: float = 1.0,
+    braces: Braces | None = None,
 ) -> list[Hypothesis]:
     """See beam_search() of models/search.py: the same hypotheses, in the same order."""
     beams = _Beams.start(encoded, beam, directions)
     finished = _Finished.empty(len(encoded.limits), directions, beam, int(encoded.limits.max()))
     for length in range(1, int(encoded.limits.max()) + 1):
         logits, state, _ = step(beams.state, beams.tokens.reshape(len(beams.images), -1))
-        beams = _advance(replace(beams, state=state), logits, finished, length, length_penalty)
+        beams = _advance(replace(beams, state=state), logits, finished, length, length_penalty, braces)
         kept = np.flatnonzero(~beams.is_done.all(1))
         if len(kept) == 0:
             break
@@ -206,7 +226,9 @@ class _Finished:
         self.is_truncated[images] = np.take_along_axis(is_truncated, best, 2)
 
 
-def _advance(beams: _Beams, logits: Array, finished: _Finished, length: int, length_penalty: float) -> _Beams:
+def _advance(
+    beams: _Beams, logits: Array, finished: _Finished, length: int, length_penalty: float, braces: Braces | None
+) -> _Beams:
     """Continue each prefix by a token, to `length` tokens; what ends or is truncated goes into `finished`.
 
     logits: (n, directions x beam, V) of the next tokens.
@@ -214,7 +236,8 @@ def _advance(beams: _Beams, logits: Array, finished: _Finished, length: int, len
     size, directions, beam = beams.tokens.shape
     vocabulary_size = logits.shape[-1]
     starts = np.broadcast_to(beams.starts[:, None], beams.tokens.shape)
-    gains = _log_probabilities(logits.reshape(size, directions, beam, vocabulary_size), starts, length - 1)
+    logits = logits.reshape(size, directions, beam, vocabulary_size)
+    gains = _log_probabilities(logits, starts, beams.sequences, braces)
 
     # Twice as many as needed: at most one continuation of each prefix is its end.
     totals = (beams.scores[..., None] + gains).reshape(size, directions, -1)

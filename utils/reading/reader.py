@@ -167,6 +167,7 @@ class Reader:
         self.scales = check_scales(scales or data.get("scales") or [1.0])
         self.confidence_exponent = float(data.get("confidence_exponent") or 1.0)
         self.network, self.device = model, device
+        model.braces = vocabulary.braces
         self.model = model.at_scales(largest_and_ratios(self.scales)[1])
         self.vocabulary, self.data, self.language = vocabulary, data, language
         self._lock = threading.Lock()  # held while the network computes
