@@ -1,5 +1,6 @@
 """Attention with coverage: it takes into account what it has attended to before."""
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -121,49 +122,63 @@ class LocationAttention(ImageAttention):
 
         past: (R, h, w) zeros.
         """
-        scores, of_location = self.queries(keys, hidden)
+        scores, of_location = (each.float() for each in self.queries(keys, hidden))
+        steps = _LocationSteps.apply if torch.is_grad_enabled() else location_steps
         with torch.autocast(keys.device.type, enabled=False):
-            return _LocationSteps.apply(
-                scores.float(), of_location.float(), self.location.weight, self.location.bias, padding, self.kernel
-            )
+            return steps(scores, of_location, self.location.weight, self.location.bias, padding, self.kernel)
 
 
-class _LocationSteps(torch.autograd.Function):
-    """LocationAttention.all_steps() with its gradient, written out.
+def location_steps(
+    scores: Tensor,
+    of_location: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    padding: Tensor,
+    kernel: int,
+    kept: list[tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
+    """The attention of all steps: LocationAttention.all_steps().
 
     scores: (R, L, hw).   of_location: (R, L, F).   weight (F, 2 x kernel x kernel) and bias (F,) of the features.
-    padding: (B, h, w), R being a multiple of B.   Returns (R, L, h, w).
+    padding: (B, h, w), R being a multiple of B.   kept: takes what the backward pass needs of each step: the squares of
+    the attention before it, (R, kernel x kernel, hw), and its features, (R, F, hw).   Returns (R, L, h, w).
 
     The convolution is linear, so that of coverage is the sum of those of the attention of each step; it is added up.
     """
+    rows, length = scores.shape[:2]
+    height, width = padding.shape[1:]
+    outside = padding.flatten(1).repeat_interleave(rows // len(padding), 0)
+    scores = scores.masked_fill(outside[:, None], float("-inf"))
+    # Of coverage and of the last attention, one below the other: (R, 2F, kernel x kernel)
+    kernels = weight.view(len(weight), 2, -1).transpose(0, 1).flatten(0, 1).expand(rows, -1, -1)
+    edge = kernel // 2
+    last = scores.new_zeros(rows, height + 2 * edge, width + 2 * edge)
+    of_coverage = bias[:, None].repeat(rows, 1, height * width)
+    weights = scores.new_empty(rows, length, height, width)
+    for step in range(length):
+        squares = last.unfold(1, kernel, 1).unfold(2, kernel, 1).permute(0, 3, 4, 1, 2)
+        squares = squares.reshape(rows, kernel * kernel, -1)
+        of_last_step = kernels @ squares
+        of_coverage += of_last_step[:, : len(weight)]
+        features = (of_coverage + of_last_step[:, len(weight) :]).relu_()
+        energy = torch.baddbmm(scores[:, step, None], of_location[:, step, None], features)
+        torch.softmax(energy[:, 0], -1, out=weights[:, step].flatten(1))
+        last[:, edge : edge + height, edge : edge + width] = weights[:, step]
+        if kept is not None:
+            kept.append((squares, features))
+    return weights
+
+
+class _LocationSteps(torch.autograd.Function):
+    """location_steps() with its gradient, written out."""
 
     @staticmethod
     def forward(
         ctx: Any, scores: Tensor, of_location: Tensor, weight: Tensor, bias: Tensor, padding: Tensor, kernel: int
     ) -> Tensor:
-        rows, length = scores.shape[:2]
-        height, width = padding.shape[1:]
-        outside = padding.flatten(1).repeat_interleave(rows // len(padding), 0)
-        scores = scores.masked_fill(outside[:, None], float("-inf"))
-        # Of coverage and of the last attention, one below the other: (R, 2F, kernel x kernel)
-        kernels = weight.view(len(weight), 2, -1).transpose(0, 1).flatten(0, 1).expand(rows, -1, -1)
-        edge = kernel // 2
-        last = scores.new_zeros(rows, height + 2 * edge, width + 2 * edge)
-        of_coverage = bias[:, None].repeat(rows, 1, height * width)
-        weights = scores.new_empty(rows, length, height, width)
-        past, features = [], []
-        for step in range(length):
-            squares = last.unfold(1, kernel, 1).unfold(2, kernel, 1).permute(0, 3, 4, 1, 2)
-            squares = squares.reshape(rows, kernel * kernel, -1)  # (R, kernel x kernel, hw)
-            of_last_step = kernels @ squares
-            of_coverage += of_last_step[:, : len(weight)]
-            location = (of_coverage + of_last_step[:, len(weight) :]).relu_()  # (R, F, hw)
-            energy = torch.baddbmm(scores[:, step, None], of_location[:, step, None], location)
-            torch.softmax(energy[:, 0], -1, out=weights[:, step].flatten(1))
-            last[:, edge : edge + height, edge : edge + width] = weights[:, step]
-            past.append(squares)
-            features.append(location)
-        ctx.save_for_backward(weights, of_location, weight, *past, *features)
+        kept: list[tuple[Tensor, Tensor]] = []
+        weights = location_steps(scores, of_location, weight, bias, padding, kernel, kept)
+        ctx.save_for_backward(weights, of_location, weight, *chain.from_iterable(kept))
         return weights
 
     @staticmethod
@@ -178,10 +193,10 @@ class _LocationSteps(torch.autograd.Function):
         of_features = weights.new_zeros(rows, 2 * count, of_scores.shape[2])
         of_kernels = weight.new_zeros(rows, 2 * count, weight.shape[1] // 2)
         for step in reversed(range(length)):
-            squares, location = kept[step], kept[length + step]
+            squares, features = kept[2 * step : 2 * step + 2]
             of_energy = of_scores[:, step, None]
-            of_query[:, step] = (location @ of_energy.mT)[..., 0]
-            of_step = aten.threshold_backward(of_location[:, step, :, None] * of_energy, location, 0)
+            of_query[:, step] = (features @ of_energy.mT)[..., 0]
+            of_step = aten.threshold_backward(of_location[:, step, :, None] * of_energy, features, 0)
             of_features[:, :count] += of_step
             of_features[:, count:] = of_step
             of_kernels.baddbmm_(of_features, squares.mT)

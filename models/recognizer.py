@@ -255,8 +255,9 @@ class Recognizer(Reads):
             self.handwritten_encoder.load_state_dict(self.standard_encoder.state_dict())
 
     def compile_repeated(self) -> None:
-        """Let torch.compile fuse what a decoder repeats most: the GRU's attention step, the transformer's norm of
-        coverage. Images of all sizes share what is compiled; copies of the network are not compiled.
+        """Let torch.compile fuse what a decoder repeats most: the GRU's additive attention step (attention by location
+        has its own loop in training), the transformer's norm of coverage. Images of all sizes share what is compiled;
+        copies of the network are not compiled.
 
         Where it cannot be compiled (no compiler, say), the first step raises what torch says about it.
         """
