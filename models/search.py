@@ -36,10 +36,15 @@ def _log_probabilities(logits: Tensor, starts: Tensor, sequences: Tensor, braces
         left, right = braces
         open_braces = ((sequences == left).long() - (sequences == right).long()).sum(-1)  # fewer than 0 backwards
         can_end &= open_braces == 0
-        closing = torch.where(is_forward, right, left)[..., None]
-        scores.scatter_add_(-1, closing, torch.where(open_braces == 0, MINUS_INFINITY, 0.0)[..., None])
-    ends = (START + END - starts)[..., None]
-    return scores.scatter_add_(-1, ends, torch.where(can_end, 0.0, MINUS_INFINITY)[..., None])
+        _forbid(scores, torch.where(is_forward, right, left), open_braces == 0)
+    _forbid(scores, START + END - starts, ~can_end)
+    return scores
+
+
+def _forbid(scores: Tensor, tokens: Tensor, where: Tensor) -> None:
+    """Minus infinity for a token of each row, (…), where that is so, (…)."""
+    tokens = tokens[..., None]
+    scores.scatter_(-1, tokens, scores.gather(-1, tokens).masked_fill(where[..., None], MINUS_INFINITY))
 
 
 # ---- greedy ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch
 
 import models.positions
 from dataset.loading.batch import blank_batch
+from dataset.vocabulary import Vocabulary
 from models.losses import LOSSES, Objective
 from models.recognizer import Recognizer
 from models.search import beam_search, greedy
@@ -91,13 +92,14 @@ def test_search_and_reader_stay_on_the_gpu(gpu, decoder, monkeypatch):
     model = full_model(decoder)
     monkeypatch.setattr(torch, "inference_mode", lambda mode=True: nullcontext())  # which fake tensors do not know
     monkeypatch.setattr(model, "to", lambda device: model)
-    reader = Reader(model, None, {"image_scale": 1.0, "max_height": 64, "max_width": 96}, None, GPU)
+    vocabulary = Vocabulary(["x", "{", "}"])
+    reader = Reader(model, vocabulary, {"image_scale": 1.0, "max_height": 64, "max_width": 96}, None, GPU)
     explanations = []
 
     def decode(batch):
         encoded = reader.model.encode(batch.images, batch.padding, "handwritten")
-        assert len(greedy(model.decoder, *encoded)) == 10
-        assert len(beam_search(model.decoder, *encoded, beam=3)) == 10
+        assert len(greedy(model.decoder, *encoded, braces=model.braces)) == 10
+        assert len(beam_search(model.decoder, *encoded, beam=3, braces=model.braces)) == 10
         explanations.extend(model.explain_encoded(encoded, 5 * [[3, 4], []]))
         return explanations
 

@@ -309,7 +309,7 @@ def test_a_configuration_that_is_no_table_of_values_is_named(tmp_path, text):
     started = time.process_time()
     with pytest.raises(ConfigError, match="config.yaml"):
         load_config(path, "SAMPLE")
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20  # not without end
 
 
 def test_an_assignment_below_what_is_no_table_is_named():

@@ -152,7 +152,7 @@ class Reader:
     Several threads may use one Reader: they prepare images at the same time, and decode one after the other.
     """
 
-    def __init__(self, model: nn.Module | OnnxNetwork, vocabulary: Vocabulary, data: dict[str, Any],
+    def __init__(self, model: nn.Module | OnnxNetwork | None, vocabulary: Vocabulary, data: dict[str, Any],
                  language: Language, device: str | torch.device | None = "cpu",
                  scales: Sequence[float] | None = None):  # fmt: skip
         """model: a Recognizer with an encoder of handwriting.   data: `image_scale`, `max_height` and `max_width` of
@@ -167,8 +167,10 @@ class Reader:
         self.scales = check_scales(scales or data.get("scales") or [1.0])
         self.confidence_exponent = float(data.get("confidence_exponent") or 1.0)
         self.network, self.device = model, device
-        model.braces = vocabulary.braces
-        self.model = model.at_scales(largest_and_ratios(self.scales)[1])
+        self.model = model
+        if model is not None:  # without one, images are prepared and nothing is read
+            model.braces = vocabulary.braces
+            self.model = model.at_scales(largest_and_ratios(self.scales)[1])
         self.vocabulary, self.data, self.language = vocabulary, data, language
         self._lock = threading.Lock()  # held while the network computes
 
