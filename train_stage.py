@@ -108,7 +108,7 @@ def at_scales(
     from utils.reading.scaling import largest_and_ratios
 
     largest, ratios = largest_and_ratios(scales)
-    images = data.resized(largest)
+    images = data.resized(data.settings.image_scale * largest)
     return model.at_scales(ratios), {split: reading_loader(images.ink(split), stride) for split in splits}
 
 

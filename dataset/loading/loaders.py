@@ -82,12 +82,12 @@ class Data:
 
     def of_stage(self, stage: StageConfig) -> Data:
         """The same data set, in the size of image that a stage asks for."""
-        return self if stage.image_scale is None else self.resized(stage.image_scale / self.settings.image_scale)
+        return self if stage.image_scale is None else self.resized(stage.image_scale)
 
-    def resized(self, factor: float) -> Data:
-        """The same data set, its images `factor` times as large."""
+    def resized(self, image_scale: float) -> Data:
+        """The same data set, its images of another size: times that of the files."""
         data = copy.copy(self)
-        data.settings = replace(self.settings, image_scale=factor * self.settings.image_scale)
+        data.settings = replace(self.settings, image_scale=image_scale)
         return data
 
     def about(self) -> dict:
