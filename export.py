@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.decoders.interface import DecoderState
+from models.recognizer import Ensemble
 from recognize import Reader
 from utils.errors import CheckpointError, ConfigError
 from utils.files import atomic_write, file_digest
@@ -37,9 +38,6 @@ from utils.reading.checkpoints import find_checkpoint
 from utils.reading.onnx_network import (
     ABOUT,
     ATTENTION,
-    DECODER,
-    ENCODER,
-    FORMAT,
     IMAGES,
     LOGITS,
     OF_IMAGE,
@@ -48,6 +46,7 @@ from utils.reading.onnx_network import (
     PADDING,
     TOKENS,
     OnnxNetwork,
+    file_names,
 )
 from utils.script import run_script
 from utils.special_tokens import START
@@ -82,9 +81,12 @@ def main() -> int:
     reader = Reader.load(checkpoint)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / ABOUT).unlink(missing_ok=True)  # the folder counts as exported when everything else is there
-    export_network(reader.network, options.out)
-    if options.int8:
-        quantize(options.out)
+    networks = reader.network.networks if isinstance(reader.network, Ensemble) else [reader.network]
+    files = [[options.out / name for name in file_names(index)] for index in range(len(networks))]
+    for network, paths in zip(networks, files, strict=True):
+        export_network(network, *paths)
+        if options.int8:
+            quantize(paths)
     shutil.copyfile(ROOT / "LICENSE", options.out / "LICENSE")
     about = describe(checkpoint, reader, "int8" if options.int8 else "fp32")
     atomic_write(options.out / ABOUT, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
@@ -92,7 +94,7 @@ def main() -> int:
     if not options.int8 and difference > TOLERANCE:
         (options.out / ABOUT).unlink()
         raise CheckpointError(f"{options.out}: the network there differs from torch by {difference:.2g} of its logits")
-    size = sum((options.out / name).stat().st_size for name in (ENCODER, DECODER))
+    size = sum(path.stat().st_size for paths in files for path in paths)
     print(f"{options.out}: {size / 1e6:.1f} MB; logits differ from torch's by {difference:.1g} of the largest at most")
     return 0
 
@@ -110,8 +112,10 @@ def describe(checkpoint: Path, reader: Reader, precision: str) -> dict[str, Any]
 
     about = load_checkpoint(checkpoint).about
     origin = {name: about[name] for name in ("stage", "epoch", "validation") if name in about}
+    networks = len(about["architecture"].get("networks", [None]))
     return {
-        "format": FORMAT,
+        "format": 1 if networks == 1 else 2,
+        "networks": networks,
         "precision": precision,
         "directions": reader.network.decoder.directions,
         "stride": reader.network.handwritten_encoder.stride,
@@ -201,21 +205,21 @@ def exportable(model: Recognizer) -> Recognizer:
 
 
 @torch.no_grad()
-def export_network(model: Recognizer, folder: Path) -> None:
-    """Write encoder.onnx and decoder_step.onnx; see utils/reading/onnx_network.py for their inputs and outputs."""
+def export_network(model: Recognizer, encoder: Path, step: Path) -> None:
+    """Write the two graphs of a network; see utils/reading/onnx_network.py for their inputs and outputs."""
     model = exportable(model)
     (batch, state), (other_batch, other) = (example(model, *sizes) for sizes in EXAMPLES)
     # By name: a decoder may list the parts of its state in another order after a step than before the first.
     parts = {OF_IMAGE + name: (state.image[name], other.image[name]) for name in state.image}
     parts |= {OF_PAST + name: (state.past[name], other.past[name]) for name in state.past}
     write_graph(
-        folder / ENCODER,
+        encoder,
         EncoderGraph(model, state.image, state.past),
         {IMAGES: (batch.images, other_batch.images), PADDING: (batch.padding, other_batch.padding)},
         list(parts),
     )
     write_graph(
-        folder / DECODER,
+        step,
         StepGraph(model, state.image, state.past),
         {TOKENS: (torch.full(rows(state), START), torch.full(rows(other), START)), **parts},
         [LOGITS, ATTENTION, *(OF_NEXT + name for name in state.past)],
@@ -284,23 +288,23 @@ def dynamic_axes(first: Tensor, second: Tensor) -> dict[int, Any]:
     }
 
 
-def quantize(folder: Path) -> None:
-    """Replace both graphs by ones in 8 bits: weights per channel, inputs by the range that they have in each batch."""
+def quantize(paths: Sequence[Path]) -> None:
+    """Replace graphs by ones in 8 bits: weights per channel, inputs by the range that they have in each batch."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    for name in (ENCODER, DECODER):
+    for path in paths:
         with tempfile.TemporaryDirectory() as temporary:
-            source = Path(temporary) / name
-            shutil.move(folder / name, source)
+            source = Path(temporary) / path.name
+            shutil.move(path, source)
             with quiet():
-                quantize_dynamic(source, folder / name, per_channel=True, weight_type=QuantType.QInt8)
+                quantize_dynamic(source, path, per_channel=True, weight_type=QuantType.QInt8)
 
 
 # ---- comparison ------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def compare(model: Recognizer, exported: OnnxNetwork, steps: int = 12) -> float:
+def compare(model: Recognizer | Ensemble, exported: OnnxNetwork, steps: int = 12) -> float:
     """The largest difference of any logit of some steps on made-up images, as a share of the largest logit.
 
     Two rows an image: one continues with its likeliest token, the other with its second likeliest.

@@ -119,9 +119,9 @@ class Reader(reader.Reader):
         path = find_checkpoint(path)
         if path.is_dir():
             return cls.from_onnx(path, language(), scales)
-        from models.recognizer import Recognizer
+        from models.recognizer import Ensemble
 
-        return cls.from_checkpoint(path, lambda about: Recognizer(**about), language(), device, scales)
+        return cls.from_checkpoint(path, Ensemble.from_architecture, language(), device, scales)
 
 
 def draw_latex(latex: str) -> np.ndarray:

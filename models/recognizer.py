@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from models.decoders.gru import GRUDecoder
 from models.decoders.interface import replace_at_random, teacher_forcing
 from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
-from models.multiscale import MultiScaleDecoder, encode_at_scales
+from models.ensemble import EnsembleDecoder, encode_together
 from models.search import beam_search, greedy
 from models.symbols import SymbolMap
 from utils.hypotheses import Braces, Hypothesis
@@ -265,8 +265,8 @@ class Recognizer(Reads):
         repeated.compile(dynamic=True)
 
     def at_scales(self, ratios: Sequence[float]) -> Reads:
-        """This network, reading each image as it is and `ratios` times as large together; see models/multiscale.py."""
-        return MultiScaleRecognizer(self, ratios) if ratios else self
+        """This network, reading each image as it is and `ratios` times as large together; see models/ensemble.py."""
+        return Ensemble([self], ratios) if ratios else self
 
     def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
         """images: (B, 1, H, W) float, ink 1 on paper 0, padding: (B, H, W).   domain: "standard" or "handwritten"."""
@@ -306,20 +306,47 @@ class Recognizer(Reads):
         return None if symbol_map is None else symbol_map(features)
 
 
-class MultiScaleRecognizer(Reads):
-    """A Recognizer that reads every image at several scales at once; see models/multiscale.py."""
+class Ensemble(Reads):
+    """Networks of one vocabulary that read together, at one scale or several at once; see models/ensemble.py."""
 
-    def __init__(self, network: Recognizer, ratios: Sequence[float]):
-        """ratios: of the smaller sizes to the size that images are given in, each below 1."""
+    def __init__(self, networks: Iterable[Recognizer], ratios: Sequence[float] = ()):
+        """networks: with encoders of handwriting, and as many directions each; else it raises ValueError.
+        ratios: of the smaller sizes to the size that images are given in, each below 1."""
         super().__init__()
-        self.network, self.ratios = network, tuple(ratios)
-        self.decoder = MultiScaleDecoder(network.decoder)
-        self.handwritten_encoder = network.handwritten_encoder
-        self.braces = network.braces
+        self.networks, self.ratios = nn.ModuleList(networks), tuple(ratios)
+        self.decoder = EnsembleDecoder([network.decoder for network in self.networks for _ in (1, *self.ratios)])
+        self.braces = self.networks[0].braces
+
+    @property
+    def handwritten_encoder(self) -> DenseNet:
+        """Of the first network: its feature positions are those of attention."""
+        return self.networks[0].handwritten_encoder
+
+    @classmethod
+    def from_architecture(cls, architecture: Mapping[str, Any]) -> Reads:
+        """The network, or the networks, that architecture() described."""
+        if "networks" not in architecture:
+            return Recognizer(**architecture)
+        return cls(Recognizer(**each) for each in architecture["networks"])
+
+    def architecture(self) -> dict[str, Any]:
+        """Plain values, for JSON; see from_architecture()."""
+        return ensemble_architecture([network.architecture() for network in self.networks])
+
+    def at_scales(self, ratios: Sequence[float]) -> Reads:
+        """See Recognizer.at_scales()."""
+        together = Ensemble(self.networks, ratios)
+        together.braces = self.braces
+        return together
 
     def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
-        """See Recognizer.encode(); the features are ScaledFeatures."""
-        return encode_at_scales(self.network, self.ratios, images, padding, domain)
+        """See Recognizer.encode(); the features are EnsembleFeatures."""
+        return encode_together(self.networks, self.ratios, images, padding, domain)
+
+
+def ensemble_architecture(networks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of networks that read together, from the architecture() of each."""
+    return {"vocabulary_size": networks[0]["vocabulary_size"], "networks": list(networks)}
 
 
 def _present_name(name: str) -> str:

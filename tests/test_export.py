@@ -13,17 +13,18 @@ import pytest
 import export
 import recognize
 from recognize import Reader, language
-from tests.test_reader import OPTIONS, VOCABULARY, encoded, recognizer, saved, some_images, written
+from tests.test_reader import OPTIONS, VOCABULARY, encoded, ensemble, recognizer, saved, some_images, written
 from tests.test_recognize import run
 from utils.errors import CheckpointError, ConfigError
 from utils.reading import reader
-from utils.reading.onnx_network import ABOUT, DECODER, ENCODER, OnnxNetwork
+from utils.reading.onnx_network import ABOUT, OnnxNetwork, file_names
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 ROOT = Path(__file__).resolve().parents[1]
-USUAL = "gru-location"
-each_decoder = pytest.mark.parametrize("kind", list(OPTIONS))
+USUAL, TOGETHER = "gru-location", "together"
+each_decoder = pytest.mark.parametrize("kind", [*OPTIONS, TOGETHER])
+ENCODER, DECODER = file_names(0)
 slow = pytest.mark.slow  # exporting takes a minute of a core
 SIZES = [(60, 150), (60, 400), (90, 150), (50, 90), (60, 390)]
 
@@ -37,7 +38,7 @@ class Exported:
     """A random network as a checkpoint and as a folder."""
 
     def __init__(self, folder: Path, kind: str):
-        self.checkpoint = saved(folder / "a.safetensors", recognizer(kind))
+        self.checkpoint = saved(folder / "a.safetensors", ensemble() if kind == TOGETHER else recognizer(kind))
         self.folder = folder / "exported"
         with pytest.MonkeyPatch.context() as monkeypatch:
             # torch traces what it exports wherever somebody listens, and pytest does: to every record of every shape.
@@ -152,9 +153,9 @@ sys.exit(", ".join(heavy & set(sys.modules)) or 0)
 def test_in_8_bits_it_computes_nearly_the_same(kind, exported, tmp_path, monkeypatch):
     one, small = exported(kind), tmp_path / "small"
 
-    def copy(model, folder: Path) -> None:
-        for name in (ENCODER, DECODER):
-            shutil.copyfile(one.folder / name, folder / name)
+    def copy(model, *paths: Path) -> None:
+        for path in paths:
+            shutil.copyfile(one.folder / path.name, path)
 
     monkeypatch.setattr(export, "export_network", copy)
     assert run_export(monkeypatch, one.checkpoint, "--out", small, "--int8") == 0
@@ -179,6 +180,15 @@ def test_the_folder_says_what_the_network_is(exported):
 
 
 @slow
+def test_networks_that_read_together_lie_side_by_side(exported):
+    folder = exported(TOGETHER).folder
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    assert (about["format"], about["networks"]) == (2, 2) and len(about["architecture"]["networks"]) == 2
+    graphs = {path.name for path in folder.glob("*.onnx")}
+    assert graphs == {"encoder.onnx", "decoder_step.onnx", "encoder-2.onnx", "decoder_step-2.onnx"}
+
+
+@slow
 def test_a_folder_that_is_no_exported_network_is_an_error_in_words(copied, tmp_path):
     def fails(match: str) -> None:
         with pytest.raises(CheckpointError, match=match):
@@ -187,6 +197,8 @@ def test_a_folder_that_is_no_exported_network_is_an_error_in_words(copied, tmp_p
     about = json.loads((copied / ABOUT).read_text(encoding="utf-8"))
     for change, match in (
         ({"stride": None}, f"{ABOUT}: expected the key stride, of type int"),
+        ({"networks": 0}, "expected the number of networks, got 0"),
+        ({"networks": 2}, "encoder-2.onnx: onnxruntime cannot open it: it is missing"),
         ({"format": 99}, "newer version .*format 99"),
         ({"data": {}}, "says that its data.image_scale is None"),
         ({"vocabulary": ["a", "a"]}, "copied: vocabulary: 'a' occurs twice"),
@@ -224,7 +236,7 @@ def test_without_onnxruntime_it_says_what_to_install(copied, monkeypatch):
 
 def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     checkpoint = saved(tmp_path / "a.safetensors", recognizer(USUAL))
-    monkeypatch.setattr(export, "export_network", lambda model, folder: None)
+    monkeypatch.setattr(export, "export_network", lambda model, *paths: [path.write_bytes(b"") for path in paths])
     monkeypatch.setattr(export, "OnnxNetwork", lambda folder: None)
     monkeypatch.setattr(export, "compare", lambda model, exported: 0.02)
     with pytest.raises(CheckpointError, match="the network there differs from torch by 0.02 of its logits"):

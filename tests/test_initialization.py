@@ -12,7 +12,7 @@ import torch
 from dataset.images.store import open_split
 from dataset.loading.loaders import Data
 from dataset.vocabulary import UNKNOWN, Vocabulary
-from models.recognizer import Recognizer
+from models.recognizer import Ensemble, Recognizer
 from tests.made_up_ink import settings
 from utils.config.loading import load_config, overridden_keys
 from utils.errors import CheckpointError, ConfigError
@@ -34,7 +34,7 @@ def network(size: int, decoder: str = "gru", seed: int = 0, **options) -> Recogn
     return Recognizer(size, ENCODER, decoder, DECODERS[decoder], **{"counting": 4, "symbols": True, **options}).eval()
 
 
-def saved(path: Path, model: Recognizer, tokens: str, **about) -> Path:
+def saved(path: Path, model: Recognizer | Ensemble, tokens: str, **about) -> Path:
     data = {"image_scale": 0.25, "max_height": 64, "max_width": 256, "scales": [1.2, 1.0]}
     about = {"architecture": model.architecture(), "vocabulary": list(tokens), "data": data, "stage": "last", **about}
     save_checkpoint(path, model.state_dict(), about)
@@ -111,6 +111,24 @@ def test_the_network_of_the_weights_is_taken_whatever_the_configuration_has(tmp_
     assert (config.init, config.data.image_scale, config.data.scales) == (str(path), 0.25, (1.2, 1.0))
     told = overridden_keys(ROOT / "config.yaml", "CROHME", None, weights)[f"--init {path}"]
     assert {"model.encoder.growth", f"model.{decoder}.dropout", "data.image_scale"} <= set(told)
+
+
+def test_of_networks_that_read_together_a_run_starts_from_the_first(tmp_path):
+    together = Ensemble([network(9), network(9, seed=1)])
+    path = saved(tmp_path / "a.safetensors", together, "abcdef")
+    assert (
+        settings_of_weights(path).settings
+        == settings_of_weights(saved(tmp_path / "b.safetensors", network(9), "abcdef")).settings
+    )
+    start, model = Start.of(str(path), None), network(9, seed=2)
+    start.load_into(model)
+    for own, wanted in zip(model.state_dict().values(), together.networks[0].state_dict().values(), strict=True):
+        assert torch.equal(own, wanted)
+    [told] = start.describe("abcdef", [stage("a", "ink")])
+    assert told == f"starts from {path}, stage last, the first of its 2 networks"
+    saved(path, together, "abcdef", architecture={"networks": []})
+    with pytest.raises(CheckpointError, match="a.safetensors: describes networks that this version does not know"):
+        settings_of_weights(path)
 
 
 def test_asking_for_another_network_than_the_weights_have_is_an_error_that_names_the_key(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.recognizer import Recognizer
+from models.recognizer import Ensemble, Recognizer
 from utils.errors import CheckpointError
 from utils.training.publish import publish
 from utils.training.run_folder import load_checkpoint, load_weights, save_checkpoint
@@ -11,18 +11,22 @@ from utils.training.run_folder import load_checkpoint, load_weights, save_checkp
 OPTIONS = {"hidden": 32, "embedding": 32, "attention": 32, "coverage_kernel": 3}
 
 
+def trained(path, seed=0, growth=8, **changes):
+    torch.manual_seed(seed)
+    model = Recognizer(9, {"growth": growth, "layers": [3, 3]}, "gru", OPTIONS, counting=8)
+    about = {"architecture": model.architecture(), "vocabulary": list("abcdef"), "data": {}, "stage": "handwritten"}
+    save_checkpoint(path, model.state_dict(), about | changes)
+    return path
+
+
 @pytest.fixture
 def source(tmp_path):
-    torch.manual_seed(0)
-    model = Recognizer(9, {"growth": 8, "layers": [3, 3]}, "gru", OPTIONS, counting=8)
-    about = {"architecture": model.architecture(), "vocabulary": list("abcdef"), "data": {}, "stage": "handwritten"}
-    save_checkpoint(tmp_path / "best.safetensors", model.state_dict(), about)
-    return tmp_path / "best.safetensors"
+    return trained(tmp_path / "best.safetensors")
 
 
 def read(path):
     checkpoint = load_checkpoint(path)
-    model = Recognizer(**checkpoint.about["architecture"])
+    model = Ensemble.from_architecture(checkpoint.about["architecture"])
     load_weights(model, checkpoint)
     images = (torch.rand(3, 1, 30, 60, generator=torch.Generator().manual_seed(1)) > 0.8).float()
     return model.eval().read(images, torch.zeros(3, 30, 60, dtype=torch.bool)), checkpoint
@@ -51,3 +55,37 @@ def test_weights_that_read_standard_images_only_are_refused(tmp_path):
     save_checkpoint(tmp_path / "one.safetensors", model.state_dict(), about)
     with pytest.raises(CheckpointError, match="reads standard images only"):
         publish(tmp_path / "one.safetensors", tmp_path / "small.safetensors")
+
+
+def test_several_networks_become_one_file_and_read_together(source, tmp_path):
+    other = trained(tmp_path / "other.safetensors", seed=1, growth=6, data={"scales": [1.2]})
+    publish(source, tmp_path / "both.safetensors", [other], scales=[1.0])
+    found, checkpoint = read(tmp_path / "both.safetensors")
+    networks = []
+    for one in map(load_checkpoint, (source, other)):
+        networks.append(Recognizer(**one.about["architecture"]))
+        load_weights(networks[-1], one)
+    images = (torch.rand(3, 1, 30, 60, generator=torch.Generator().manual_seed(1)) > 0.8).float()
+    wanted = Ensemble(networks).eval().read(images, torch.zeros(3, 30, 60, dtype=torch.bool))
+    assert [each.tokens for each in found] == [each.tokens for each in wanted]
+    assert [each.score for each in found] == pytest.approx([each.score for each in wanted], abs=0.02)
+    assert checkpoint.about["data"] == {"scales": [1.0]} and "stage" not in checkpoint.about
+    with pytest.raises(CheckpointError, match="both.safetensors: holds several networks; expected one, of a run"):
+        publish(tmp_path / "both.safetensors", tmp_path / "again.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"vocabulary": list("abcdeg")}, "another vocabulary"),
+        ({"data": {"image_scale": 0.5}}, "other images, {'image_scale': 0.5} instead of {}"),
+        ({"held_out": {"seed": 1}}, "other labels for validation"),
+        ({"architecture": {"decoder": "transformer"}}, "another decoder"),
+    ],
+)
+def test_networks_that_cannot_read_together_are_refused(source, tmp_path, changes, what):
+    other = trained(tmp_path / "other.safetensors", **changes)
+    with pytest.raises(CheckpointError) as caught:
+        publish(source, tmp_path / "both.safetensors", [other])
+    assert str(caught.value) == f"{other}: cannot read together with {source}: it has {what}"
+    assert not (tmp_path / "both.safetensors").exists()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dataset.vocabulary import Vocabulary
-from models.recognizer import Recognizer
+from models.recognizer import Ensemble, Recognizer
 from recognize import Reader, Reading, language
 from tests.made_up_ink import encoded, written
 from utils.errors import CheckpointError, ConfigError, DataError
@@ -30,8 +30,8 @@ OPTIONS = {
 both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
 
 
-def recognizer(kind: str = "gru", domains=("standard", "handwritten")) -> Recognizer:
-    torch.manual_seed(0)
+def recognizer(kind: str = "gru", domains=("standard", "handwritten"), seed: int = 0) -> Recognizer:
+    torch.manual_seed(seed)
     encoder = {"layers": (2, 2), "growth": 6, "dropout": 0.0}
     decoder, counting = kind.partition("-")[0], 0 if kind == "transformer" else 8
     network = Recognizer(len(VOCABULARY) + 3, encoder, decoder, OPTIONS[kind], counting, domains=domains)
@@ -41,11 +41,16 @@ def recognizer(kind: str = "gru", domains=("standard", "handwritten")) -> Recogn
     return network.eval()
 
 
+def ensemble() -> Ensemble:
+    """Two networks of different parts that read together."""
+    return Ensemble([recognizer("gru-location", ["handwritten"]), recognizer("gru", ["handwritten"], seed=1)]).eval()
+
+
 def reader(kind: str = "gru", **data) -> Reader:
     return Reader(recognizer(kind), Vocabulary(VOCABULARY), {**DATA, **data}, language())
 
 
-def saved(path: Path, network: Recognizer, **changes) -> Path:
+def saved(path: Path, network: Recognizer | Ensemble, **changes) -> Path:
     about = {"architecture": network.architecture(), "vocabulary": VOCABULARY, "data": DATA, **changes}
     save_checkpoint(path, network.state_dict(), about)
     return path

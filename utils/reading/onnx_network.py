@@ -4,6 +4,8 @@ FOLDER/model.json          vocabulary, settings of images, license, and what is 
       /encoder.onnx        images (B, 1, H, W) and their padding (B, H, W) -> the decoder's state before the first token
       /decoder_step.onnx   the state and a token in every row -> logits, attention, and the state after it
 
+Of networks that read together (models/ensemble.py), the second has encoder-2.onnx and decoder_step-2.onnx, and so on.
+
 The state consists of named arrays, which are the decoder's own affair: `image.NAME` (B, …) stays the same from step to
 step, `past.NAME` (B, K, …) is replaced by the output `next.NAME`. Of the encoder, `past.NAME` is (B, …).
 """
@@ -27,8 +29,9 @@ from utils.reading.scaling import joined, parted, shrinking, shrunk_padding
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-FORMAT = 1  # of the folder; raise it when readers of an older version could not use it
-ABOUT, ENCODER, DECODER = "model.json", "encoder.onnx", "decoder_step.onnx"
+# Of the folder; raise it when readers of an older version could not use it. 1 has one network, 2 several.
+FORMAT = 2
+ABOUT = "model.json"
 KEYS = {"format": int, "vocabulary": list, "data": dict, "directions": int, "stride": int}
 IMAGES, PADDING, TOKENS, LOGITS, ATTENTION = "images", "padding", "tokens", "logits", "attention"
 OF_IMAGE, OF_PAST, OF_NEXT = "image.", "past.", "next."
@@ -53,9 +56,17 @@ def read_about(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: no network has a stride of {about['stride']} and {about['directions']} directions"
         )
+    if not isinstance(about.setdefault("networks", 1), int) or about["networks"] < 1:
+        raise CheckpointError(f"{path}: expected the number of networks, got {about['networks']!r}")
     if about["format"] > FORMAT:
         raise CheckpointError(f"{path}: written by a newer version of this program (format {about['format']})")
     return about
+
+
+def file_names(index: int) -> tuple[str, str]:
+    """Of the graphs of a network: encoder and step of the decoder.   index: of the network, from 0."""
+    suffix = f"-{index + 1}" if index else ""
+    return f"encoder{suffix}.onnx", f"decoder_step{suffix}.onnx"
 
 
 class _Part(NamedTuple):
@@ -63,6 +74,36 @@ class _Part(NamedTuple):
 
     directions: int
     stride: int
+
+
+class _Graphs:
+    """The two graphs of one network."""
+
+    def __init__(self, folder: Path, index: int, threads: int):
+        encoder, step = file_names(index)
+        self._encoder = _open(folder / encoder, threads, {IMAGES, PADDING}, set())
+        self._step = _open(folder / step, threads, {TOKENS}, {LOGITS, ATTENTION})
+        self._encoder_outputs = [output.name for output in self._encoder.get_outputs()]
+        self._step_inputs = {one.name for one in self._step.get_inputs()} - {TOKENS}
+        self._step_outputs = [output.name for output in self._step.get_outputs()]
+        self.vocabulary_size = next(one.shape[-1] for one in self._step.get_outputs() if one.name == LOGITS)
+        if missing := self._step_inputs - set(self._encoder_outputs):
+            raise CheckpointError(f"{folder}: {step} needs {min(missing)}, which {encoder} does not give")
+
+    def start(self, images: Array, padding: Array) -> State:
+        """The state before the first token, of one row (B, 1, …) for each image."""
+        outputs = dict(zip(self._encoder_outputs, _run(self._encoder, {IMAGES: images, PADDING: padding}), strict=True))
+        image = {name: array for name, array in outputs.items() if name.startswith(OF_IMAGE)}
+        past = {name: array[:, None] for name, array in outputs.items() if name.startswith(OF_PAST)}
+        return State(image, past)
+
+    def step(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
+        """See OnnxNetwork.step()."""
+        given = {name: array for part in state for name, array in part.items() if name in self._step_inputs}
+        outputs = _run(self._step, {TOKENS: tokens.astype(np.int64), **given})
+        found = dict(zip(self._step_outputs, outputs, strict=True))
+        past = {OF_PAST + name[len(OF_NEXT) :]: array for name, array in found.items() if name.startswith(OF_NEXT)}
+        return found[LOGITS], State(state.image, past), found[ATTENTION]
 
 
 class OnnxNetwork:
@@ -79,35 +120,24 @@ class OnnxNetwork:
         self.about = read_about(folder)
         self.decoder = self.handwritten_encoder = _Part(self.about["directions"], self.about["stride"])
         threads = threads or _usual_threads()
-        self._encoder = _open(folder / ENCODER, threads, {IMAGES, PADDING}, set())
-        self._step = _open(folder / DECODER, threads, {TOKENS}, {LOGITS, ATTENTION})
-        self._encoder_outputs = [output.name for output in self._encoder.get_outputs()]
-        self._step_inputs = {one.name for one in self._step.get_inputs()} - {TOKENS}
-        self._step_outputs = [output.name for output in self._step.get_outputs()]
-        self.vocabulary_size = next(one.shape[-1] for one in self._step.get_outputs() if one.name == LOGITS)
-        if missing := self._step_inputs - set(self._encoder_outputs):
-            raise CheckpointError(f"{folder}: {DECODER} needs {min(missing)}, which {ENCODER} does not give")
+        self._networks = [_Graphs(folder, index, threads) for index in range(self.about["networks"])]
+        self.vocabulary_size = self._networks[0].vocabulary_size
+        if any(network.vocabulary_size != self.vocabulary_size for network in self._networks):
+            raise CheckpointError(f"{folder}: its networks have vocabularies of different sizes")
 
     def at_scales(self, ratios: Sequence[float]) -> OnnxNetwork:
-        """This network, reading each image as it is and `ratios` times as large together; as models/multiscale.py."""
+        """This network, reading each image as it is and `ratios` times as large together; as models/ensemble.py."""
         network = copy.copy(self)
         network.ratios = tuple(ratios)
         return network
 
     def encode(self, images: Array, padding: Array, domain: str = "handwritten") -> Encoded:
         """images: (B, 1, H, W) float32, ink 1 on paper 0, padding: (B, H, W) bool.   domain: only "handwritten"."""
-        first = self._encode(images, padding)
-        others = [self._encode(*shrink(images, padding, ratio)) for ratio in self.ratios]
-        return first._replace(state=joined([first.state, *(one.state for one in others)]))
-
-    def _encode(self, images: Array, padding: Array) -> Encoded:
-        outputs = dict(zip(self._encoder_outputs, _run(self._encoder, {IMAGES: images, PADDING: padding}), strict=True))
-        image = {name: array for name, array in outputs.items() if name.startswith(OF_IMAGE)}
-        past = {name: array[:, None] for name, array in outputs.items() if name.startswith(OF_PAST)}
+        given = [(images, padding), *(shrink(images, padding, ratio) for ratio in self.ratios)]
         stride = self.handwritten_encoder.stride
         is_image = ~padding[:, ::stride, ::stride]
         sizes = np.stack([is_image.any(2).sum(1), is_image.any(1).sum(1)], 1)
-        return Encoded(State(image, past), sizes, {})
+        return Encoded(joined([network.start(*one) for network in self._networks for one in given]), sizes, {})
 
     def read(self, images: Array, padding: Array) -> list[Hypothesis]:
         """Greedy decoding, from left to right."""
@@ -139,17 +169,11 @@ class OnnxNetwork:
 
     def step(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
         """One more token in every row.   tokens: (B, K).   Returns logits (B, K, V), state, attention (B, K, h, w)."""
-        steps = [self._step_of(one, tokens) for one in parted(state)]
+        networks = (network for network in self._networks for _ in (1, *self.ratios))
+        steps = [network.step(one, tokens) for network, one in zip(networks, parted(state), strict=True)]
         logits, states, attention = zip(*steps, strict=True)
         mean = logits[0] if len(logits) == 1 else np.mean([log_softmax(one) for one in logits], 0, dtype=np.float32)
         return mean, joined(states), attention[0]
-
-    def _step_of(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
-        given = {name: array for part in state for name, array in part.items() if name in self._step_inputs}
-        outputs = _run(self._step, {TOKENS: tokens.astype(np.int64), **given})
-        found = dict(zip(self._step_outputs, outputs, strict=True))
-        past = {OF_PAST + name[len(OF_NEXT) :]: array for name, array in found.items() if name.startswith(OF_NEXT)}
-        return found[LOGITS], State(state.image, past), found[ATTENTION]
 
 
 def shrink(images: Array, padding: Array, ratio: float) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What reading at several scales needs with torch and without it alike; see models/multiscale.py."""
+"""What reading at several scales needs with torch and without it alike; see models/ensemble.py."""
 
 from __future__ import annotations
 

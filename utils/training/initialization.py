@@ -35,10 +35,25 @@ def find_weights(path: str | Path) -> Path:
     return found[-1]
 
 
+def load_network(path: str | Path) -> Checkpoint:
+    """A checkpoint; the first network of one that has several, which read together. Raises CheckpointError."""
+    checkpoint = load_checkpoint(path)
+    if "networks" not in checkpoint.about["architecture"]:
+        return checkpoint
+    prefix = "networks.0."
+    weights = {name.removeprefix(prefix): x for name, x in checkpoint.weights.items() if name.startswith(prefix)}
+    try:
+        networks = checkpoint.about["architecture"]["networks"]
+        about = checkpoint.about | {"architecture": networks[0], "first_of": len(networks)}
+    except (LookupError, TypeError):
+        raise CheckpointError(f"{path}: describes networks that this version does not know") from None
+    return Checkpoint(checkpoint.path, weights, about)
+
+
 def settings_of_weights(path: str | Path) -> WeightsSettings:
     """What a configuration must say for a run that starts from these weights. Raises CheckpointError."""
     path = find_weights(path)
-    about = load_checkpoint(path).about
+    about = load_network(path).about
     try:
         architecture, decoder = about["architecture"], about["architecture"]["decoder"]
         model = {
@@ -72,7 +87,7 @@ class Start:
             return cls()
         if resumed and (resumed / "state.pt").exists():
             return cls(tuple((resumed / "vocabulary.txt").read_text(encoding="utf-8").splitlines()))
-        checkpoint = load_checkpoint(from_root(init))
+        checkpoint = load_network(from_root(init))
         return cls(tuple(map(str, checkpoint.about["vocabulary"])), checkpoint)
 
     def load_into(self, model: Any) -> None:
@@ -91,7 +106,8 @@ class Start:
             return
         about = self.checkpoint.about
         stage = f", stage {about['stage']}" if about.get("stage") else ""
-        yield f"starts from {for_config(self.checkpoint.path)}{stage}"
+        first_of = f", the first of its {about['first_of']} networks" if "first_of" in about else ""
+        yield f"starts from {for_config(self.checkpoint.path)}{stage}{first_of}"
         new = sorted(set(own_tokens) - set(self.tokens))
         if new:
             yield f"new to the weights, and untrained: {_some(new)}"

@@ -1,60 +1,109 @@
 """Make weights small enough to hand on: 16-bit, and without the encoder of standard images, which reading never needs.
 
-python -m utils.training.publish checkpoints/CROHME/handwritten-best.safetensors --out crohme.safetensors --scales 1,1.2
+    python -m utils.training.publish checkpoints/CROHME/handwritten-best.safetensors --out crohme.safetensors
+
+Networks of several runs on the same data become one file, and read together:
+
+    python -m utils.training.publish checkpoints/a/clean-best.safetensors checkpoints/b/clean-best.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import CheckpointError
 from utils.reading.options import scales_of
 from utils.script import run_script
-from utils.training.run_folder import load_checkpoint, save_checkpoint
+from utils.training.run_folder import Checkpoint, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ONLY_FOR_TRAINING = ("standard_encoder.", "symbol_map.")
 LARGEST_HALF = 65504.0
+OF_READING = ("scales", "confidence_exponent")  # what of a checkpoint's data says how to read, not what was trained on
+OF_ONE_NETWORK = ("stage", "epoch", "validation")
 
 
-def publish(source: str | Path, target: str | Path, **reading: Any) -> int:
+def publish(source: str | Path, target: str | Path, together_with: Sequence[str | Path] = (), **reading: Any) -> int:
     """Write `target` from the checkpoint `source`; returns its size in bytes.
 
+    together_with: checkpoints of other networks, which then read together with the first; see models/ensemble.py.
     reading: `scales` that images are to be read at together, times the usual size, and `confidence_exponent`, see
-    utils/evaluation/calibration.py; those that are None stay as the checkpoint names them.
+    utils/evaluation/calibration.py; those that are None stay as the first checkpoint names them.
 
-    Raises CheckpointError for a checkpoint without a handwritten encoder, or with a weight that 16 bits cannot hold.
+    Raises CheckpointError for a checkpoint without a handwritten encoder, or with a weight that 16 bits cannot hold, or
+    that holds several networks already; and for several that differ in what they know or are given.
     """
-    import torch
+    from models.recognizer import ensemble_architecture
 
-    checkpoint = load_checkpoint(source)
-    about = dict(checkpoint.about)
-    if "handwritten" not in about["architecture"].get("domains", ["handwritten"]):
-        raise CheckpointError(f"{source}: reads standard images only; expected weights of a later stage")
-    weights = {}
-    for name, tensor in checkpoint.weights.items():
-        if name.startswith(ONLY_FOR_TRAINING):
-            continue
-        if tensor.is_floating_point():
-            if tensor.numel() and tensor.abs().max() > LARGEST_HALF:
-                raise CheckpointError(f"{source}: {name} is larger than 16 bits hold ({tensor.abs().max():.3g})")
-            tensor = tensor.to(torch.float16)
-        weights[name] = tensor
-    about["architecture"] = {**about["architecture"], "domains": ["handwritten"], "symbols": False}
+    first, *others = (load_checkpoint(each) for each in (source, *together_with))
+    about = dict(first.about)
+    about["architecture"], weights = _for_reading(first)
+    if others:
+        architectures, parts = [about["architecture"]], [weights]
+        for other in others:
+            _check_alike(first, other)
+            architecture, part = _for_reading(other)
+            architectures.append(architecture)
+            parts.append(part)
+        about = {name: value for name, value in about.items() if name not in OF_ONE_NETWORK}
+        about["architecture"] = ensemble_architecture(architectures)
+        weights = {f"networks.{index}.{name}": x for index, part in enumerate(parts) for name, x in part.items()}
     about["data"] = about["data"] | {name: value for name, value in reading.items() if value is not None}
     save_checkpoint(Path(target), weights, about)
     return Path(target).stat().st_size
 
 
+def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
+    """Raises CheckpointError for networks that cannot read together, or were not validated on the same images."""
+    own, others = ({name: x for name, x in each.about["data"].items() if name not in OF_READING}
+                   for each in (first, other))  # fmt: skip
+    decoders = (each.about["architecture"].get("decoder") for each in (first, other))
+    differences = {
+        "another decoder": len(set(decoders)) > 1,
+        "another vocabulary": first.about["vocabulary"] != other.about["vocabulary"],
+        f"other images, {others} instead of {own}": own != others,
+        "other labels for validation": first.about.get("held_out") != other.about.get("held_out"),
+    }
+    for what, differs in differences.items():
+        if differs:
+            raise CheckpointError(f"{other.path}: cannot read together with {first.path}: it has {what}")
+
+
+def _for_reading(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Architecture and weights, in 16 bits, of the part of a network that reads."""
+    import torch
+
+    architecture, weights = checkpoint.about["architecture"], {}
+    if "networks" in architecture:
+        raise CheckpointError(f"{checkpoint.path}: holds several networks; expected one, of a run")
+    if "handwritten" not in architecture.get("domains", ["handwritten"]):
+        raise CheckpointError(f"{checkpoint.path}: reads standard images only; expected weights of a later stage")
+    for name, tensor in checkpoint.weights.items():
+        if name.startswith(ONLY_FOR_TRAINING):
+            continue
+        if tensor.is_floating_point():
+            if tensor.numel() and tensor.abs().max() > LARGEST_HALF:
+                largest = f"{tensor.abs().max():.3g}"
+                raise CheckpointError(f"{checkpoint.path}: {name} is larger than 16 bits hold ({largest})")
+            tensor = tensor.to(torch.float16)
+        weights[name] = tensor
+    return {**architecture, "domains": ["handwritten"], "symbols": False}, weights
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="a .safetensors file of a run")
+    parser.add_argument("checkpoint", nargs="+", help="a .safetensors file of a run; several: they read together")
     parser.add_argument("--out", default="checkpoints/crohme.safetensors", help="default: %(default)s")
     parser.add_argument("--scales", type=scales_of, metavar="S[,S…]", help="sizes to read in together; default: one")
     parser.add_argument("--confidence-exponent", type=float, metavar="X", help="the fitted_exponent of scores.json")
     options = parser.parse_args()
-    size = publish(options.checkpoint, options.out, scales=options.scales,
+    first, *others = options.checkpoint
+    size = publish(first, options.out, others, scales=options.scales,
                    confidence_exponent=options.confidence_exponent)  # fmt: skip
     print(f"{options.out}: {size / 1e6:.1f} MB")
     return 0

@@ -1,4 +1,4 @@
-"""Reading at several scales together: one label, from the mean of what the network thinks of each size."""
+"""Reading at several scales, or with several networks, together: one label, from the mean of what all of them think."""
 
 import argparse
 
@@ -6,9 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from models.multiscale import shrink
-from tests.test_reader import READINGS, as_labels, both_decoders, reader, recognizer, some_images, written
-from utils.errors import ConfigError
+from dataset.vocabulary import Vocabulary
+from models.ensemble import shrink
+from models.recognizer import Ensemble
+from recognize import Reader, language
+from tests.test_reader import (
+    DATA,
+    READINGS,
+    VOCABULARY,
+    as_labels,
+    both_decoders,
+    ensemble,
+    reader,
+    recognizer,
+    saved,
+    some_images,
+    written,
+)
+from utils.errors import CheckpointError, ConfigError
 from utils.hypotheses import MINUS_INFINITY
 from utils.reading import onnx_network
 from utils.reading.options import scales_of
@@ -55,6 +70,38 @@ def test_an_image_alone_is_read_as_inside_a_batch():
         [found] = network.read(images[index : index + 1, :, :height, :width],
                                padding[index : index + 1, :height, :width], beam=3)  # fmt: skip
         assert found.tokens == wanted.tokens and found.score == pytest.approx(wanted.score, abs=1e-4)
+
+
+@torch.no_grad()
+def test_networks_that_read_together_think_the_mean_of_what_each_thinks():
+    together = ensemble()
+    images, padding = some_images()
+    sizes = [(images, padding), shrink(images, padding, 0.75)]
+    alone = [one(*size, *as_labels(READINGS)).logits.log_softmax(-1) for one in together.networks for size in sizes]
+    assert not torch.allclose(alone[0], alone[2], atol=0.1)
+    mean = torch.stack(alone).mean(0).softmax(-1)
+    found = together.at_scales([0.75]).explain(images, padding, READINGS)
+    for image, reading in enumerate(READINGS):
+        wanted = [float(mean[image, position, token]) for position, token in enumerate(reading)]
+        assert found[image].confidences.tolist() == pytest.approx(wanted, rel=1e-3)
+
+
+def test_networks_that_read_together_are_one_checkpoint(tmp_path):
+    together = ensemble()
+    path = saved(tmp_path / "a.safetensors", together)
+    found = Reader.load(path, scales=[1.2, 1]).read(written(), beam=3)
+    again = Reader(together, Vocabulary(VOCABULARY), DATA, language(), scales=[1.2, 1]).read(written(), beam=3)
+    assert (found.tokens, found.score, found.boxes) == (again.tokens, again.score, again.boxes)
+    assert found.tokens != Reader(together.networks[0], Vocabulary(VOCABULARY), DATA, language()).read(written()).tokens
+
+
+def test_networks_of_different_directions_cannot_read_together(tmp_path):
+    with pytest.raises(ValueError, match="as many directions"):
+        Ensemble([recognizer("gru"), recognizer("transformer")])
+    architecture = ensemble().architecture() | {"networks": []}
+    path = saved(tmp_path / "a.safetensors", ensemble(), architecture=architecture)
+    with pytest.raises(CheckpointError, match="a.safetensors: describes a network that this version does not know"):
+        Reader.load(path)
 
 
 def test_shrinking_keeps_ink_where_it_is_and_paper_white():
