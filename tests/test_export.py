@@ -118,6 +118,7 @@ def test_recognize_reads_an_exported_folder_line_by_line_like_the_checkpoint(exp
     one = exported(USUAL)
     (tmp_path / "a.png").write_bytes(encoded(written(2)))
     arguments = (tmp_path / "a.png", "--json", "--beam", 3)
+    capsys.readouterr()  # what exporting printed
     code, [wanted], _ = run(monkeypatch, capsys, *arguments, "--checkpoint", one.checkpoint)
     assert code == 0
     code, [found], errors = run(monkeypatch, capsys, *arguments, "--onnx", one.folder)

@@ -43,7 +43,7 @@ def recognizer(kind: str = "gru", domains=("standard", "handwritten"), seed: int
 
 def ensemble() -> Ensemble:
     """Two networks of different parts that read together."""
-    return Ensemble([recognizer("gru-location", ["handwritten"]), recognizer("gru", ["handwritten"], seed=1)]).eval()
+    return Ensemble([recognizer("gru-location", ["handwritten"]), recognizer("gru", ["handwritten"], seed=3)]).eval()
 
 
 def reader(kind: str = "gru", **data) -> Reader:
