@@ -331,7 +331,8 @@ class Ensemble(Reads):
 
     def architecture(self) -> dict[str, Any]:
         """Plain values, for JSON; see from_architecture()."""
-        return ensemble_architecture([network.architecture() for network in self.networks])
+        networks = [network.architecture() for network in self.networks]
+        return {"vocabulary_size": networks[0]["vocabulary_size"], "networks": networks}
 
     def at_scales(self, ratios: Sequence[float]) -> Reads:
         """See Recognizer.at_scales()."""
@@ -342,11 +343,6 @@ class Ensemble(Reads):
     def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
         """See Recognizer.encode(); the features are EnsembleFeatures."""
         return encode_together(self.networks, self.ratios, images, padding, domain)
-
-
-def ensemble_architecture(networks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of networks that read together, from the architecture() of each."""
-    return {"vocabulary_size": networks[0]["vocabulary_size"], "networks": list(networks)}
 
 
 def _present_name(name: str) -> str:

@@ -38,8 +38,6 @@ def publish(source: str | Path, target: str | Path, together_with: Sequence[str 
     Raises CheckpointError for a checkpoint without a handwritten encoder, or with a weight that 16 bits cannot hold, or
     that holds several networks already; and for several that differ in what they know or are given.
     """
-    from models.recognizer import ensemble_architecture
-
     first, *others = (load_checkpoint(each) for each in (source, *together_with))
     about = dict(first.about)
     about["architecture"], weights = _for_reading(first)
@@ -51,7 +49,8 @@ def publish(source: str | Path, target: str | Path, together_with: Sequence[str 
             architectures.append(architecture)
             parts.append(part)
         about = {name: value for name, value in about.items() if name not in OF_ONE_NETWORK}
-        about["architecture"] = ensemble_architecture(architectures)
+        size = about["architecture"]["vocabulary_size"]
+        about["architecture"] = {"vocabulary_size": size, "networks": architectures}  # see Ensemble.architecture()
         weights = {f"networks.{index}.{name}": x for index, part in enumerate(parts) for name, x in part.items()}
     about["data"] = about["data"] | {name: value for name, value in reading.items() if value is not None}
     save_checkpoint(Path(target), weights, about)
