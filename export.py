@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.decoders.interface import DecoderState
-from models.recognizer import Ensemble
 from recognize import Reader
 from utils.errors import CheckpointError, ConfigError
 from utils.files import atomic_write, file_digest
@@ -55,7 +54,7 @@ from utils.training.run_folder import load_checkpoint
 if TYPE_CHECKING:
     from models.attention import CoverageRefinement
     from models.densenet import DenseBlock
-    from models.recognizer import Recognizer
+    from models.recognizer import Ensemble, Recognizer
 
 ROOT = Path(__file__).resolve().parent
 OPSET = 20
@@ -81,9 +80,8 @@ def main() -> int:
     reader = Reader.load(checkpoint)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / ABOUT).unlink(missing_ok=True)  # the folder counts as exported when everything else is there
-    networks = reader.network.networks if isinstance(reader.network, Ensemble) else [reader.network]
-    files = [[options.out / name for name in file_names(index)] for index in range(len(networks))]
-    for network, paths in zip(networks, files, strict=True):
+    files = [[options.out / name for name in file_names(index)] for index in range(len(reader.network.networks))]
+    for network, paths in zip(reader.network.networks, files, strict=True):
         export_network(network, *paths)
         if options.int8:
             quantize(paths)
@@ -112,7 +110,7 @@ def describe(checkpoint: Path, reader: Reader, precision: str) -> dict[str, Any]
 
     about = load_checkpoint(checkpoint).about
     origin = {name: about[name] for name in ("stage", "epoch", "validation") if name in about}
-    networks = len(about["architecture"].get("networks", [None]))
+    networks = len(reader.network.networks)
     return {
         "format": 1 if networks == 1 else 2,
         "networks": networks,

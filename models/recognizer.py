@@ -264,6 +264,11 @@ class Recognizer(Reads):
         repeated = self.decoder.attention if isinstance(self.decoder, GRUDecoder) else self.decoder.refinement.norm
         repeated.compile(dynamic=True)
 
+    @property
+    def networks(self) -> list[Recognizer]:
+        """Itself alone, where an Ensemble has several."""
+        return [self]
+
     def at_scales(self, ratios: Sequence[float]) -> Reads:
         """This network, reading each image as it is and `ratios` times as large together; see models/ensemble.py."""
         return Ensemble([self], ratios) if ratios else self

@@ -39,19 +39,16 @@ def publish(source: str | Path, target: str | Path, together_with: Sequence[str 
     that holds several networks already; and for several that differ in what they know or are given.
     """
     first, *others = (load_checkpoint(each) for each in (source, *together_with))
-    about = dict(first.about)
-    about["architecture"], weights = _for_reading(first)
+    architectures, parts = zip(*map(_for_reading, (first, *others)), strict=True)
+    for other in others:
+        _check_alike(first, other)
+    about, architecture, weights = dict(first.about), architectures[0], parts[0]
     if others:
-        architectures, parts = [about["architecture"]], [weights]
-        for other in others:
-            _check_alike(first, other)
-            architecture, part = _for_reading(other)
-            architectures.append(architecture)
-            parts.append(part)
         about = {name: value for name, value in about.items() if name not in OF_ONE_NETWORK}
-        size = about["architecture"]["vocabulary_size"]
-        about["architecture"] = {"vocabulary_size": size, "networks": architectures}  # see Ensemble.architecture()
+        # As Ensemble.architecture() has it.
+        architecture = {"vocabulary_size": architecture["vocabulary_size"], "networks": architectures}
         weights = {f"networks.{index}.{name}": x for index, part in enumerate(parts) for name, x in part.items()}
+    about["architecture"] = architecture
     about["data"] = about["data"] | {name: value for name, value in reading.items() if value is not None}
     save_checkpoint(Path(target), weights, about)
     return Path(target).stat().st_size
