@@ -198,7 +198,7 @@ def test_a_loader_goes_on_in_the_middle_of_an_epoch(data):
     assert [batch.names for batch in part] == names[2:]
 
 
-@pytest.mark.parametrize("preset", ["full", "small"])
+@pytest.mark.parametrize("preset", ["full", "small", "gpu"])
 @pytest.mark.parametrize("batching", ["fixed", "adaptive"])
 def test_every_stage_of_the_shipped_config_gets_its_loaders(inked, batching, preset):
     data = Data(inked, settings(inked), 3)
@@ -210,6 +210,28 @@ def test_every_stage_of_the_shipped_config_gets_its_loaders(inked, batching, pre
         assert (batch.ink is None) == (stage.images == "standard")
         assert (batch.standard is None) == (stage.images == "ink")
         assert sum(len(batch) for batch in validation) > 0
+
+
+@pytest.mark.parametrize("synthetic", [0, 0.25])
+def test_an_epoch_of_several_passes_shows_each_image_as_often_and_never_twice_alike(inked, synthetic):
+    data = Data(inked, settings(inked), 3)
+    assignments = ["data.workers=0", "stages.handwritten.passes=4", f"stages.handwritten.synthetic.first={synthetic}"]
+    config = load_config(ROOT / "config.yaml", "INK", "full", [*assignments, "stages.handwritten.losses.attention=1"])
+    train, _ = make_loaders(data, config.stages[-1], config, "adaptive", stride=8)
+    train.set_epoch(0)
+    ink = data.ink("train")
+    shown = [
+        (name, image.tobytes()) for batch in train for name, image in zip(batch.names, batch.ink.numpy(), strict=True)
+    ]
+    of_ink = [(name, image) for name, image in shown if name.startswith("ink_")]
+    assert len(of_ink) == round(4 * len(ink) * (1 - synthetic)) and len(set(of_ink)) == len(of_ink)
+    times = np.unique([name for name, _ in of_ink], return_counts=True)[1]
+    assert times.max() <= 4 and (synthetic or times.min() == 4)
+
+
+def test_only_ink_is_shown_several_times_in_an_epoch():
+    with pytest.raises(ConfigError, match=r"stages\.0\.passes|stages\.standard\.passes"):
+        load_config(ROOT / "config.yaml", "INK", "full", ["stages.standard.passes=2"])
 
 
 def test_a_stage_may_have_smaller_images_than_the_run(inked):

@@ -28,11 +28,20 @@ def test_directions_stay_and_all_are_equally_long():
     for size in ((20, 30), (30, 20)):
         matrices = torch.randn(3, *size)
         left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-        lengths = left.mT @ orthogonalized(matrices) @ right.mT
+        lengths = left.mT @ torch.stack(orthogonalized(matrices.unbind())) @ right.mT
         along = lengths.diagonal(dim1=1, dim2=2)
         assert 0.6 < along.min() and along.max() < 1.25
         assert (lengths - torch.diag_embed(along)).abs().max() < 1e-4
-    assert torch.equal(orthogonalized(torch.zeros(1, 3, 4)), torch.zeros(1, 3, 4))
+    assert torch.equal(orthogonalized([torch.zeros(3, 4)])[0], torch.zeros(3, 4))
+
+
+def test_matrices_with_a_side_alike_do_not_touch_each_other():
+    torch.manual_seed(0)
+    matrices = [torch.randn(*size) for size in ((4, 30), (9, 4), (5, 8), (4, 4))]
+    together = orthogonalized(matrices)
+    for matrix, found in zip(matrices, together, strict=True):
+        assert found.shape == matrix.shape
+        assert torch.allclose(found, orthogonalized([matrix])[0], atol=1e-5)
 
 
 def test_hidden_are_the_matrices_between_features():

@@ -73,3 +73,32 @@ class Mixture(ImageSource):
         index = range(len(self))[index]  # an IndexError where there is no such image, and -1 is the last
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         return self.sources[number], index - int(self._first[number])
+
+
+class Again(ImageSource):
+    """The same images once more, distorted in other ways: for an epoch that shows them several times."""
+
+    def __init__(self, source: ImageSource, number: int):
+        """number: which time of several this is; 0: as they are without this class."""
+        self.source, self.number, self.lengths = source, number, source.lengths
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def _seed(self, seed: int) -> int:
+        return seed + 1_000_003 * self.number
+
+    def sizes(self, seed: int, epoch: int) -> np.ndarray:
+        return self.source.sizes(self._seed(seed), epoch)
+
+    def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        return self.source.image(index, self._seed(seed), epoch)
+
+    def boxes(self, index: int, seed: int, epoch: int) -> np.ndarray:
+        return self.source.boxes(index, self._seed(seed), epoch)
+
+    def label(self, index: int) -> np.ndarray:
+        return self.source.label(index)
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)

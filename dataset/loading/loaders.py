@@ -15,7 +15,7 @@ import torch
 from dataset.formats.preparation import cleaning_of, prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
 from dataset.images.handwritten import HandwrittenImages
-from dataset.images.mixture import Mixture, between
+from dataset.images.mixture import Again, Mixture, between
 from dataset.images.scaling import Scaling
 from dataset.images.source import ImageSource
 from dataset.images.standard import STANDARD, VARIED, StandardImages, Styles
@@ -475,19 +475,21 @@ def _training_images(data: Data, stage: StageConfig, config: Config) -> ImageSou
     ink = data.ink("train", augmentation, strokes=strokes)
     synthetic, replay = stage.synthetic, stage.replay
     has_synthetic, has_replay = synthetic.first + synthetic.last > 0, replay.first + replay.last > 0
-    if not (has_synthetic or has_replay):
+    if not (has_synthetic or has_replay or stage.passes > 1):
         return ink
-    sources: list[ImageSource] = [ink]
+    sources: list[ImageSource] = [ink, *(Again(ink, number) for number in range(1, stage.passes))]
+    shown_in_all = len(ink) * stage.passes
     if has_synthetic:
         sources.append(data.synthetic_ink(stage.expressions.synthetic, augmentation, strokes))
     if has_replay:
         sources.append(data.standard("train", styles, stage.expressions.synthetic))
 
     def counts(passed: float) -> list[int]:
-        """As many images of handwriting as there is ink, a share of them synthetic; standard images besides."""
-        drawn = round(len(ink) * between(synthetic.first, synthetic.last, passed))
-        shown = round(len(ink) * between(replay.first, replay.last, passed))
-        return [len(ink) - drawn, *([drawn] if has_synthetic else []), *([shown] if has_replay else [])]
+        """As many images of handwriting as passes of the ink, a share of them synthetic; standard images besides."""
+        drawn = round(shown_in_all * between(synthetic.first, synthetic.last, passed))
+        shown = round(shown_in_all * between(replay.first, replay.last, passed))
+        real = [(shown_in_all - drawn + number) // stage.passes for number in range(stage.passes)]
+        return [*real, *([drawn] if has_synthetic else []), *([shown] if has_replay else [])]
 
     return Mixture(sources, counts, stage.epochs)
 

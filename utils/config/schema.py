@@ -271,6 +271,7 @@ class StageConfig:
     losses: dict[str, NonNegativeNumber]
     epochs: PositiveInteger
     learning_rate: PositiveNumber
+    passes: PositiveInteger = 1
     final_learning_rate: Share | None = None  # None: that of `training`
     share: PositiveNumber | None = None
     styles: Literal["standard", "varied"] = "varied"
@@ -337,6 +338,8 @@ def stage_errors(config: Config) -> list[tuple[Location, str]]:
         if not stage.trains:
             errors.append(((*here, "trains"), f"expected at least one of {', '.join(PARTS)}"))
         errors += [((*here, "losses", *where), why) for where, why in _loss_errors(stage, config.model.counting)]
+        if stage.passes > 1 and stage.images != "ink":
+            errors.append(((*here, "passes"), f"expected 1, as the images are {stage.images}; ink alone is repeated"))
         unseen = "handwritten_encoder" if stage.images == "standard" else "standard_encoder"
         if unseen in stage.trains:
             errors.append(((*here, "trains"), f"{unseen} does not see `images: {stage.images}`"))

@@ -5,7 +5,7 @@ Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +15,36 @@ from torch.optim.adam import adam  # the function behind the class
 POLYNOMIAL, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
-def orthogonalized(matrices: Tensor) -> Tensor:
-    """matrices: (n, rows, columns) -> the same size, all singular values about 1, singular vectors as they were.
+def orthogonalized(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """(rows, columns) each -> the same sizes, all singular values about 1, singular vectors as they were.
 
     Each step of the polynomial is a square matrix that the result is multiplied by, and tells the next one's Gram
-    matrix. So only the first Gram matrix and the product at the end have the length of the longer side.
+    matrix. So only the first Gram matrix and the product at the end have the length of the longer side, and all
+    matrices with the same shorter side take these steps together.
     """
-    is_tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if is_tall else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    lying = [matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    lying = [matrix / (matrix.norm() + 1e-7) for matrix in lying]
+    places: dict[int, list[int]] = {}
+    for place, matrix in enumerate(lying):
+        places.setdefault(len(matrix), []).append(place)
+    found = list(lying)
+    for alike in places.values():
+        products = _polynomial(torch.stack([lying[place] @ lying[place].mT for place in alike]))
+        for place, product in zip(alike, products, strict=True):
+            found[place] = product @ lying[place]
+    return [new.mT if old.shape[0] > old.shape[1] else new for old, new in zip(matrices, found, strict=True)]
+
+
+def _polynomial(grams: Tensor) -> Tensor:
+    """What a matrix is to be multiplied by, told its Gram matrix: (n, side, side) both."""
     a, b, c = POLYNOMIAL
-    gram = x @ x.mT
-    identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    product = identity
+    identity = torch.eye(grams.shape[-1], dtype=grams.dtype, device=grams.device)
+    product = identity.expand_as(grams)
     for _ in range(ITERATIONS):
-        factor = a * identity + b * gram + c * (gram @ gram)
+        factor = a * identity + b * grams + c * (grams @ grams)
         product = factor @ product
-        gram = factor @ gram @ factor
-    x = product @ x
-    return x.mT if is_tall else x
+        grams = factor @ grams @ factor
+    return product
 
 
 def hidden_matrices(model: nn.Module, parts: Iterable[str] = ("",)) -> list[nn.Parameter]:
@@ -76,27 +87,23 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            if group["is_hidden"]:
-                self._step_hidden(weights, group)
-            elif weights:
-                self._step_others(weights, group)
+            if weights:
+                (self._step_hidden if group["is_hidden"] else self._step_others)(weights, group)
 
     def _step_hidden(self, weights: list[Tensor], group: dict) -> None:
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for weight in weights:
-            state = self.state[weight]
-            if not state:
-                state["momentum"] = torch.zeros_like(weight)
-            average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-            update = weight.grad.lerp(average, group["momentum"]).flatten(1)  # Nesterov
-            by_shape.setdefault(update.shape, []).append((weight, update))
+            if not self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        averages, gradients = [self.state[weight]["momentum"] for weight in weights], [each.grad for each in weights]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, averages, group["momentum"])  # Nesterov
+        updates = orthogonalized([update.flatten(1) for update in updates])
         rate = group["lr"] * group["hidden_factor"]
-        for (rows, columns), pairs in by_shape.items():
-            size = max(1.0, rows / columns) ** 0.5
-            updates = orthogonalized(torch.stack([update for _, update in pairs]))
-            for (weight, _), update in zip(pairs, updates, strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update.view_as(weight), alpha=-rate * size)
+        torch._foreach_mul_(updates, [-rate * max(1.0, len(update) / update.shape[1]) ** 0.5 for update in updates])
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(
+            weights, [update.reshape(weight.shape) for weight, update in zip(weights, updates, strict=True)]
+        )
 
     def _step_others(self, weights: list[Tensor], group: dict) -> None:
         states = [self.state[weight] for weight in weights]
