@@ -19,6 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 aten = torch.ops.aten
 GPU = torch.device("cuda", 0)
+# Every kind of decoder, as assignments.
+DECODERS = {
+    "gru": ["model.decoder=gru"],
+    "gru with a map": ["model.decoder=gru", "model.gru.location=24", "model.gru.symbols=true"],
+    "transformer": ["model.decoder=transformer"],
+}
 
 
 class FakeGPU(FakeTensorMode):

@@ -12,7 +12,7 @@ from dataset.vocabulary import Vocabulary
 from models.losses import LOSSES, Objective
 from models.recognizer import Recognizer
 from models.search import beam_search, greedy
-from tests.fake_gpu import GPU, StepwiseGRU, fake_gpu, move
+from tests.fake_gpu import DECODERS, GPU, StepwiseGRU, fake_gpu, move
 from tests.made_up_ink import ROOT
 from utils.config.loading import load_config
 from utils.reading.reader import Reader, in_batches
@@ -40,10 +40,10 @@ def gpu():
 def full_model(decoder: str) -> Recognizer:
     """The network of the preset `full` with every head, but fewer layers, on the GPU that is not there."""
     smaller = ["model.encoder.layers=[2, 2, 2]", "model.counting=64"]
-    config = load_config(ROOT / "config.yaml", "CROHME", None, [f"model.decoder={decoder}", *smaller])
+    config = load_config(ROOT / "config.yaml", "CROHME", None, [*DECODERS[decoder], *smaller])
     with torch.utils._python_dispatch._disable_current_modes():
         model = Recognizer.from_config(config.model, VOCABULARY, symbols=True)
-        if decoder == "gru":
+        if hasattr(model.decoder, "gru"):
             model.decoder.gru = StepwiseGRU(model.decoder.gru)
     return move(model)
 
@@ -52,7 +52,7 @@ def fake_batch(kind: str):
     return blank_batch(3, 64, 96, 5, kind).to(GPU)
 
 
-@pytest.mark.parametrize("decoder", ["gru", "transformer"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_all_losses_of_all_stages_stay_on_the_gpu_and_wait_for_nothing(gpu, decoder):
     model = full_model(decoder)
     for kind, names in KINDS:
@@ -86,7 +86,7 @@ def test_an_optimizer_and_the_averaged_weights_stay_on_the_gpu_and_wait_for_noth
     assert gpu.waits == []
 
 
-@pytest.mark.parametrize("decoder", ["gru", "transformer"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_search_and_reader_stay_on_the_gpu(gpu, decoder, monkeypatch):
     """As far as fake tensors go: for nine tokens, as no number is known, and without what turns numbers into boxes."""
     model = full_model(decoder)

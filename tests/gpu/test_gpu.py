@@ -17,6 +17,7 @@ from dataset.loading.batch import blank_batch
 from dataset.loading.loaders import make_loaders, open_data
 from models.losses import Objective
 from models.recognizer import Recognizer
+from tests.fake_gpu import DECODERS
 from tests.made_up_ink import ROOT
 from utils.config.loading import load_config
 from utils.training.devices import seed_everything
@@ -68,7 +69,7 @@ class NoLoader:
 
 
 def full_config(decoder="transformer", *assignments):
-    assignments = [f"model.decoder={decoder}", *SMALLER, *assignments]
+    assignments = [*DECODERS[decoder], *SMALLER, *assignments]
     return load_config(ROOT / "config.yaml", "CROHME", None, assignments)
 
 
@@ -119,7 +120,7 @@ def waiting_is_an_error():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("decoder", ["gru", "transformer"])
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("stage_name", STAGES)
 def test_a_step_of_each_stage_learns_and_waits_for_nothing(stage_name, decoder, optimizer):
     trainer = trainer_of(stage_name, decoder, f"training.optimizer={optimizer}", "training.input_noise=0.1")
@@ -137,10 +138,11 @@ def test_a_step_of_each_stage_learns_and_waits_for_nothing(stage_name, decoder, 
     assert expected in learnt and ("decoder" in learnt) == (stage_name != "alignment")
 
 
-def test_bf16_and_fp32_agree():
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_bf16_and_fp32_agree(decoder):
     found = {}
     for precision in ("fp32", "bf16"):
-        trainer = trainer_of("handwritten", "transformer", f"training.precision={precision}", *NO_DROPOUT)
+        trainer = trainer_of("handwritten", decoder, f"training.precision={precision}", *NO_DROPOUT)
         trainer.train_step(batch_of("handwritten"))
         gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
         found[precision] = losses_of(trainer), gradient
@@ -149,7 +151,7 @@ def test_bf16_and_fp32_agree():
     assert torch.cosine_similarity(found["fp32"][1], found["bf16"][1], dim=0) > 0.9
 
 
-@pytest.mark.parametrize("decoder", ["gru", "transformer"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_a_gpu_reads_what_a_cpu_reads(decoder, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     config = full_config(decoder)
@@ -179,7 +181,7 @@ def cap_memory(gib):
 
 
 @needs_cuda
-@pytest.mark.parametrize("decoder", ["gru", "transformer"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_a_probed_budget_fits_and_is_used(decoder):
     """max_pixels: auto, where 8 GiB are all that may be taken."""
     trainer = trainer_of("handwritten", decoder)
@@ -276,7 +278,7 @@ def test_a_resumed_run_goes_on_as_one_never_stopped(tmp_path, workers):
 # ---- last, because the first step takes its time ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("decoder", ["transformer", "gru"])
+@pytest.mark.parametrize("decoder", ["transformer", "gru with a map"])
 def test_a_compiled_decoder_computes_the_same(decoder):
     found = []
     for is_compiled in (False, True):
