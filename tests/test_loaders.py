@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from made_up_ink import LABELS, settings, supervised, write_ink
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from dataset.images.augmentation import Augmentation, StrokeAugmentation
+from dataset.images.source import ImageSource
 from dataset.images.standard import STANDARD, VARIED
 from dataset.loading.batch import collate
 from dataset.loading.loaders import Data, Items, Loader, check_stages, make_loaders, open_data, open_split_loader
@@ -145,6 +147,47 @@ def test_the_shape_of_a_batch_changes_no_loss(data, decoder):
     with torch.no_grad():
         for name, loss in objective(own).items():
             assert objective(padded)[name].item() == pytest.approx(loss.item(), rel=1e-4), name
+
+
+class Threads(ImageSource):
+    """Images whose ink says how many threads draw them."""
+
+    lengths = np.ones(4, np.int32)
+
+    def __len__(self):
+        return 4
+
+    def sizes(self, seed, epoch):
+        return np.full((4, 2), 8)
+
+    def image(self, index, seed, epoch):
+        pools = [pool["num_threads"] for pool in threadpool_info()]
+        return np.full((8, 8), max(cv2.getNumThreads(), *pools), np.uint8)
+
+    def boxes(self, index, seed, epoch):
+        raise NotImplementedError
+
+    def label(self, index):
+        return np.array([3], np.int32)
+
+    def name(self, index):
+        return str(index)
+
+
+def test_each_worker_computes_with_one_thread():
+    """On 16 cores, 14 workers of 16 threads each would wait for one another."""
+    threads, source = cv2.getNumThreads(), Threads()
+    try:
+        cv2.setNumThreads(3)
+        with threadpool_limits(3):
+            found = []
+            for workers in (0, 1):
+                loader = Loader(Items(source, "ink", 0), FixedBatchSampler(source.sizes, 4), workers)
+                loader.set_epoch(0)
+                found += [batch.ink.unique().tolist() for batch in loader]
+    finally:
+        cv2.setNumThreads(threads)
+    assert found == [[3], [1]]
 
 
 def test_workers_that_are_spawned_read_the_same(folder):

@@ -20,6 +20,9 @@ class Images:
     def sizes(self, seed, epoch):
         return np.stack([np.full(len(self), 8), self.numbers], axis=1)
 
+    def prepare(self, indices, seed, epoch):
+        self.prepared = list(indices)
+
     def image(self, index, seed, epoch):
         return np.full((8, self.numbers[index]), self.numbers[index], np.uint8)
 
@@ -89,3 +92,9 @@ def test_shares_follow_the_progress_where_it_is_told_and_the_epochs_where_not():
     assert [share(epoch) for epoch in (0, 1, 2)] == [0.25] * 3
     mixture.set_progress(None)
     assert share(1) == 0.5
+
+
+def test_each_source_prepares_its_own_images():
+    sources = Images(range(1, 5), "ink"), Images(range(10), "never shown"), Images(range(9), "standard")
+    Mixture(sources, lambda passed: [4, 0, 9], epochs=1).prepare([14, 0, 3, 22], 0, 0)
+    assert [getattr(source, "prepared", None) for source in sources] == [[0, 3], None, [0, 8]]

@@ -62,6 +62,9 @@ def test_an_image_depends_on_seed_epoch_and_index_alone(data, ink):
     for index in (5, 0, 3):  # in another order, and without asking for sizes first
         assert np.array_equal(again.image(index, 0, 1), ink.image(index, 0, 1))
         assert np.array_equal(again.boxes(index, 0, 1), ink.boxes(index, 0, 1), equal_nan=True)
+    for prepared in ([0, 3], [4, 3]):  # together with others, or for another epoch
+        again.prepare(prepared, 0, 1 if 4 in prepared else 2)
+        assert np.array_equal(again.image(3, 0, 1), ink.image(3, 0, 1))
     drawn = [ink.image(3, seed, epoch) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
     assert all(a.shape != b.shape or (a != b).any() for a, b in zip(drawn, drawn[1:], strict=False))
 

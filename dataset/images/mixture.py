@@ -51,6 +51,12 @@ class Mixture(ImageSource):
         """(N, 2) height and width in pixels of every image in this epoch."""
         return np.concatenate([source.sizes(seed, epoch) for source in self.sources])
 
+    def prepare(self, indices: Sequence[int], seed: int, epoch: int) -> None:
+        indices = np.asarray(indices)
+        numbers = np.searchsorted(self._first, indices, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            self.sources[number].prepare(indices[numbers == number] - self._first[number], seed, epoch)
+
     def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0."""
         source, place = self._find(index)
@@ -90,6 +96,9 @@ class Again(ImageSource):
 
     def sizes(self, seed: int, epoch: int) -> np.ndarray:
         return self.source.sizes(self._seed(seed), epoch)
+
+    def prepare(self, indices: Sequence[int], seed: int, epoch: int) -> None:
+        self.source.prepare(indices, self._seed(seed), epoch)
 
     def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
         return self.source.image(index, self._seed(seed), epoch)

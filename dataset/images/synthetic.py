@@ -36,7 +36,7 @@ from dataset.images.token_boxes import TokenBoxes, as_written, token_boxes
 from dataset.vocabulary import SPECIALS, Vocabulary
 from utils.reading.images import resize
 
-CHUNK = 4096  # labels planned together
+CHUNK = 4096  # labels planned together where all sizes are asked for
 # What stands around an environment, by the first letter of its name: matrices, cases, and arrays with lines in them.
 DELIMITERS = {
     "p": ("(", ")"),
@@ -107,7 +107,8 @@ class SyntheticInk(ImageSource):
             seen = seen_in(layouts, rows, boxes, names, set(self.simulated))
             sources = [*sources, (SimulatedLibrary(seen, chinese_font=layouts.chinese_font), None)]
         self._planner = Planner(gather(sources, vocabulary), boxes, tokens)
-        self._planned, self._plans = (None, None), {}  # seed and epoch, and the plans of chunks in it
+        # Seed and epoch of the images that are planned, where each of them stands in the plan, and the plan.
+        self._planned: tuple[tuple, dict[int, int], Plan | None] = ((), {}, None)
         self._last: tuple = (None, None)  # whose strokes were asked for last, and what they are
 
     def __len__(self) -> int:
@@ -127,9 +128,8 @@ class SyntheticInk(ImageSource):
 
     def sizes(self, seed: int, epoch: int) -> np.ndarray:
         """(N, 2) height and width in pixels of every image in this epoch."""
-        sizes = np.empty((len(self), 2), np.int32)
-        for number in range(-(-len(self) // CHUNK)):
-            sizes[number * CHUNK : (number + 1) * CHUNK] = self._plan(number, seed, epoch).sizes
+        chunks = np.split(np.arange(len(self)), range(CHUNK, len(self), CHUNK))
+        sizes = np.concatenate([self._planner.plan(chunk, seed, epoch).sizes for chunk in chunks])
         sizes = self._scaling.scaled(sizes)[1]
         return sizes if self.augmentation is None else sizes_after(sizes, seed, epoch, self.augmentation)
 
@@ -154,20 +154,19 @@ class SyntheticInk(ImageSource):
         """What is written of this image, in pixels of full size, before strokes are distorted."""
         return self._written(index, seed, epoch)[0]
 
-    def _plan(self, number: int, seed: int, epoch: int) -> Plan:
-        """The plan of a chunk of labels. Those of one epoch are kept: alone, an image takes as long as thirty."""
-        if self._planned != (seed, epoch):
-            self._planned, self._plans = (seed, epoch), {}
-        if number not in self._plans:
-            indices = np.arange(number * CHUNK, min((number + 1) * CHUNK, len(self)))
-            self._plans[number] = self._planner.plan(indices, seed, epoch)
-        return self._plans[number]
+    def prepare(self, indices: Sequence[int], seed: int, epoch: int) -> None:
+        """Plan these images together: alone, an image takes as long as thirty."""
+        places = {int(index): at for at, index in enumerate(indices)}
+        self._planned = (seed, epoch), places, self._planner.plan(np.fromiter(places, np.int64), seed, epoch)
 
     def _written(self, index: int, seed: int, epoch: int) -> tuple[Strokes, list[np.ndarray], int]:
         """An image's strokes, its traces as this epoch has them, and the pen. Kept until the next is asked for."""
         index = range(len(self))[index]  # an IndexError where there is no such image, and -1 is the last
         if self._last[0] != (index, seed, epoch):
-            strokes = self._planner.strokes(index, self._plan(index // CHUNK, seed, epoch), index % CHUNK)
+            if self._planned[0] != (seed, epoch) or index not in self._planned[1]:
+                self.prepare([index], seed, epoch)
+            _, places, plan = self._planned
+            strokes = self._planner.strokes(index, plan, places[index])
             self._last = (
                 (index, seed, epoch),
                 (strokes, *vary(strokes, index, seed, epoch, self.stroke_augmentation)),

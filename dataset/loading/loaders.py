@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from dataset.formats.preparation import cleaning_of, prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
@@ -289,6 +291,12 @@ class Items:
     def __len__(self) -> int:
         return len(self.source)
 
+    def __getitems__(self, keys: Sequence[Key]) -> list[LoadedItem]:
+        """A batch, as torch's loaders ask for it; its keys are of one epoch."""
+        if keys:
+            self.source.prepare([key.index for key in keys], self.seed, keys[0].epoch)
+        return [self[key] for key in keys]
+
     def __getitem__(self, key: Key | tuple[int, int]) -> LoadedItem:
         epoch, index, shapes = Key(*key)
         source = self.source
@@ -315,6 +323,7 @@ class Loader:
             batch_sampler=_Keys(self),
             collate_fn=collate,
             num_workers=workers,
+            worker_init_fn=_compute_alone,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             # A generator of its own: the loader's draws must not move the one that dropout draws from.
@@ -365,6 +374,12 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
+
+
+def _compute_alone(worker: int) -> None:
+    """One thread a worker. torch sees to its own; the matrix products of NumPy would take a thread a core in each."""
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
 
 
 class _Keys:
