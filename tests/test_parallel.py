@@ -23,9 +23,12 @@ def test_processes_keep_the_order_and_pass_errors_on(workers):
 
 
 def test_a_script_that_does_not_guard_its_main_part_ends_with_a_sentence(tmp_path):
+    """Also where it holds a lock that its workers would wait for."""
+    lock = (tmp_path / "lock").as_posix()
     outcomes = []
     for guard in ("if True:", 'if __name__ == "__main__":'):
-        code = f"from utils.parallel import in_processes\n{guard}\n    print(list(in_processes(abs, [-1, -2], 2)))\n"
+        code = "from utils.files import locked\nfrom utils.parallel import in_processes\n"
+        code += f"{guard}\n    with locked({lock!r}, 'busy'):\n        print(list(in_processes(abs, [-1, -2], 2)))\n"
         (tmp_path / "script.py").write_text(code)
         command, environment = [sys.executable, tmp_path / "script.py"], os.environ | {"PYTHONPATH": str(ROOT)}
         outcomes.append(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60))

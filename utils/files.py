@@ -7,7 +7,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import current_process
 from pathlib import Path
+
+from utils.errors import UserError
+
+GUARD = (
+    'Where your own script calls this, its work must stand under `if __name__ == "__main__":`, because every worker '
+    "imports the script"
+)
 
 
 @contextmanager
@@ -53,6 +61,9 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
 
     what: says on stderr what is waited for ("another process prepares datasets/CROHME"), once, where it is.
     The lock ends with the process that holds it, killed or not. The file itself may stay.
+
+    Raises UserError in a worker process that imports its caller's script, and is led here by it: who holds the lock may
+    wait for this very worker.
     """
     from filelock import FileLock, Timeout
 
@@ -60,6 +71,8 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if getattr(current_process(), "_inheriting", False):  # multiprocessing asks the same before it starts a process
+            raise UserError(GUARD) from None
         print(f"{what}; waiting", file=sys.stderr)
         lock.acquire()
     except NotImplementedError:  # a network drive that has no locks

@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
 from utils.errors import UserError
+from utils.files import GUARD
 
 AHEAD = 8  # items for each worker that are worked on before they are asked for: results take memory
 
@@ -37,9 +38,8 @@ def in_processes(function: Callable, items: Iterable, workers: int | None = None
             yield from _in_order(pool, function, items, AHEAD * workers)
     except BrokenProcessPool:
         raise UserError(
-            "a worker process ended before its work was done. Where your own script calls this, its work must stand "
-            'under `if __name__ == "__main__":`, because every worker imports the script; otherwise memory may have '
-            "run out: try fewer workers"
+            f"a worker process ended before its work was done. {GUARD}; otherwise memory may have run out: try fewer "
+            "workers"
         ) from None
 
 
