@@ -9,6 +9,9 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
+import cv2
+from threadpoolctl import threadpool_limits
+
 from utils.errors import UserError
 from utils.files import GUARD
 
@@ -34,13 +37,23 @@ def in_processes(function: Callable, items: Iterable, workers: int | None = None
         return
     try:
         # Spawned: a fork would copy the threads' locks of whatever else the caller has loaded.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=use_one_thread) as pool:
             yield from _in_order(pool, function, items, AHEAD * workers)
     except BrokenProcessPool:
         raise UserError(
             f"a worker process ended before its work was done. {GUARD}; otherwise memory may have run out: try fewer "
             "workers"
         ) from None
+
+
+def use_one_thread(worker: int = 0) -> None:
+    """In a worker process: one thread for each. A matrix product of NumPy would take one for every core, and all
+    workers would wait for each other.
+
+    worker: its number, which torch's loaders tell.
+    """
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
 
 
 def _in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator:

@@ -56,10 +56,11 @@ class FlatWriter:
         self._kinds, self._about, self._is_finished = kinds, about, False
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
-        self._files = {name: open(self._partial / f"{name}.bin", "wb") for name in kinds}
+        self._paths = {name: str(self._partial / f"{name}.bin") for name in kinds}  # once, as there are many writes
+        self._files = {name: open(path, "wb") for name, path in self._paths.items()}
 
     def _write(self, name: str, values) -> None:
-        with naming(self._partial / f"{name}.bin"):
+        with naming(self._paths[name]):
             self._files[name].write(np.ascontiguousarray(values, self._kinds[name]).tobytes())
 
     def _written(self, name: str) -> int:

@@ -9,10 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from dataset.formats.preparation import cleaning_of, prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
@@ -33,6 +31,7 @@ from dataset.typesetter.symbols import missing_characters
 from dataset.vocabulary import Vocabulary
 from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
 from utils.errors import ConfigError, DataError
+from utils.parallel import use_one_thread
 from utils.project import from_root
 from utils.reading.images import IMAGE_SETTINGS
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
@@ -323,7 +322,7 @@ class Loader:
             batch_sampler=_Keys(self),
             collate_fn=collate,
             num_workers=workers,
-            worker_init_fn=_compute_alone,
+            worker_init_fn=use_one_thread,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             # A generator of its own: the loader's draws must not move the one that dropout draws from.
@@ -374,12 +373,6 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
-
-
-def _compute_alone(worker: int) -> None:
-    """One thread a worker. torch sees to its own; the matrix products of NumPy would take a thread a core in each."""
-    cv2.setNumThreads(1)
-    threadpool_limits(1)
 
 
 class _Keys:

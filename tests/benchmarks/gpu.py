@@ -227,7 +227,7 @@ def prepare_data(options: argparse.Namespace) -> None:
 
     config = load_config(ROOT / "config.yaml", dataset, options.preset, options.set)
     data = open_data(config.data, dataset, config.seed)
-    for stage in config.stages:
+    for stage in {stage.images: stage for stage in config.stages}.values():
         make_loaders(data, stage, config, "fixed", 16)
     print(f"{dataset}: {data.describe()}", flush=True)
 
