@@ -157,7 +157,7 @@ class DenseBlock(nn.ModuleList):
 
     def forward(self, features: Tensor, is_valid: Tensor) -> Tensor:
         """features: (B, C, h, w), is_valid: (B, 1, h, w), 0 in padding.   Returns (B, C + layers x growth, h, w)."""
-        parameters = [parameter for layer in self for parameter in layer.parameters()]
+        parameters = list(self.parameters())
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (features, *parameters)):
             return _DenseBlockFunction.apply(features, is_valid.to(features.dtype), self, *parameters)
 

@@ -79,7 +79,7 @@ def test_an_optimizer_and_the_averaged_weights_stay_on_the_gpu_and_wait_for_noth
     for _ in range(2):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         steps.step()
-        averaged.update(model)
+        averaged.update()
     kept = [value for state in steps.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     # Adadelta's count of steps stays on the CPU, where it is read.
     assert {value.device for value in kept if value.dim()} <= {GPU}

@@ -221,7 +221,7 @@ def test_the_learning_rate_follows_the_share_of_the_time(tmp_path):
 def test_a_stage_without_a_loss_of_the_decoder_is_not_validated_and_leaves_its_last_average(tmp_path, monkeypatch):
     monkeypatch.setattr(Objective, "decodes", False)
     seen = []
-    monkeypatch.setattr(EMA, "update", lambda ema, model, own=EMA.update: (own(ema, model), seen.append(ema.model)))
+    monkeypatch.setattr(EMA, "update", lambda ema, own=EMA.update: (own(ema), seen.append(ema.model)))
     model, run = train(tmp_path / "run")
     assert len(run.lines()) == 3 and not any("validation" in line for line in run.lines())
     assert same(model, seen[-1])
@@ -564,10 +564,10 @@ def test_averaged_weights_follow_the_model():
     start = model.weight.item()
     with torch.no_grad():
         model.weight += 1
-    averaged.update(model)
+    averaged.update()
     assert averaged.model.weight.item() == pytest.approx(start + 1 - 1 / 11)
     for _ in range(50):
-        averaged.update(model)
+        averaged.update()
     assert averaged.model.weight.item() == pytest.approx(start + 1)
 
 

@@ -104,7 +104,7 @@ def whole_step(config: Any, learns: bool) -> Callable[[], None]:
         if learns:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
             optimizer.step()
-            averaged.update(model)
+            averaged.update()
 
     return step
 

@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         mean_batch_norm(model, context)
-        averaged.update(model)
+        averaged.update()
         clock.enter("data")
 
     batches_left = iter(train)

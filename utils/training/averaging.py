@@ -21,20 +21,24 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, decay: float):
+        """model: whose weights are followed from now on: those that learn."""
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.steps = decay, 0
+        # Lists made once: to walk through all modules takes as long as many an operation of a step.
+        pairs = list(zip(self.model.parameters(), model.parameters(), strict=True))
+        self._kept = [kept for kept, new in pairs if new.requires_grad]
+        self._new = [new.detach() for _, new in pairs if new.requires_grad]
+        self._buffers = list(self.model.buffers()), list(model.buffers())
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
+        """Follow the model by a step."""
         self.steps += 1
         weight = 1 - min(self.decay, self.steps / (10 + self.steps))
-        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
-        pairs = [(kept, new.detach()) for kept, new in pairs if new.requires_grad]
-        if pairs:
-            torch._foreach_lerp_([kept for kept, _ in pairs], [new for _, new in pairs], weight)
-        buffers = list(self.model.buffers())
-        if buffers:
-            torch._foreach_copy_(buffers, list(model.buffers()))
+        if self._kept:
+            torch._foreach_lerp_(self._kept, self._new, weight)
+        if self._buffers[0]:
+            torch._foreach_copy_(*self._buffers)
 
     def state_dict(self) -> dict:
         return {"model": self.model.state_dict(), "steps": self.steps}

@@ -102,6 +102,7 @@ class Trainer:
         self.plan, self.stage, self.training, self.run, self.context = plan, plan.stage, training, run, context
         self.device = context.device
         train_only(self.model, self.stage.trains)
+        self.learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(self.model, self.stage, training)
         self.ema = EMA(self.model, training.ema)
         self.swa: AveragedModel | None = None
@@ -244,11 +245,11 @@ class Trainer:
             self.context,
             self.objective.indivisible,
         )
-        sum_gradients(self.model.parameters(), self.context)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        sum_gradients(self.learning, self.context)
+        norm = nn.utils.clip_grad_norm_(self.learning, self.training.clip_norm)
         take_step(self.optimizer, self.device)
         mean_batch_norm(self.model, self.context)
-        self.ema.update(self.model)
+        self.ema.update()
 
         if results:
             losses = {name: sum(piece[name] for piece, _ in results) for name in results[0][0]}
