@@ -157,13 +157,13 @@ def test_training_is_planned_within_what_is_left(report, monkeypatch):
 
 
 def speed_of(rates):
-    """A Speed that measures nothing: images a second by (budget, precision), twice that in few shapes."""
+    """A Speed that measures nothing: images a second by (budget, precision, is_compiled)."""
     speed = gpu_speed.Speed.__new__(gpu_speed.Speed)
     speed.is_gpu, speed.chosen, speed.results = True, {}, {}
     speed.config = SimpleNamespace(batch=SimpleNamespace(cpu_max_pixels=0))
     speed.has_time, speed.write = lambda: True, lambda: None
 
-    def measure(max_pixels, precision, is_compiled=False):
+    def measure(max_pixels, precision, is_compiled=False, has_met_all=False):
         rate = rates[max_pixels, precision, is_compiled]
         row = {"max_pixels": max_pixels, "precision": precision, "images_per_second": rate, "first_steps": 20}
         return row

@@ -51,6 +51,7 @@ LIMITS = {"data": (150, 0.6), "tests": (60, 0.25), "speed": (60, 0.25)}
 # minutes of training come with validations between them.
 STARTING, SCORING, SHARE, VALIDATING = 30, 40, 0.4, 1.25
 COLLECT_EVERY = 15  # seconds
+STOPPING = 25  # seconds that a run may take to save its state and end
 
 
 def parse() -> argparse.Namespace:
@@ -163,7 +164,7 @@ class Program:
     def seconds_left(self) -> float:
         return self.limit - (time.monotonic() - self.started)
 
-    def stop(self, patience: float = 20) -> str:
+    def stop(self, patience: float = STOPPING - 5) -> str:
         was_running = self.process.poll() is None
         if was_running:
             self.process.terminate()
@@ -237,7 +238,7 @@ def train(report: Report, options: argparse.Namespace, name: str, run: str, argu
     collector = Collector(report, CHECKPOINTS / run, name)
     command = ["train_stage_ABS.py", "--run", run, *arguments]
     report.say(f"{name}: {' '.join(command)}")
-    program = Program(name, report.left - 10, command, report.log)
+    program = Program(name, report.left - STOPPING, command, report.log)
     try:
         is_done = program.wait(report, collector.collect) == "done"
     finally:  # when all is told to stop, too

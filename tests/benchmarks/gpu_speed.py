@@ -2,8 +2,8 @@
 
     python tests/benchmarks/gpu_speed.py --dataset CROHME --preset gpu --out speed.json
 
-Budgets of a batch, bf16 against fp32, workers, torch.compile, and batches of few shapes, each a few steps of the
-longest stage that shows ink. The file is written again after each measurement, so nothing is lost when time runs out.
+Batches of few shapes, budgets of a batch, workers, bf16 against fp32 and torch.compile, each a few steps of the longest
+stage that shows ink. The file is written again after each measurement, so nothing is lost when time runs out.
 Its `chosen` are assignments for --set: the smallest budget within a tenth of the best rate (more steps for the same
 images), bf16 or fp32 and few shapes by rate, the fewest workers that draw images a third faster than they are learnt
 from, and compilation where it pays for itself.
@@ -25,9 +25,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-GPU_BUDGETS = (2_000_000, 4_000_000, 8_000_000)  # padded pixels of a batch
+GPU_BUDGETS = (4_000_000, 12_000_000, 32_000_000)  # padded pixels of a batch
 WARM_UP, TIMED, PROFILED = 3, 8, 3  # steps; a CPU takes fewer
 DRAWING_SECONDS = 2.5
+DRAWING_WORKERS = min(8, max(1, (os.cpu_count() or 1) - 2))  # that draw the batches to be timed
 PAYS = 1.05  # rates nearer than this count as equal
 FEW_SHAPES = 24  # of the batches of an epoch; see batch.shapes
 
@@ -83,9 +84,13 @@ class Speed:
 
     def batches(self, max_pixels: int) -> list:
         """Batches of such a budget in memory, as a loader would have them ready."""
+        from dataset.loading.loaders import Loader
+
         if self.loader.max_pixels != max_pixels or not self.drawn:
             self.loader.set_max_pixels(max_pixels)
-            drawn = list(itertools.islice(iter(self.loader), WARM_UP + TIMED if self.is_gpu else 2))
+            loader = Loader(self.loader.items, self.loader.sampler, DRAWING_WORKERS if self.is_gpu else 0)
+            drawn = list(itertools.islice(iter(loader), WARM_UP + TIMED if self.is_gpu else 2))
+            del loader
             self.drawn = [batch.pin_memory() for batch in drawn] if self.is_gpu else drawn
             self.loader.sampler.load_state_dict(self.loader.state_dict(0))
         return self.drawn
@@ -121,8 +126,13 @@ class Speed:
 
             torch.cuda.synchronize()
 
-    def measure(self, max_pixels: int, precision: str, is_compiled: bool = False) -> dict[str, Any]:
-        """Seconds a step, and images a second: those of an epoch, all of its padded pixels at the rate measured."""
+    def measure(
+        self, max_pixels: int, precision: str, is_compiled: bool = False, has_met_all: bool = False
+    ) -> dict[str, Any]:
+        """Seconds a step, and images a second: those of an epoch, all of its padded pixels at the rate measured.
+
+        has_met_all: whether a step was taken with every batch before the first is timed.
+        """
         import torch
 
         if self.is_gpu:
@@ -130,7 +140,7 @@ class Speed:
         batches, trainer = self.batches(max_pixels), self.trainer(precision, is_compiled)
         warm_up = WARM_UP if self.is_gpu else 1
         begun = time.perf_counter()
-        for batch in batches[:warm_up]:
+        for batch in batches if has_met_all else batches[:warm_up]:
             trainer.train_step(batch)
         self.wait()
         started = time.perf_counter()
@@ -145,6 +155,7 @@ class Speed:
             "precision": precision,
             "compile": is_compiled,
             "shapes": epoch["shapes"],
+            "has_met_all": has_met_all,
             "first_steps": round(started - begun, 2),
             "seconds_a_step": round(seconds / len(batches[warm_up:]), 4),
             "images_per_second": round(pixels / seconds / epoch["pixels"] * epoch["images"], 1),
@@ -167,7 +178,9 @@ class Speed:
         for budget in budgets:
             if rows and not self.has_time():
                 break
-            rows.append(self.measure(budget, "bf16" if self.is_gpu else "fp32"))
+            rows.append(
+                self.measure(budget, "bf16" if self.is_gpu else "fp32", has_met_all="batch.shapes" in self.chosen)
+            )
             best = max(row["images_per_second"] for row in rows)
             row = next(row for row in rows if row["images_per_second"] * 1.1 >= best)
             self.chosen |= {"batch.max_pixels": row["max_pixels"], "training.precision": row["precision"]}
@@ -186,7 +199,7 @@ class Speed:
         from dataset.loading.loaders import Loader
 
         cores = os.cpu_count() or 1
-        for workers in dict.fromkeys(min(count, max(1, cores - 2)) for count in (4, 8, 14)):
+        for workers in dict.fromkeys(min(count, max(1, cores - 2)) for count in (8, 14)):
             if not self.has_time():
                 return
             train = Loader(self.loader.items, self.loader.sampler, workers, pin_memory=self.is_gpu)
@@ -217,7 +230,9 @@ class Speed:
         self.chosen["training.compile"] = speed_up > PAYS and saved > 1.5 * compiled["first_steps"]
 
     def choose_shapes(self, row: dict[str, Any]) -> None:
-        """Few shapes have more padding, but meet no new shape after a while; the rate counts an epoch's padding."""
+        """Few shapes have more padding, but meet no new one after a while, for which cuDNN would make a plan in every
+        convolution. So all batches are met once before any is timed; the rate counts an epoch's padding.
+        """
         from dataset.loading.loaders import Loader
         from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan
 
@@ -227,10 +242,11 @@ class Speed:
         sampler = AdaptiveBatchSampler(source.sizes, row["max_pixels"], cost=cost, plan=plan, shapes=FEW_SHAPES)
         self.loader, self.drawn = Loader(usual.items, sampler), []
         self.loader.set_epoch(0)
-        few = self.measure(row["max_pixels"], row["precision"])
+        few = self.measure(row["max_pixels"], row["precision"], has_met_all=True)
         if few["images_per_second"] > PAYS * row["images_per_second"]:
             self.chosen["batch.shapes"] = FEW_SHAPES
-        self.loader, self.drawn = usual, []
+        else:
+            self.loader, self.drawn = usual, []
 
     def profile(self, row: dict[str, Any]) -> None:
         """The ten operations that take longest on the device, and how many are started in a step."""
@@ -260,21 +276,20 @@ class Speed:
             torch.cuda.empty_cache()
 
     def run(self) -> None:
+        """What costs most when it is chosen badly first."""
+        if self.is_gpu:
+            self.choose_shapes(self.measure(GPU_BUDGETS[0], "bf16"))
         row = self.choose_budget()
-        self.write()
+        if self.config.data.workers:
+            self.choose_workers(row)
         if self.has_time():
             self.profile(row)
             self.write()
         if self.has_time():
             row = self.choose_precision(row)
             self.write()
-        if self.config.data.workers:
-            self.choose_workers(row)
         if self.is_gpu and self.has_time():
             self.choose_compile(row)
-            self.write()
-        if self.has_time():
-            self.choose_shapes(row)
         self.write()
 
 
