@@ -18,6 +18,7 @@ import sys
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +28,12 @@ from dataset.images.flat_files import FlatWriter, map_files
 from dataset.images.standard import STANDARD, StandardImages
 from dataset.images.store import ImageStore
 from dataset.images.strokes import Strokes, StrokeStore, boxes_of, open_strokes
-from dataset.images.token_boxes import TokenBoxes, as_written, forms_of, token_boxes
+from dataset.images.token_boxes import TokenBoxes, as_written, boxes_of_label, forms_of, token_boxes
 from dataset.renderer import RenderError, layout
 from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
 from utils.files import hash64, locked
+from utils.parallel import in_processes
 from utils.progress import counted
 
 # Raise this when the files below, or what is measured, change: older libraries are then built again.
@@ -55,6 +57,7 @@ FILES = {
     "image_features": np.float32,  # see `Features`; NaN where an image does not tell
 }
 NO_IMAGE = -1
+CHUNK, MANY = 128, 8  # images that a process measures at a time; more than so many chunks are worth processes
 # Symbols whose diagonal is beyond these shares of the typeset one are taken for errors of the segmentation.
 LEAST_SIZE, LARGEST_SIZE = 0.35, 2.6
 LARGEST_RISE = 0.3  # em
@@ -73,6 +76,27 @@ class Features(NamedTuple):
     step: float
     spread: float
     lift: float
+
+
+class Symbol(NamedTuple):
+    """A handwritten symbol.   token: place in the list of tokens.   traces: (points, 2) each, in em.
+
+    typeset: (2,) width and height of the token's typeset box.   level, rise: see FILES.
+    """
+
+    token: int
+    traces: Sequence[np.ndarray]
+    typeset: np.ndarray
+    level: float = 1.0
+    rise: float = 0.0
+
+
+class WrittenImage(NamedTuple):
+    """What a symbol is cut out of.   label: (L,) vocabulary ids.   boxes: of this label alone."""
+
+    strokes: Strokes
+    label: np.ndarray
+    boxes: TokenBoxes
 
 
 class SymbolLibrary:
@@ -122,29 +146,21 @@ class LibraryWriter(FlatWriter):
         self._images += 1
         return self._images - 1
 
-    def add(
-        self,
-        token: int,
-        image: int,
-        traces: Sequence[np.ndarray],
-        typeset: np.ndarray,
-        level: float = 1.0,
-        rise: float = 0.0,
-    ) -> None:
-        """traces: (points, 2) each, in em.   typeset: (2,) width and height of the token's typeset box."""
-        points = np.concatenate(traces)
+    def add(self, image: int, symbol: Symbol) -> None:
+        """image: the place of that which it is from, or NO_IMAGE."""
+        points = np.concatenate(symbol.traces)
         low = points.min(axis=0)
-        for trace in traces:
+        for trace in symbol.traces:
             self._write("points", trace - low)
             self._write("trace_ends", self._written("points") // 2)
             self._write("trace_heights", np.ptp(trace[:, 1]))
         self._write("symbol_trace_ends", self._written("trace_ends"))
-        self._write("symbol_tokens", token)
+        self._write("symbol_tokens", symbol.token)
         self._write("symbol_images", image)
         self._write("symbol_sizes", np.ptp(points, axis=0))
-        self._write("typeset_sizes", typeset)
-        self._write("symbol_levels", level)
-        self._write("rises", rise)
+        self._write("typeset_sizes", symbol.typeset)
+        self._write("symbol_levels", symbol.level)
+        self._write("rises", symbol.rise)
 
 
 # ---- from a split whose strokes are known ----------------------------------------------------------------------------
@@ -194,15 +210,26 @@ def build_library(
     names = [store.name(index) for index in range(len(store))]
     writers = writers_of(names, split / "writers.txt")
     title = f"{split.parent.name}/{split.name}: symbols"
-    with LibraryWriter(split / "symbols", vocabulary.tokens, source) as library:
+
+    def images() -> Iterator[tuple[int, WrittenImage]]:
         for index, name in enumerate(counted(names, title, len(names), "image", progress)):
             drawn = layout_of[label_of[index]]
             written = strokes.find(name, store.sizes[index])
-            if drawn < 0 or written is None:
+            if drawn >= 0 and written is not None:
+                yield index, WrittenImage(written, store.tokens(index), boxes_of_label(boxes, drawn))
+
+    given = images()
+    chunks = iter(lambda: list(islice(given, CHUNK)), [])
+    workers = None if len(names) > MANY * CHUNK else 1
+    with LibraryWriter(split / "symbols", vocabulary.tokens, source) as library:
+        for index, cut_out in chain.from_iterable(in_processes(_cut_all, chunks, workers)):
+            if cut_out is None:
                 continue
-            part = slice(int(boxes.ends[drawn - 1]) if drawn else 0, int(boxes.ends[drawn]))
-            about = name, writers[index], forms[drawn], widths[drawn]
-            _add_symbols(library, about, written, store.tokens(index), boxes, part)
+            features, symbols = cut_out
+            drawn = layout_of[label_of[index]]
+            image = library.add_image(names[index], writers[index], forms[drawn], widths[drawn], features)
+            for symbol in symbols:
+                library.add(image, symbol)
 
 
 def _different_labels(store: ImageStore, vocabulary: Vocabulary) -> tuple[list[list[str]], np.ndarray]:
@@ -231,44 +258,44 @@ def writers_of(names: Sequence[str], table: Path) -> list[int]:
     return [numbers.setdefault(group, len(numbers)) for group in groups]
 
 
-def _add_symbols(
-    library: LibraryWriter, about: tuple, written: Strokes, label: np.ndarray, boxes: TokenBoxes, part: slice
-) -> None:
-    """Measure the symbols of one image, and add those that fit their boxes.
+def _cut_all(images: Sequence[tuple[int, WrittenImage]]) -> list[tuple[int, tuple[Features, list[Symbol]] | None]]:
+    """images: each with its index, which the result has, too."""
+    return [(index, cut(image)) for index, image in images]
 
-    about: the image's name, writer, form and width.   part: its boxes.
-    """
-    ink = boxes_of(written, written.traces, 1, len(label))[boxes.tokens[part]]  # (S, 4)
-    low, high = boxes.low[part], boxes.high[part]
-    is_known = np.isfinite(ink[:, 0]) & (label[boxes.tokens[part]] >= 0)
+
+def cut(image: WrittenImage) -> tuple[Features, list[Symbol]] | None:
+    """Measure the symbols of an image, and keep those that fit their boxes. Nothing where none can be measured."""
+    written, label, boxes = image
+    ink = boxes_of(written, written.traces, 1, len(label))[boxes.tokens]  # (S, 4)
+    is_known = np.isfinite(ink[:, 0]) & (label[boxes.tokens] >= 0)
     if not is_known.any():
-        return
-    sizes, typeset = ink[:, 2:] - ink[:, :2] - 1, high - low
-    has_rule, baselines = boxes.has_rule[part], boxes.baselines[part]
+        return None
+    sizes, typeset = ink[:, 2:] - ink[:, :2] - 1, boxes.high - boxes.low
     ratios = np.hypot(*sizes.T) / np.hypot(*typeset.T)
     # Letters and digits on the line tell the em; what is as wide or as high as what it holds does not.
-    is_plain = is_known & ~has_rule & (typeset.max(axis=1) < 1.1) & (typeset.min(axis=1) > 0.15)
-    is_full = is_plain & (boxes.levels[part] > 0.95)
+    is_plain = is_known & ~boxes.has_rule & (typeset.max(axis=1) < 1.1) & (typeset.min(axis=1) > 0.15)
+    is_full = is_plain & (boxes.levels > 0.95)
     em = float(np.median(ratios[is_full if is_full.any() else is_plain if is_plain.any() else is_known]))
     if not em > 0:
-        return
-    middles = np.stack([(ink[:, :2] + ink[:, 2:]) / 2 / em, (low + high) / 2])  # written, typeset
+        return None
+    middles = np.stack([(ink[:, :2] + ink[:, 2:]) / 2 / em, (boxes.low + boxes.high) / 2])  # written, typeset
     features = Features(*_pen_of(written.traces, em), *_spreads(middles[:, is_known]))
-    rises = _rises(middles[..., 1], baselines, is_known)
-    stretch = np.where(has_rule, features.spread if np.isfinite(features.spread) else 1.0, 1.0)
+    rises = _rises(middles[..., 1], boxes.baselines, is_known)
+    stretch = np.where(boxes.has_rule, features.spread if np.isfinite(features.spread) else 1.0, 1.0)
     relative = ratios / em / stretch
     is_good = is_known & (relative > LEAST_SIZE) & (relative < LARGEST_SIZE) & (np.abs(rises) < 2 * LARGEST_RISE)
     members = defaultdict(list)
     for traces, token in zip(written.symbols, written.indices, strict=True):
         members[token] += traces
-    image = library.add_image(*about, features)
-    for symbol in np.flatnonzero(is_good):
-        token = int(boxes.tokens[part][symbol])
+    symbols = []
+    for place in np.flatnonzero(is_good):
+        token = int(boxes.tokens[place])
         # What spans others is as much wider as they are further apart: that belongs to the image.
-        scale = np.array([1 / (em * stretch[symbol]), 1 / em])
+        scale = np.array([1 / (em * stretch[place]), 1 / em])
         traces = [written.traces[trace] * scale for trace in members[token]]
-        rise = float(np.clip(rises[symbol], -LARGEST_RISE, LARGEST_RISE))
-        library.add(int(label[token]) - FIRST_TOKEN, image, traces, typeset[symbol], boxes.levels[part][symbol], rise)
+        rise = float(np.clip(rises[place], -LARGEST_RISE, LARGEST_RISE))
+        symbols.append(Symbol(int(label[token]) - FIRST_TOKEN, traces, typeset[place], boxes.levels[place], rise))
+    return features, symbols
 
 
 FIRST_TOKEN = 3  # the id of the first token of a vocabulary, after the three specials
@@ -367,7 +394,7 @@ def import_mathnote(archive: Path, folder: Path, progress: bool = True) -> list[
             scale = np.hypot(*typeset) / max(float(np.median(diagonals)), 1e-6)
             for traces, diagonal in zip(symbols[token], diagonals, strict=True):
                 if LEAST_SIZE < diagonal * scale / np.hypot(*typeset) < LARGEST_SIZE:
-                    library.add(number, NO_IMAGE, [trace * scale for trace in traces], typeset)
+                    library.add(NO_IMAGE, Symbol(number, [trace * scale for trace in traces], typeset))
     return sorted(unknown)
 
 

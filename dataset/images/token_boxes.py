@@ -30,6 +30,12 @@ class TokenBoxes(NamedTuple):
     has_rule: np.ndarray
 
 
+def boxes_of_label(boxes: TokenBoxes, number: int) -> TokenBoxes:
+    """Those of one of the labels."""
+    part = slice(int(boxes.ends[number - 1]) if number else 0, int(boxes.ends[number]))
+    return TokenBoxes(np.array([part.stop - part.start]), *(each[part] for each in boxes[1:]))
+
+
 # How much lower than typeset people write what stands in a group, em; negative: higher. Medians over CROHME's ink.
 NUMERATOR, SUPERSCRIPT, SUBSCRIPT = 0.15, -0.07, 0.0
 LARGE_OPERATORS = {r"\sum": (0.22, -0.17), r"\prod": (0.22, -0.17), r"\int": (0.2, -0.1), r"\lim": (0.0, 0.15)}
