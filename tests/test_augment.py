@@ -263,7 +263,9 @@ def ink():
     return [steps * [20, 28], [20, 0] + steps * [-20, 28], [100, 14] + steps * [60, 0]], [(0, 1)]
 
 
-ALL_STROKES = StrokeAugmentation(pen=(2, 5), jitter=1.5, shift=3, scale=(0.8, 1.25), slant=0.3, smoothing=2)
+ALL_STROKES = StrokeAugmentation(
+    pen=(2, 5), jitter=1.5, shift=3, scale=(0.8, 1.25), stretch=(0.8, 1.3), slant=0.3, rotation=8, smoothing=2
+)
 
 
 def distorted(index=0, epoch=0, **settings):
@@ -318,6 +320,27 @@ def test_slant_leans_symbols_and_keeps_their_height():
     assert -0.3 <= min(leans) < -0.25 and 0.25 < max(leans) <= 0.3
 
 
+def test_stretch_changes_the_shape_of_symbols_and_not_their_area():
+    shapes = []
+    for index in range(60):
+        sides = np.ptp(np.concatenate(distorted(index, stretch=(0.5, 2))[:2]), axis=0)
+        assert sides.prod() == pytest.approx(20 * 28)
+        shapes.append(sides[0] / sides[1] / (20 / 28))
+    assert 0.5 <= min(shapes) < 0.56 and 1.8 < max(shapes) <= 2
+
+
+def test_symbols_turn_about_their_middle_and_keep_their_size():
+    angles = []
+    for index in range(60):
+        first, second, alone = distorted(index, rotation=10)
+        ends = np.stack([first[0], first[-1], second[0], second[-1]])
+        assert np.allclose(ends.mean(axis=0), [10, 14])
+        assert np.hypot(*(first[-1] - first[0])) == pytest.approx(np.hypot(20, 28))
+        angles.append(np.degrees(np.arctan2(*(second[0] - first[0])[::-1])))  # of the upper side, level as written
+        assert (alone == ink()[0][2]).all()
+    assert -10 <= min(angles) < -9 and 9 < max(angles) <= 10
+
+
 def test_jitter_is_bounded_and_smooth():
     moves = [distorted(index, jitter=1.5)[0] - ink()[0][0] for index in range(40)]
     assert 1.2 < np.abs(moves).max() <= 1.5
@@ -355,7 +378,8 @@ def test_pens_of_every_width_in_the_range_occur():
     assert pen_width(0, 0, 0, StrokeAugmentation()) == 3
 
 
-@pytest.mark.parametrize("wrong", [{"pen": (0, 3)}, {"pen": (5, 3)}, {"scale": (2, 1)}, {"jitter": -1}, {"slant": -1}])
+@pytest.mark.parametrize("wrong", [{"pen": (0, 3)}, {"pen": (5, 3)}, {"scale": (2, 1)}, {"jitter": -1}, {"slant": -1},
+                                   {"stretch": (0, 1)}, {"rotation": -1}])  # fmt: skip
 def test_a_bad_range_of_strokes_is_named(wrong):
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: expected"):
         StrokeAugmentation(**wrong)

@@ -20,7 +20,9 @@ from dataset.vocabulary import Vocabulary
 from utils.errors import DataError
 from utils.reading.images import MARGIN, normalize_image
 
-STROKES = StrokeAugmentation(pen=(2, 6), jitter=1.5, shift=4, scale=(0.7, 1.4), slant=0.3, smoothing=2)
+STROKES = StrokeAugmentation(
+    pen=(2, 6), jitter=1.5, shift=4, scale=(0.7, 1.4), stretch=(0.7, 1.4), slant=0.3, rotation=10, smoothing=2
+)
 IMAGES = Augmentation(scale=(0.7, 1.4), stretch=(0.9, 1.1), rotation=4, shear=0.1, perspective=0.03, distortion=2)
 
 

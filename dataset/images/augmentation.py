@@ -235,14 +235,17 @@ class StrokeAugmentation:
     jitter: float = 0  # the hand's tremble: points along a stroke move by at most so many pixels
     shift: float = 0  # each symbol moves by at most so many pixels, in x and in y
     scale: tuple[float, float] = (1, 1)  # factor of each symbol, about its centre
+    stretch: tuple[float, float] = (1, 1)  # factor of each symbol's width against its height
     slant: float = 0  # of each symbol: at most this share of its height, either way
+    rotation: float = 0  # of each symbol, degrees, either way
     smoothing: float = 0  # sigma of a Gaussian along the stroke, at most so many points
 
     def __post_init__(self):
         if not 1 <= self.pen[0] <= self.pen[1]:
             raise ValueError(f"pen: expected two widths of at least 1 pixel, the smaller first, got {list(self.pen)}")
         _check_factors("scale", self.scale)
-        for name in ("jitter", "shift", "slant", "smoothing"):
+        _check_factors("stretch", self.stretch)
+        for name in ("jitter", "shift", "slant", "rotation", "smoothing"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
@@ -264,7 +267,7 @@ def augment_traces(
     epoch: int,
     settings: StrokeAugmentation,
 ) -> list[np.ndarray]:
-    """Distort pen strokes: symbols move, grow and slant, strokes are smoothed and tremble.
+    """Distort pen strokes: symbols move, grow, slant and turn, strokes are smoothed and tremble.
 
     traces: each (points, 2), in pixels (`inkml.pixel_traces`).   symbols: the traces of each symbol; a trace that
     belongs to none stays in its place. Returns traces with as many points each; the given ones are left as they are.
@@ -273,25 +276,21 @@ def augment_traces(
     ends = np.cumsum(counts)
     starts = ends - counts
     knots = int(ends[-1]) // JITTER_POINTS + 2  # of the tremble, along all strokes
-    count = 2 + 4 * len(symbols)
+    count = 2 + 6 * len(symbols)
     draws = uniform(seed, epoch, np.array([index]), count + 2 * knots, FIRST_OF_STROKES)[0]  # the first is the pen's
 
     points = np.concatenate(traces, dtype=np.float64)
     owners, low, high = symbol_extents(points, starts, symbols)
-    draw = draws[2:count].reshape(-1, 4)
-    # A large symbol grows and slants by no more pixels than an ordinary one: a root must still hold its ink.
+    draw = draws[2:count].reshape(-1, 6)
+    # A large symbol changes by no more pixels than an ordinary one: a root must still hold its ink.
     share = np.minimum(1, ORDINARY / np.maximum((high - low).max(axis=1), 1))
-    # Of each symbol, and of what belongs to none (the last row): its middle, its move, its growth, its slant.
-    maps = np.zeros((len(symbols) + 1, 6))
-    maps[-1, 4] = 1
-    maps[:-1, :2] = (low + high) / 2
-    maps[:-1, 2:4] = settings.shift * (2 * draw[:, :2] - 1)
-    maps[:-1, 4] = _factor(draw[:, 2], settings.scale) ** share
-    maps[:-1, 5] = settings.slant * (2 * draw[:, 3] - 1) * share
-    maps = np.repeat(maps[owners], counts, axis=0)
-    points = (points - maps[:, :2]) * maps[:, 4:5]
-    points[:, 0] -= maps[:, 5] * points[:, 1]
-    points += maps[:, :2] + maps[:, 2:4]
+    # Of each symbol, and of what belongs to none (the last row): its middle and its move, and the rows of a matrix.
+    places, turns = np.zeros((len(symbols) + 1, 2, 2)), np.tile(np.eye(2), (len(symbols) + 1, 1, 1))
+    places[:-1, 0] = (low + high) / 2
+    places[:-1, 1] = settings.shift * (2 * draw[:, :2] - 1)
+    turns[:-1] = _turns(draw[:, 2:], share, settings)
+    places, turns = np.repeat(places[owners], counts, axis=0), np.repeat(turns[owners], counts, axis=0)
+    points = np.einsum("nij,nj->ni", turns, points - places[:, 0]) + places.sum(axis=1)
 
     if settings.smoothing:
         points = _smooth(points, starts, ends, settings.smoothing * draws[1])
@@ -300,6 +299,20 @@ def augment_traces(
         at = np.arange(ends[-1]) / JITTER_POINTS
         points += np.stack([np.interp(at, np.arange(knots), each) for each in tremble], axis=1)
     return np.split(points, ends[:-1])
+
+
+def _turns(draws: np.ndarray, share: np.ndarray, settings: StrokeAugmentation) -> np.ndarray:
+    """What symbols are multiplied by, about their middles: scale and stretch, then slant, then rotation. (S, 2, 2).
+
+    draws: (S, 4) in 0..1.   share: (S,) of each distortion that a symbol takes.
+    """
+    growth, stretch = _factor(draws[:, 0], settings.scale) ** share, _factor(draws[:, 1], settings.stretch) ** share
+    slant = settings.slant * (2 * draws[:, 2] - 1) * share
+    angle = np.radians(settings.rotation) * (2 * draws[:, 3] - 1) * share
+    across, along = growth / np.sqrt(stretch), growth * np.sqrt(stretch)
+    slanted = np.array([[along, -slant * across], [np.zeros_like(across), across]])
+    rotated = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.einsum("ijs,jks->sik", rotated, slanted)
 
 
 def symbol_extents(

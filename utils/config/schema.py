@@ -216,7 +216,9 @@ class StrokesConfig:
     jitter: NonNegativeNumber = 0.0
     shift: NonNegativeNumber = 0.0
     scale: Range = (1.0, 1.0)
+    stretch: Range = (1.0, 1.0)
     slant: NonNegativeNumber = 0.0
+    rotation: NonNegativeNumber = 0.0
     smoothing: NonNegativeNumber = 0.0
 
 
