@@ -61,6 +61,7 @@ def test_the_config_survives_its_own_form_as_plain_values():
         ("augment.strokes.wobble=1", "augment.strokes.wobble: unknown key"),
         ("batch.max_pixels=-5", "batch.max_pixels: expected a positive integer or auto, got -5"),
         ("data=7", "data: expected a table of keys, got 7"),
+        ("augment=off", "augment: expected a table of keys, got False; a stage is trained without by stages.NAME.aug"),
         ("seed=null", "seed: expected an integer, got None"),
         ("stages.7.epochs=1", "stages.7.epochs: there is no entry 7; there are 3"),
         ("threads=0", "threads: expected a positive integer or auto, got 0"),

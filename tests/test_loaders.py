@@ -385,6 +385,15 @@ def test_without_strokes_a_mix_with_synthetic_ink_goes_on_and_that_is_told(data,
     assert 0 < boxes.isfinite().all(1).sum() < len(boxes)
 
 
+def test_strokes_that_are_to_be_varied_and_are_not_there_are_told(data, inked, capsys):
+    strokes = Data(inked, settings(inked), 3)
+    for of, assignment, is_told in ((data, "jitter=1", True), (data, "jitter=0", False), (strokes, "jitter=1", False)):
+        config = load_config(ROOT / "config.yaml", "MINE", assignments=[f"augment.strokes.{assignment}"])
+        check_stages(of, config)
+        told = "`augment.strokes` changes nothing in stage alignment and handwritten"
+        assert (told in capsys.readouterr().err) == is_told
+
+
 @pytest.mark.parametrize(("assignment", "message"), [
     ("augment.strokes.pen=[4, 2]", r"augment\.strokes\.pen: expected two widths"),
     ("augment.rotation=90", r"augment\.rotation: expected a number from 0 to 45"),

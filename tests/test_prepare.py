@@ -254,6 +254,13 @@ def test_a_table_whose_name_says_nothing_is_named_where_nothing_is_recognized(tm
         find_splits(tmp_path)
 
 
+def test_a_spreadsheet_is_to_be_saved_as_csv(tmp_path):
+    (tmp_path / "Formulas.XLSX").write_bytes(b"PK")
+    (tmp_path / "a.png").write_bytes(image("a", "x", ".png"))
+    with pytest.raises(DataError, match=r"Formulas.XLSX: save the spreadsheet as labels.csv, with the columns name,"):
+        find_splits(tmp_path)
+
+
 def test_two_sources_of_one_split_are_an_error_that_names_both(tmp_path):
     folder = make_can(tmp_path / "can", False, "\t")
     (folder / "train" / "images").mkdir(parents=True)
@@ -414,7 +421,7 @@ def test_what_was_changed_in_reading_is_told_and_what_normalizing_would_change(t
     assert prepare(folder, tmp_path / "NAME", progress=False) == []
     told = capsys.readouterr().err
     for words in (
-        "NAME/train: characters read as the LaTeX that they mean, 1 times",
+        "NAME/train: characters read as the LaTeX that they mean, 1 time\n",
         "train/labels.txt, line 1: − (U+2212) is read as -",
         r"train/labels.txt, line 2: \dfrac{x}{y} -> \dfrac { x } { y }",
         "NAME/train: --normalize would write 1 of 3 different labels",
@@ -424,6 +431,27 @@ def test_what_was_changed_in_reading_is_told_and_what_normalizing_would_change(t
     prepare(folder, tmp_path / "NAME", progress=False, options=options)
     assert labels_of(tmp_path / "NAME" / "train")["a_2"] == r"\frac { x } { y }"
     assert "--normalize" not in capsys.readouterr().err
+
+
+def test_each_character_that_is_read_as_latex_is_told_once(tmp_path, capsys):
+    folder = make_plain(tmp_path / "plain")
+    lines = ["a_1\tx − y − x − y", "a_2\tx − y", "b.3\tх × у \u200b"]
+    (folder / "train" / "labels.txt").write_text("\n".join(lines), encoding="utf-8")
+    assert prepare(folder, tmp_path / "NAME", "train", progress=False) == []
+    told = capsys.readouterr().err
+    assert "6 times" in told and "…" not in told
+    for character in ("U+2212", "U+0445", "U+00D7", "U+0443", "U+200B"):
+        assert told.count(character) == 1
+
+
+def test_an_encoding_that_is_guessed_is_told(tmp_path, capsys):
+    folder = make_plain(tmp_path / "plain")
+    for encoding, is_told in (("gbk", True), ("utf-8", False), ("utf-16", False)):
+        (folder / "train" / "labels.txt").write_bytes("a_1\tx 中\na_2\ty\nb.3\tx\n".encode(encoding))
+        find_splits(folder, "train")
+        assert ("train/labels.txt: no UTF-8; read as GBK" in capsys.readouterr().err) == is_told
+        find_splits(folder, "train", Reading(encoding=encoding))
+        assert "GBK" not in capsys.readouterr().err
 
 
 def test_lines_without_names_are_told_and_read_in_order_where_that_is_asked_for(tmp_path, capsys):

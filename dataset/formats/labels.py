@@ -28,6 +28,7 @@ from utils.errors import DataError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TABLE_SUFFIXES = (".csv", ".tsv")
 # What stands around a label in a text: $ … $, $$ … $$, \( … \), \[ … \].
+CHARACTERS = "characters read as the LaTeX that they mean"
 DOLLARS = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|#\d+|#x[0-9a-fA-F]+);")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -84,7 +85,7 @@ def clean_label(text: str, known: Container[str] = ()) -> tuple[list[str], list[
         text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
         notes.append(("HTML entities read as characters", match[0]))
     replaced = to_latex(text, known)
-    notes += [("characters read as the LaTeX that they mean", note) for note in replaced.notes]
+    notes += [(CHARACTERS, note) for note in replaced.notes]
     pieces = replaced.text.split()
     tokens = pieces if all(piece in known for piece in pieces) else tokenize(replaced.text)
     tokens = ["~" if token.isspace() or token == "\\ " else token for token in tokens]  # a space that is written `\ `

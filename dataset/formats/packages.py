@@ -40,6 +40,7 @@ LABEL_FILE = re.compile(
     rf"|(?P<table>{_SPLITS}|formulas?|data)\.(?:csv|tsv|jsonl)",
     re.IGNORECASE,
 )
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 VOCABULARY_FILES = ("words_dict.txt", "dictionary.txt", "vocabulary.txt")
 # Entries of a package's vocabulary that are not written in labels; every model here has its own.
 NOT_TOKENS = {"eos", "sos", "pad", "<eos>", "<sos>", "<pad>"}
@@ -129,7 +130,10 @@ def find_splits(
 
 def _tables_in(source: Source) -> str:
     """The files that may be meant as labels, for a message."""
-    files = [source.shown(file) for file in source.files if file.endswith((".csv", ".tsv", ".jsonl", ".txt"))]
+    sheets = [source.shown(file) for file in source.files if file.lower().endswith(SPREADSHEETS)]
+    if sheets:
+        return f" ({', '.join(sheets[:3])}: save the spreadsheet as labels.csv, with the columns name,label)"
+    files = [source.shown(file) for file in source.files if file.endswith((".csv", ".tsv", ".json", ".jsonl", ".txt"))]
     return f" (of {', '.join(files[:3])} the name does not say that they are labels)" if files else ""
 
 
@@ -181,11 +185,18 @@ def _splits_in(source: Source, split: str | None, reading: Reading) -> Iterator[
         else:
             read = partial(_read_images, source, file, files, place, reading, users[place] == 1)
         is_plain = isinstance(source, Folder) and name == "labels.txt" and place.rpartition("/")[2] == "images"
+        count = sum(1 for _ in source.lines(file, reading.encoding))
+        if reading.encoding is None and (guess := source.guessed_encoding(file)):
+            print(
+                f"{source.shown(file)}: no UTF-8; read as {guess}. If signs are wrong, name the encoding: --encoding "
+                "big5, shift_jis …",
+                file=sys.stderr,
+            )
         yield Split(
             name=split_name(prefix),
             place=source.shown(place),
             files=[source.path(file), source.path(place)],
-            count=sum(1 for _ in source.lines(file, reading.encoding)),
+            count=count,
             read=read,
             folder=source.root / folder if is_plain and not reading.in_order else None,
         )

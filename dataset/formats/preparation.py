@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from dataset.formats.items import Item, image_of, name_of_image
-from dataset.formats.labels import Label, read_labels
+from dataset.formats.labels import CHARACTERS, Label, read_labels
 from dataset.formats.packages import LOOKED_FOR, NothingRecognized, Reading, Split, find_splits
 from dataset.formats.text_files import count_lines, lines_of, lines_or_bad
 from dataset.images.store import build_store, fresh_store
@@ -38,6 +38,7 @@ PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 ALWAYS_READ = 40  # tokens that are read from any image, however small: only longer labels need a look
 CLEANED, UNCLEANED = "photographs cleaned", "images of many grey levels, which --clean would clean as recognize.py does"
 _EXAMPLES = 3  # that a message of what was changed in reading shows
+_CHARACTERS = 20  # that such a message shows, each where it stands first
 _NORMALIZED_TO_JUDGE = 5000  # labels, at most, of which it is told what --normalize would change
 
 
@@ -507,11 +508,14 @@ class _Changes:
     def __init__(self, split: str, normalizes: bool):
         self.split, self._normalizes = split, normalizes
         self._of_kind: dict[str, list[str]] = {}
+        self._characters: dict[str, str] = {}  # what each was read as, and where first
         self._labels: dict[str, str] = {}  # the first different ones, and where each is
 
     def add(self, item: Item) -> None:
         for kind, detail in item.notes:
             self._of_kind.setdefault(kind, []).append(f"{item.where}: {detail}")
+            if kind == CHARACTERS:
+                self._characters.setdefault(detail, f"{item.where}: {detail}")
         if len(self._labels) < _NORMALIZED_TO_JUDGE:
             self._labels.setdefault(" ".join(item.tokens), item.where)
 
@@ -520,7 +524,9 @@ class _Changes:
 
     def tell(self) -> None:
         for kind, changes in self._of_kind.items():
-            print(f"{self.split}: {kind}, {len(changes)} times{_listed(changes)}", file=sys.stderr)
+            count = f"{len(changes)} time{'s' if len(changes) > 1 else ''}"
+            listed = _listed(list(self._characters.values()), _CHARACTERS) if kind == CHARACTERS else _listed(changes)
+            print(f"{self.split}: {kind}, {count}{listed}", file=sys.stderr)
         if self._normalizes:
             return
         spellings = ((label, " ".join(normalize_label(label.split())), where) for label, where in self._labels.items())
@@ -534,9 +540,9 @@ class _Changes:
             )
 
 
-def _listed(lines: list[str]) -> str:
-    rest = ["…"] if len(lines) > _EXAMPLES else []
-    return "".join(f"\n  {line}" for line in [*lines[:_EXAMPLES], *rest])
+def _listed(lines: list[str], most: int = _EXAMPLES) -> str:
+    rest = ["…"] if len(lines) > most else []
+    return "".join(f"\n  {line}" for line in [*lines[:most], *rest])
 
 
 def cleaning_of(folder: Path) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from dataset.formats.text_files import BadLine, decoded_lines, lines_or_bad
+from dataset.formats.text_files import BadLine, decoded_lines, guessed_encoding, lines_or_bad
 from utils.errors import DataError
 
 
@@ -21,6 +21,10 @@ class Source(Protocol):
 
     def lines(self, file: str, encoding: str | None = None) -> Iterator[str | BadLine]:
         """The lines of a text file; a BadLine for each that cannot be decoded."""
+        ...
+
+    def guessed_encoding(self, file: str) -> str | None:
+        """The encoding of a text file where nothing in it makes sure of it."""
         ...
 
     def image(self, file: str) -> Path | bytes:
@@ -50,6 +54,9 @@ class Folder:
 
     def lines(self, file: str, encoding: str | None = None) -> Iterator[str | BadLine]:
         return lines_or_bad(self.root / file, self.shown(file), encoding)
+
+    def guessed_encoding(self, file: str) -> str | None:
+        return guessed_encoding((self.root / file).read_bytes())
 
     def image(self, file: str) -> Path:
         return self.root / file
@@ -104,6 +111,9 @@ class Zip:
 
     def lines(self, file: str, encoding: str | None = None) -> Iterator[str | BadLine]:
         return decoded_lines(read_packed(self._zip, file, self.shown(file)), self.shown(file), encoding)
+
+    def guessed_encoding(self, file: str) -> str | None:
+        return guessed_encoding(read_packed(self._zip, file, self.shown(file)))
 
     def image(self, file: str) -> bytes:
         return read_packed(self._zip, file, self.shown(file), MAX_PACKED_IMAGE)

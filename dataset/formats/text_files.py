@@ -102,6 +102,12 @@ def _recognized(data: bytes) -> str:
     return CHINESE if all(_decodes(line, "gb2312") for line in lines) else "utf-8"
 
 
+def guessed_encoding(data: bytes) -> str | None:
+    """ "GBK" where bytes are taken for it: other encodings of East Asia look alike. Else None."""
+    is_marked = data.startswith(tuple(mark for mark, _ in _BYTE_ORDER_MARKS))
+    return "GBK" if not is_marked and _recognized(data) == CHINESE else None
+
+
 def _decodes(data: bytes, encoding: str) -> bool:
     try:
         data.decode(encoding)

@@ -408,7 +408,7 @@ def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def check_stages(data: Data, config: Config) -> None:
     """Raises, before anything takes time, the DataError or ConfigError that a later stage would stop at."""
-    _augmentations(config.augment)
+    _, strokes = _augmentations(config.augment)
     if config.data.chinese_font:
         check_chinese_font(config.data.chinese_font, data.vocabulary.tokens)
     for stage in config.stages:
@@ -419,6 +419,13 @@ def check_stages(data: Data, config: Config) -> None:
             print(
                 f"{data.folder.name} has no pen strokes: in stage {' and '.join(mixed)}, losses that need boxes "
                 "learn from synthetic ink alone, and `augment.strokes` changes that alone",
+                file=sys.stderr,
+            )
+        plain = [stage.name for stage in config.stages if stage.augment and _shows_its_ink_alone(stage)]
+        if plain and strokes != AS_WRITTEN:
+            print(
+                f"{data.folder.name} has no pen strokes: `augment.strokes` changes nothing in stage "
+                f"{' and '.join(plain)}; strokes are kept where ink comes as InkML",
                 file=sys.stderr,
             )
 
@@ -455,6 +462,11 @@ def _augmentations(settings: AugmentConfig) -> tuple[Augmentation, StrokeAugment
 def _needs_boxes(stage: StageConfig) -> list[str]:
     """The losses of a stage that ask where each token's ink lies."""
     return [name for name in BOX_LOSSES if stage.losses.get(name, 0) > 0]
+
+
+def _shows_its_ink_alone(stage: StageConfig) -> bool:
+    """Whether all images of a stage's handwriting are those of the data set."""
+    return stage.images in ("ink", "pairs") and not max(stage.synthetic.first, stage.synthetic.last)
 
 
 def _require_boxes(data: Data, stage: StageConfig) -> None:

@@ -342,7 +342,9 @@ def _explained(error: dict) -> tuple[Location, str]:
         "dict_type": "a table of names and numbers",
         "dataclass_type": "a table of keys",
     }.get(kind, error["msg"])
-    return location, f"expected {expected}, got {value!r}"
+    # The distortions are described once, and each stage says whether it has them.
+    hint = "; a stage is trained without by stages.NAME.augment=false" if location == ("augment",) else ""
+    return location, f"expected {expected}, got {value!r}{hint}"
 
 
 def _unknown(location: Location) -> str:

@@ -259,7 +259,7 @@ def describe_search(search: dict[str, Any]) -> str:
 def describe_comparison(against: dict[str, Any]) -> str:
     return (
         f"Right here alone: {against['only_here']}; right in {against['file']} alone: {against['only_there']}; "
-        f"exact McNemar p = {against['p']:.3g}."
+        f"exact McNemar p {'= ' + format(against['p'], '.3g') if against['p'] else '< 0.000001'}."
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -58,6 +58,7 @@ class StopSignals:
         self._raises = False
         self._process = os.getpid()
         self._before: dict[int, object] = {}
+        self._before_workers: Callable | None = None
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
@@ -67,6 +68,26 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
+        if self._before_workers is not None:
+            signal.signal(signal.SIGCHLD, self._before_workers)
+            self._before_workers = None
+
+    def let_workers_end(self) -> None:
+        """After a signal, the end of a loader's worker is no error. To be called when the loader has its workers.
+
+        Clusters send SIGTERM to all processes of a job. torch's handler of SIGCHLD would raise RuntimeError at once,
+        in the middle of a step; without it the loader tells, when the worker's next batch is due.
+        """
+        before = signal.getsignal(signal.SIGCHLD) if self._before and hasattr(signal, "SIGCHLD") else None
+        if not callable(before) or self._before_workers is not None:
+            return
+
+        def receive(number: int, frame: FrameType | None) -> None:
+            if not self.number:
+                before(number, frame)
+
+        self._before_workers = before
+        signal.signal(signal.SIGCHLD, receive)
 
     @contextmanager
     def raised_at_once(self) -> Iterator[None]:

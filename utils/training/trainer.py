@@ -213,7 +213,9 @@ class Trainer:
         iterator = iter(batches)
         while not self.time_is_used():
             try:
-                yield next(iterator)
+                batch = next(iterator)
+                self.stop.let_workers_end()
+                yield batch
             except StopIteration:
                 return
             except RuntimeError as error:
