@@ -27,8 +27,8 @@ from utils.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TABLE_SUFFIXES = (".csv", ".tsv")
-# What stands around a label in a text: $ … $, $$ … $$, \( … \), \[ … \].
 CHARACTERS = "characters read as the LaTeX that they mean"
+# What stands around a label in a text: $ … $, $$ … $$, \( … \), \[ … \].
 DOLLARS = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|#\d+|#x[0-9a-fA-F]+);")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")

@@ -53,7 +53,7 @@ class ImageSource(Protocol):
     def set_progress(self, progress: float | None) -> None:
         """What fraction of the stage has passed when the next epoch begins. Most sources are always the same."""
 
-    def prepare(self, indices: Sequence[int], seed: int, epoch: int) -> None:  # noqa: B027
+    def prepare(self, indices: Sequence[int], seed: int, epoch: int) -> None:
         """Find at once what drawing these images needs. Only faster: they are the same without it."""
 
     def partner(self, index: int, seed: int, epoch: int) -> np.ndarray | None:
