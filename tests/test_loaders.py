@@ -255,6 +255,32 @@ def test_every_stage_of_the_shipped_config_gets_its_loaders(inked, batching, pre
         assert sum(len(batch) for batch in validation) > 0
 
 
+@pytest.mark.parametrize("name", ["standard", "alignment"])
+def test_standard_images_have_the_styles_that_their_stage_names(inked, name):
+    data, shown = Data(inked, settings(inked), 3), {}
+    for styles in ("standard", "varied"):
+        config, stage = supervised(name, f"stages.{name}.styles={styles}")
+        train, _ = make_loaders(data, stage, config, "fixed", stride=8)
+        shown[styles] = [train.items[0, index].standard for index in range(3)]
+    exact = data.standard("train", STANDARD)
+    drawn = {tuple(exact.label(index).tolist()): exact.image(index, 0, 0) for index in range(len(exact))}
+    for index in range(3):
+        wanted = drawn[tuple(train.items[0, index].label.tolist())]
+        assert np.array_equal(shown["standard"][index], wanted)
+        assert not np.array_equal(shown["varied"][index], wanted)
+
+
+def test_a_stage_of_standard_images_is_validated_on_labels_that_it_does_not_train_on(inked):
+    data = Data(inked, settings(inked), 3)
+    config, stage = supervised("standard")
+    train, validation = make_loaders(data, stage, config, "fixed", stride=8)
+    learnt, read = (
+        {loader.items.source.name(index) for index in range(len(loader.items))} for loader in (train, validation)
+    )
+    assert read == {data.text(data.ink("validation").label(index)) for index in range(len(data.ink("validation")))}
+    assert learnt and read and not learnt & read
+
+
 @pytest.mark.parametrize("synthetic", [0, 0.25])
 def test_an_epoch_of_several_passes_shows_each_image_as_often_and_never_twice_alike(inked, synthetic):
     data = Data(inked, settings(inked), 3)
