@@ -601,6 +601,17 @@ def test_vectors_are_not_decayed(name):
     assert decays == {1e-4: {2}, 0.0: {1}}
 
 
+def test_optimizers_get_their_own_settings():
+    settings = {"sgd": {"momentum": 0.7}, "muon": {"muon_factor": 3.0}}
+    made = {
+        name: make_optimizer(Reader(), STAGE, replace(TRAINING, optimizer=name, **settings[name])) for name in settings
+    }
+    assert {group["momentum"] for group in made["sgd"].param_groups} == {0.7}
+    assert {group["hidden_factor"] for group in made["muon"].param_groups} == {3.0}
+    assert {group["weight_decay"] for group in made["muon"].param_groups if group["is_hidden"]} == {1e-4}
+    assert any(group["is_hidden"] for group in made["muon"].param_groups)
+
+
 def test_an_unusable_device_is_named():
     with pytest.raises(ConfigError, match="--device abacus"):
         choose_device("abacus")
