@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import utils.training.trainer
 from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import ConfigError, LossError
 from utils.training.averaging import EMA, make_swa
@@ -514,6 +515,17 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path):
     lines = run.lines()
     best = max(line["validation"]["exprate"] for line in [*lines, {"validation": lines[-1]["validation_of_swa"]}])
     assert load_checkpoint(run.best("only")).about["validation"]["exprate"] == best
+
+
+def test_of_validations_with_equally_many_expressions_right_fewer_wrong_tokens_are_better(tmp_path, monkeypatch):
+    errors = iter([0.5, 0.2, 0.4, 0.3])
+
+    def made_up(predictions):
+        return {"exprate": 50.0, "token_error_rate": next(errors)}
+
+    monkeypatch.setattr(utils.training.trainer, "score", made_up)
+    _, run = train(tmp_path / "run", stage=replace(STAGE, epochs=4), training=replace(TRAINING, swa_epochs=0))
+    assert load_checkpoint(run.best("only")).about["validation"]["token_error_rate"] == 0.2
 
 
 def test_the_learning_rate_warms_up_and_falls_and_never_jumps():
