@@ -599,6 +599,19 @@ def test_swa_is_the_mean_of_the_weights_and_of_the_statistics():
     assert swa.module.num_batches_tracked.item() == 6
 
 
+@pytest.mark.parametrize("epochs", [0, 1, 2, 3])
+def test_swa_averages_as_many_epochs_as_the_config_says(tmp_path, monkeypatch, epochs):
+    made = []
+
+    def noted(model):
+        made.append(make_swa(model))
+        return made[-1]
+
+    monkeypatch.setattr(utils.training.trainer, "make_swa", noted)
+    train(tmp_path / "run", stage=replace(STAGE, epochs=5), training=replace(TRAINING, swa_epochs=epochs))
+    assert [int(swa.n_averaged) for swa in made] == ([epochs] if epochs else [])
+
+
 def test_frozen_parts_are_in_eval_mode():
     model = Reader().train()
     train_only(model, ("decoder",))
