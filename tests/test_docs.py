@@ -15,7 +15,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 # A path in backticks: one that begins with a folder of ours, or a file of the kinds that stand at the top level.
 PATH = re.compile(r"(?:dataset|models|utils|tests|results|docs)/[\w./-]*|[\w-]+\.(?:py|yaml|cff)")
-MADE_BY_THE_READER = {"models/decoders/plain_gru.py", "checkpoints/2014"}
+MADE_BY_THE_READER = {"models/decoders/dot_gru.py", "checkpoints/2014"}
 COMMAND = re.compile(r"(?:python|--) (?:-m ([\w.]+)|([\w/]+\.py))((?:[^\n]*\\\n)*[^\n]*)")
 each_page = pytest.mark.parametrize("page", PAGES)
 

@@ -255,6 +255,78 @@ def test_every_stage_of_the_shipped_config_gets_its_loaders(inked, batching, pre
         assert sum(len(batch) for batch in validation) > 0
 
 
+@pytest.mark.parametrize("name", ["standard", "alignment"])
+def test_standard_images_have_the_styles_that_their_stage_names(inked, name):
+    data, shown = Data(inked, settings(inked), 3), {}
+    for styles in ("standard", "varied"):
+        config, stage = supervised(name, f"stages.{name}.styles={styles}")
+        train, _ = make_loaders(data, stage, config, "fixed", stride=8)
+        shown[styles] = [train.items[0, index].standard for index in range(3)]
+    exact = data.standard("train", STANDARD)
+    drawn = {tuple(exact.label(index).tolist()): exact.image(index, 0, 0) for index in range(len(exact))}
+    for index in range(3):
+        wanted = drawn[tuple(train.items[0, index].label.tolist())]
+        assert np.array_equal(shown["standard"][index], wanted)
+        assert not np.array_equal(shown["varied"][index], wanted)
+
+
+def test_a_stage_of_standard_images_is_validated_on_labels_that_it_does_not_train_on(inked):
+    data = Data(inked, settings(inked), 3)
+    config, stage = supervised("standard")
+    train, validation = make_loaders(data, stage, config, "fixed", stride=8)
+    learnt, read = (
+        {loader.items.source.name(index) for index in range(len(loader.items))} for loader in (train, validation)
+    )
+    assert read == {data.text(data.ink("validation").label(index)) for index in range(len(data.ink("validation")))}
+    assert learnt and read and not learnt & read
+
+
+def test_the_share_of_replayed_images_goes_from_first_to_last(inked):
+    data = Data(inked, settings(inked), 3)
+    change = "stages.handwritten.replay={first: 0.5, last: 0.1}"
+    config = load_config(ROOT / "config.yaml", "INK", None, ["data.workers=0", change])
+    train, _ = make_loaders(data, config.stages[-1], config, "fixed", stride=8)
+    ink = len(data.ink("train"))
+    for progress, share in ((0.0, 0.5), (0.5, 0.3), (1.0, 0.1)):
+        train.set_epoch(0, progress=progress)
+        chosen = train.items.source.chosen(config.seed, 0)
+        assert (chosen < ink).sum() == ink
+        assert (chosen >= ink).sum() == min(round(share * ink), len(train.items) - ink)
+
+
+def test_a_loader_that_goes_on_within_an_epoch_keeps_the_mix_with_which_it_began(inked):
+    data = Data(inked, settings(inked), 3)
+    change = "stages.handwritten.replay={first: 0.3, last: 0}"
+    config = load_config(ROOT / "config.yaml", "INK", None, ["data.workers=0", change])
+    first, second = (make_loaders(data, config.stages[-1], config, "fixed", stride=8)[0] for _ in range(2))
+    first.set_epoch(0, progress=0.2)
+    batches = [batch.names for batch in first]
+    second.set_epoch(0, first.state_dict(1), progress=0.9)
+    assert [batch.names for batch in second] == batches[1:]
+
+
+@pytest.mark.parametrize("name", ["standard", "handwritten"])
+def test_a_batch_and_a_validation_have_no_more_images_than_the_config_says(inked, name):
+    data = Data(inked, settings(inked), 3)
+    limits = ["batch.max_samples=3", "batch.max_pixels=1_000_000", "training.validation_images=2"]
+    config = load_config(ROOT / "config.yaml", "INK", None, ["stages.standard.expressions={}", *limits])
+    stage = next(each for each in config.stages if each.name == name)
+    train, validation = make_loaders(data, stage, config, "adaptive", stride=8)
+    train.set_epoch(0)
+    assert train.sampler.summary()["largest_batch"] == 3
+    assert len(validation.items) == 2
+
+
+def test_the_budget_of_pairs_holds_both_images(inked):
+    data = Data(inked, settings(inked), 3)
+    config = load_config(ROOT / "config.yaml", "INK", None, ["data.workers=0", "batch.max_pixels=50_000"])
+    stage = next(each for each in config.stages if each.images == "pairs")
+    train, _ = make_loaders(data, stage, config, "adaptive", stride=8)
+    train.set_epoch(0)
+    batches = [batch for batch in train if len(batch) > 1]
+    assert batches and all(batch.ink.numel() + batch.standard.numel() <= 50_000 for batch in batches)
+
+
 @pytest.mark.parametrize("synthetic", [0, 0.25])
 def test_an_epoch_of_several_passes_shows_each_image_as_often_and_never_twice_alike(inked, synthetic):
     data = Data(inked, settings(inked), 3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset.images.mixture import Mixture, between
+from dataset.images.mixture import Again, Mixture, between
 from dataset.sampler import AdaptiveBatchSampler, EpochPlan, FixedBatchSampler
 
 
@@ -51,7 +51,13 @@ def test_the_share_of_standard_images_decays_and_all_ink_is_always_there(replay)
 def test_each_epoch_draws_other_standard_images_and_the_same_ones_again(replay):
     assert replay.chosen(0, 0).tolist() == replay.chosen(0, 0).tolist()
     others = Mixture([INK, OTHER], lambda passed: [40, 40], epochs=1)
-    assert others.chosen(0, 0).tolist() != others.chosen(0, 1).tolist() != others.chosen(1, 1).tolist()
+    assert len({tuple(others.chosen(seed, epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 1))}) == 3
+
+
+def test_each_source_draws_its_own_numbers():
+    """Else a share of several passes over the same ink would leave out the same images in each of them."""
+    first, second = np.split(Mixture([INK, INK], lambda passed: [20, 20], epochs=1).chosen(0, 0), 2)
+    assert first.tolist() != (second - len(INK)).tolist()
 
 
 @pytest.mark.parametrize("sampler", ["fixed", "adaptive"])
@@ -98,3 +104,22 @@ def test_each_source_prepares_its_own_images():
     sources = Images(range(1, 5), "ink"), Images(range(10), "never shown"), Images(range(9), "standard")
     Mixture(sources, lambda passed: [4, 0, 9], epochs=1).prepare([14, 0, 3, 22], 0, 0)
     assert [getattr(source, "prepared", None) for source in sources] == [[0, 3], None, [0, 8]]
+
+
+def test_another_showing_is_prepared_as_it_will_be_drawn():
+    class Noting(Images):
+        def __init__(self):
+            super().__init__(range(1, 5), "ink")
+            self.asked = []
+
+        def prepare(self, indices, seed, epoch):
+            self.asked.append((seed, epoch))
+
+        def image(self, index, seed, epoch):
+            self.asked.append((seed, epoch))
+
+    source = Noting()
+    again = Again(source, 2)
+    again.prepare([1], 7, 3)
+    again.image(1, 7, 3)
+    assert source.asked[0] == source.asked[1] != (7, 3)

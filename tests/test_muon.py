@@ -88,3 +88,32 @@ def test_a_resumed_optimizer_goes_on_as_if_never_stopped():
     train(resumed, second, 2, 2)
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("size", [(8, 4), (3, 6)])
+def test_steps_have_nesterovs_momentum_decay_and_the_factor_of_matrices_with_more_rows(size):
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(size))
+    wanted, average = weight.detach().clone(), torch.zeros(size)
+    optimizer = Muon([{"params": [weight], "is_hidden": True}], lr=0.01, hidden_factor=3.0, weight_decay=0.5)
+    for _ in range(3):
+        weight.grad = torch.randn(size)
+        optimizer.step()
+        average = 0.95 * average + 0.05 * weight.grad
+        (direction,) = orthogonalized([0.05 * weight.grad + 0.95 * average])
+        wanted = wanted * (1 - 0.01 * 0.5) - 0.01 * 3.0 * max(1, size[0] / size[1]) ** 0.5 * direction
+        assert torch.allclose(weight, wanted, atol=1e-6)
+
+
+def test_all_other_weights_take_the_steps_of_adamw():
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, 5))
+    twin = nn.Parameter(weight.detach().clone())
+    optimizers = [Muon([{"params": [weight]}], lr=0.01, weight_decay=0.1)]
+    optimizers.append(torch.optim.AdamW([twin], lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1))
+    for _ in range(4):
+        weight.grad = torch.randn(4, 5)
+        twin.grad = weight.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.allclose(weight, twin, atol=1e-6)

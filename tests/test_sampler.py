@@ -401,6 +401,14 @@ def test_a_state_of_other_images_is_refused():
 # ---- several ranks ---------------------------------------------------------------------------------------------------
 
 
+def test_steps_that_cost_more_by_themselves_become_fewer_and_fuller():
+    sizes = np.random.default_rng(0).integers(20, 400, (600, 2))
+    batches = [
+        len(AdaptiveBatchSampler(sizes, 500_000, cost=BatchCost(overhead=overhead))) for overhead in (0.0, 0.1, 1.0)
+    ]
+    assert batches[0] > batches[1] > batches[2]
+
+
 @quick
 @given(KINDS, sizes(), st.integers(1, 9), st.booleans())
 def test_ranks_share_every_index_once_and_have_equally_many_batches(kind, sizes, world_size, shuffle):

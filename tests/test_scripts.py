@@ -298,6 +298,41 @@ def test_label_smoothing_reaches_the_objective(home, monkeypatch):
     assert made.value.args[1] == 0.125
 
 
+@pytest.mark.parametrize("starts", ["true", "false"])
+def test_the_encoder_of_ink_starts_from_the_standard_one_where_a_stage_says_so(home, monkeypatch, starts):
+    """Every stage is made as its config says; instead of training, it moves the encoders that it trains."""
+    import train_stage
+    import utils.training.trainer
+
+    begun = []
+
+    class Done(Exception):
+        pass
+
+    class Moving:
+        def __init__(self, objective, loaders, plan, *_):
+            self.model, self.stage = objective.model, plan.stage
+
+        def fit(self):
+            encoders = self.model.standard_encoder, self.model.handwritten_encoder
+            pairs = zip(*(encoder.state_dict().values() for encoder in encoders), strict=True)
+            begun.append((self.stage.name, all(one.equal(other) for one, other in pairs)))
+            if self.stage.name == "handwritten":
+                raise Done
+            for part in self.stage.trains:
+                for weight in getattr(self.model, part).parameters():
+                    weight.data.add_(1.0)
+
+    monkeypatch.setattr(utils.training.trainer, "Trainer", Moving)
+    monkeypatch.chdir(home)
+    arguments = f"--dataset TINY --preset tiny --device cpu --run starts-{starts} --config config.yaml".split()
+    change = f"stages.alignment.starts_from_standard={starts}"
+    monkeypatch.setattr(sys, "argv", ["train_stage.py", *arguments, *PLACES, "--set", change])
+    with pytest.raises(Done):
+        train_stage.main()
+    assert begun[1:] == [("alignment", starts == "true"), ("handwritten", False)]
+
+
 def test_a_single_stage_from_ink_alone_is_one_command(home):
     stage = "{name: handwritten, images: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, "
     stage += "epochs: 1, learning_rate: 1e-3}"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import utils.training.trainer
 from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import ConfigError, LossError
 from utils.training.averaging import EMA, make_swa
@@ -516,6 +517,17 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path):
     assert load_checkpoint(run.best("only")).about["validation"]["exprate"] == best
 
 
+def test_of_validations_with_equally_many_expressions_right_fewer_wrong_tokens_are_better(tmp_path, monkeypatch):
+    errors = iter([0.5, 0.2, 0.4, 0.3])
+
+    def made_up(predictions):
+        return {"exprate": 50.0, "token_error_rate": next(errors)}
+
+    monkeypatch.setattr(utils.training.trainer, "score", made_up)
+    _, run = train(tmp_path / "run", stage=replace(STAGE, epochs=4), training=replace(TRAINING, swa_epochs=0))
+    assert load_checkpoint(run.best("only")).about["validation"]["token_error_rate"] == 0.2
+
+
 def test_the_learning_rate_warms_up_and_falls_and_never_jumps():
     factors = [learning_rate_factor(i / 1000, 0.1, 0.01) for i in range(1001)]
     assert factors[0] < 0.01
@@ -587,6 +599,19 @@ def test_swa_is_the_mean_of_the_weights_and_of_the_statistics():
     assert swa.module.num_batches_tracked.item() == 6
 
 
+@pytest.mark.parametrize("epochs", [0, 1, 2, 3])
+def test_swa_averages_as_many_epochs_as_the_config_says(tmp_path, monkeypatch, epochs):
+    made = []
+
+    def noted(model):
+        made.append(make_swa(model))
+        return made[-1]
+
+    monkeypatch.setattr(utils.training.trainer, "make_swa", noted)
+    train(tmp_path / "run", stage=replace(STAGE, epochs=5), training=replace(TRAINING, swa_epochs=epochs))
+    assert [int(swa.n_averaged) for swa in made] == ([epochs] if epochs else [])
+
+
 def test_frozen_parts_are_in_eval_mode():
     model = Reader().train()
     train_only(model, ("decoder",))
@@ -599,6 +624,17 @@ def test_vectors_are_not_decayed(name):
     optimizer = make_optimizer(Reader(), STAGE, replace(TRAINING, optimizer=name))
     decays = {group["weight_decay"]: {p.dim() for p in group["params"]} for group in optimizer.param_groups}
     assert decays == {1e-4: {2}, 0.0: {1}}
+
+
+def test_optimizers_get_their_own_settings():
+    settings = {"sgd": {"momentum": 0.7}, "muon": {"muon_factor": 3.0}}
+    made = {
+        name: make_optimizer(Reader(), STAGE, replace(TRAINING, optimizer=name, **settings[name])) for name in settings
+    }
+    assert {group["momentum"] for group in made["sgd"].param_groups} == {0.7}
+    assert {group["hidden_factor"] for group in made["muon"].param_groups} == {3.0}
+    assert {group["weight_decay"] for group in made["muon"].param_groups if group["is_hidden"]} == {1e-4}
+    assert any(group["is_hidden"] for group in made["muon"].param_groups)
 
 
 def test_an_unusable_device_is_named():
