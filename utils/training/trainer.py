@@ -218,16 +218,16 @@ class Trainer:
                 yield batch
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
+                if self.stop.number and self.context.world_size == 1:  # workers that ended leave batches half sent
+                    self.stop_signal = self.stop.number
+                    self.save_or_stop()
                 if "DataLoader worker" not in str(error):
                     raise
-                if not self.stop.number or self.context.world_size > 1:
-                    raise MemoryLimitError(
-                        f"{self.plan.title}: a process that reads images was ended, by the system where memory ran "
-                        "out; fewer of them (data.workers) would help; --resume goes on from the last saved state"
-                    ) from error
-                self.stop_signal = self.stop.number
-                self.save_or_stop()
+                raise MemoryLimitError(
+                    f"{self.plan.title}: a process that reads images was ended, by the system where memory ran "
+                    "out; fewer of them (data.workers) would help; --resume goes on from the last saved state"
+                ) from error
 
     def train_step(self, batch: LabeledBatch | None) -> None:
         """One step of the optimizer over a batch of all processes; `batch` is this one's part, None for no image."""
