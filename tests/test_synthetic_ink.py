@@ -15,9 +15,20 @@ from dataset.images.mixture import Mixture
 from dataset.images.placement import GROWTH_JITTER, TALL
 from dataset.images.scaling import Scaling
 from dataset.images.standard import STANDARD, StandardImages
-from dataset.images.symbols import SymbolLibrary, import_mathnote, mathnote_token, writers_of
+from dataset.images.strokes import Strokes
+from dataset.images.symbols import SymbolLibrary, WrittenImage, cut, import_mathnote, mathnote_token, writers_of
 from dataset.images.synthetic import SyntheticInk
-from dataset.images.token_boxes import FLAT, HIGH, HIGH_RULES, LOW_RULES, SCRIPTS, as_written, forms_of, token_boxes
+from dataset.images.token_boxes import (
+    FLAT,
+    HIGH,
+    HIGH_RULES,
+    LOW_RULES,
+    SCRIPTS,
+    TokenBoxes,
+    as_written,
+    forms_of,
+    token_boxes,
+)
 from dataset.loading.loaders import Data, Items, Loader, make_loaders
 from dataset.sampler import AdaptiveBatchSampler, EpochPlan
 from dataset.vocabulary import Vocabulary
@@ -322,3 +333,22 @@ def test_symbols_of_other_data_sets_are_used_and_a_missing_one_is_named(inked, t
     with pytest.raises(DataError, match="NOWHERE: expected symbols/"):
         Data(inked, settings(inked, symbols=("NOWHERE",)), 3).synthetic_ink()
     assert cv2.countNonZero(ink.image(0, 0, 0))
+
+
+def test_what_spans_others_is_kept_as_wide_as_where_symbols_are_not_spread():
+    """Three letters, written twice as far apart as typeset, under a line as long as they are."""
+    em, spread = 20.0, 2.0
+    low = np.array([[0, -0.5], [1, -0.5], [2, -0.5], [0, -1]], np.float32)
+    high = np.array([[0.5, 0], [1.5, 0], [2.5, 0], [2.5, -0.95]], np.float32)
+    nothing = np.zeros(4, np.float32)
+    has_rule = np.array([False, False, False, True])
+    boxes = TokenBoxes(np.array([4]), np.arange(4, dtype=np.int32), low, high, nothing, nothing + 1, has_rule)
+    corners = np.stack([low, high], axis=1) * em  # (4, 2, 2): left top and right bottom
+    middles = corners.mean(axis=1, keepdims=True)
+    written = corners + (spread - 1) * middles * [1, 0]
+    written[3] = corners[3] * [spread, 1]
+    strokes = Strokes(list((written + [10, 40]).astype(np.float32)), [[0], [1], [2], [3]], range(4), (60, 130))
+    features, symbols = cut(WrittenImage(strokes, np.arange(3, 7), boxes))
+    assert features.spread == pytest.approx(spread, rel=0.1)
+    widths = [np.ptp(symbol.traces[0][:, 0]) for symbol in symbols]
+    assert widths == pytest.approx([0.5, 0.5, 0.5, 2.5], rel=0.1)
