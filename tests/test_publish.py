@@ -74,6 +74,19 @@ def test_several_networks_become_one_file_and_read_together(source, tmp_path):
         publish(tmp_path / "both.safetensors", tmp_path / "again.safetensors")
 
 
+def test_networks_of_one_line_become_one_with_the_mean_of_their_weights(source, tmp_path):
+    other, wider = trained(tmp_path / "other.safetensors", seed=1), trained(tmp_path / "wider.safetensors", growth=12)
+    publish(source, tmp_path / "mean.safetensors", [other], as_mean=True)
+    first, second, mean = (load_checkpoint(each) for each in (source, other, tmp_path / "mean.safetensors"))
+    for name, weight in mean.weights.items():
+        wanted = (first.weights[name] + second.weights[name]) / 2 if weight.is_floating_point() else first.weights[name]
+        assert torch.allclose(weight.float(), wanted.float(), atol=1e-3), name
+    assert "stage" not in mean.about and "networks" not in mean.about["architecture"]
+    read(tmp_path / "mean.safetensors")
+    with pytest.raises(CheckpointError, match="wider.safetensors: has no mean with .*: its network is another"):
+        publish(source, tmp_path / "none.safetensors", [wider], as_mean=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
