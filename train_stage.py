@@ -34,7 +34,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
 
     # Heavy imports come once the words above are known to make sense.
     from dataset.loading.batch import blank_batch
-    from dataset.loading.loaders import check_stages, make_loaders, open_data
+    from dataset.loading.loaders import check_augment, check_stages, make_loaders, open_data
     from models.losses import Objective
     from utils.training.devices import choose_device, set_threads
     from utils.training.distributed import DistributedContext
@@ -44,6 +44,7 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
     from utils.training.run_folder import new_folder, open_run
     from utils.training.trainer import Loaders, StagePlan, Trainer
 
+    check_augment(config.augment)
     set_threads(config.threads)
     context = DistributedContext.join(choose_device(config.device))
     folder = resumed or context.first(lambda: new_folder(options.checkpoints, config.dataset, options.run))

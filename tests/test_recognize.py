@@ -214,6 +214,14 @@ def test_the_published_weights_are_taken_unless_others_are_asked_for(tmp_path, m
         checkpoints.find_checkpoint("newest", tmp_path)
 
 
+def test_the_folder_of_a_run_stands_for_the_best_weights_of_its_last_stage(tmp_path):
+    finished = make_run(tmp_path, "done", ["standard", "ink"], ["standard", "ink"], age=1)
+    assert checkpoints.find_checkpoint(str(finished)) == finished / "ink-best.safetensors"
+    begun = make_run(tmp_path, "begun", ["standard", "ink"], ["standard"], age=1)
+    with pytest.raises(CheckpointError, match="begun: this run has no weights of its last stage yet; name a file"):
+        checkpoints.find_checkpoint(str(begun))
+
+
 def test_a_missing_checkpoint_is_an_error_that_names_it(monkeypatch, capsys):
     with pytest.raises(CheckpointError, match="none.safetensors: no such checkpoint"):
         run(monkeypatch, capsys, "a.png", "--checkpoint", "none.safetensors")

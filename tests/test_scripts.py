@@ -346,6 +346,7 @@ def test_a_single_stage_from_ink_alone_is_one_command(home):
     [
         (["--dataset", "NOWHERE"], "datasets/NOWHERE"),
         (["--dataset", "TINY", "--set", "stages.0.epochs=0"], "--set stages.0.epochs: expected a positive integer"),
+        (["--dataset", "NOWHERE", "--set", "augment.scale=[1.4, 0.7]"], "augment.scale: expected two positive factors"),
         (["--dataset", "TINY", "--preset", "huge"], "--preset huge"),
         (["--dataset", "TINY", "--config", "none.yaml"], "none.yaml: cannot be read"),
         (["--dataset", "TINY", "--device", "abacus"], "--device abacus"),

@@ -406,8 +406,13 @@ def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(keys[indices] == wanted, indices, -1)
 
 
+def check_augment(settings: AugmentConfig) -> None:
+    """Raises ConfigError for a range of distortions that makes no sense."""
+    _augmentations(settings)
+
+
 def check_stages(data: Data, config: Config) -> None:
-    """Raises, before anything takes time, the DataError or ConfigError that a later stage would stop at."""
+    """Raises, before training takes time, the DataError or ConfigError that a later stage would stop at."""
     _, strokes = _augmentations(config.augment)
     if config.data.chinese_font:
         check_chinese_font(config.data.chinese_font, data.vocabulary.tokens)

@@ -13,14 +13,25 @@ PUBLISHED = "crohme.safetensors"
 
 
 def find_checkpoint(name: str | None, folder: Path | None = None) -> Path:
-    """The checkpoint that a person means: a path, "newest" for their own newest run, or None for the published weights.
+    """The checkpoint that a person means: a path, a run's folder for the best weights of its last stage, "newest" for
+    their own newest run, or None for the published weights.
 
     folder: with runs and the published weights; by default checkpoints/ of this project, wherever one works.
-    Raises CheckpointError where there is none. A path is returned as it is; whether it can be read is seen later.
+    Raises CheckpointError where there is none. Any other path is returned as it is; whether it can be read is seen
+    later.
     """
     folder = CHECKPOINTS if folder is None else folder
     if name == "newest":
         return newest_checkpoint(folder)
+    if name is not None and (Path(name) / "config.yaml").is_file():
+        try:
+            best = best_of_run(Path(name))
+            best.stat()
+            return best
+        except (OSError, ValueError, LookupError, TypeError):
+            raise CheckpointError(
+                f"{name}: this run has no weights of its last stage yet; name a file of it: STAGE-best.safetensors"
+            ) from None
     if name is not None:
         return Path(name)
     if not (folder / PUBLISHED).is_file():
@@ -30,19 +41,24 @@ def find_checkpoint(name: str | None, folder: Path | None = None) -> Path:
 
 def newest_checkpoint(folder: Path) -> Path:
     """The best weights of the newest run that finished an epoch of its last stage. Raises CheckpointError."""
-    from utils.config.loading import load_yaml  # not needed to read with published weights
-
     found = []
     for config in folder.glob("*/config.yaml"):
         try:
-            stage = load_yaml(config.read_text(encoding="utf-8"))["stages"][-1]["name"]
-            best = config.with_name(f"{stage}-best.safetensors")
+            best = best_of_run(config.parent)
             found.append((best.stat().st_mtime, best))
         except (OSError, ValueError, LookupError, TypeError):  # still training, or no run
             continue
     if not found:
         raise CheckpointError(f"{folder}: no run that finished an epoch of its last stage; train one, or name a path")
     return max(found)[1]
+
+
+def best_of_run(folder: Path) -> Path:
+    """Where the best weights of a run's last stage are, or will be. Raises what its configuration makes it raise."""
+    from utils.config.loading import load_yaml  # not needed to read with published weights
+
+    stages = load_yaml((folder / "config.yaml").read_text(encoding="utf-8"))["stages"]
+    return folder / f"{stages[-1]['name']}-best.safetensors"
 
 
 def held_out_of(name: str | None) -> dict[str, Any]:
