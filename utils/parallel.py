@@ -52,7 +52,7 @@ def use_one_thread(worker: int = 0) -> None:
 
     worker: its number, which torch's loaders tell.
     """
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # not 1: in a forked process OpenCV would wait for threads that its parent alone has
     threadpool_limits(1)
 
 
