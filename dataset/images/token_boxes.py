@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dataset.images.flat_files import slice_of
 from dataset.images.standard import LayoutCache
 from dataset.typesetter import fonts
 
@@ -32,8 +33,8 @@ class TokenBoxes(NamedTuple):
 
 def boxes_of_label(boxes: TokenBoxes, number: int) -> TokenBoxes:
     """Those of one of the labels."""
-    part = slice(int(boxes.ends[number - 1]) if number else 0, int(boxes.ends[number]))
-    return TokenBoxes(np.array([part.stop - part.start]), *(each[part] for each in boxes[1:]))
+    own = [slice_of(each, boxes.ends, number) for each in boxes[1:]]
+    return TokenBoxes(np.array([len(own[0])]), *own)
 
 
 # How much lower than typeset people write what stands in a group, em; negative: higher. Medians over CROHME's ink.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,16 @@ def find_checkpoint(name: str | None, folder: Path | None = None) -> Path:
     folder = CHECKPOINTS if folder is None else folder
     if name == "newest":
         return newest_checkpoint(folder)
-    if name is not None and (Path(name) / "config.yaml").is_file():
-        try:
-            best = best_of_run(Path(name))
-            best.stat()
-            return best
-        except (OSError, ValueError, LookupError, TypeError):
+    if name is not None:
+        path = Path(name)
+        if not (path / "config.yaml").is_file():
+            return path
+        *_, best = best_weights(path)
+        if not best.is_file():
             raise CheckpointError(
                 f"{name}: this run has no weights of its last stage yet; name a file of it: STAGE-best.safetensors"
-            ) from None
-    if name is not None:
-        return Path(name)
+            )
+        return best
     if not (folder / PUBLISHED).is_file():
         raise CheckpointError(f"{folder / PUBLISHED}: the published weights are not there; name others: --checkpoint")
     return folder / PUBLISHED
@@ -43,22 +43,26 @@ def newest_checkpoint(folder: Path) -> Path:
     """The best weights of the newest run that finished an epoch of its last stage. Raises CheckpointError."""
     found = []
     for config in folder.glob("*/config.yaml"):
-        try:
-            best = best_of_run(config.parent)
+        with suppress(CheckpointError, OSError):  # still training, or no run
+            *_, best = best_weights(config.parent)
             found.append((best.stat().st_mtime, best))
-        except (OSError, ValueError, LookupError, TypeError):  # still training, or no run
-            continue
     if not found:
         raise CheckpointError(f"{folder}: no run that finished an epoch of its last stage; train one, or name a path")
     return max(found)[1]
 
 
-def best_of_run(folder: Path) -> Path:
-    """Where the best weights of a run's last stage are, or will be. Raises what its configuration makes it raise."""
+def best_weights(folder: Path) -> list[Path]:
+    """Where the best weights of each stage of a run are, or will be. Raises CheckpointError for what is no run."""
     from utils.config.loading import load_yaml  # not needed to read with published weights
 
-    stages = load_yaml((folder / "config.yaml").read_text(encoding="utf-8"))["stages"]
-    return folder / f"{stages[-1]['name']}-best.safetensors"
+    try:
+        stages = load_yaml((folder / "config.yaml").read_text(encoding="utf-8"))["stages"]
+        names = [stage["name"] for stage in stages]
+    except (OSError, ValueError, LookupError, TypeError):
+        names = []
+    if not names:
+        raise CheckpointError(f"{folder}: expected a .safetensors file, or the folder of a run")
+    return [folder / f"{name}-best.safetensors" for name in names]
 
 
 def held_out_of(name: str | None) -> dict[str, Any]:

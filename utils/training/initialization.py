@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.config.loading import WeightsSettings, load_yaml
+from utils.config.loading import WeightsSettings
 from utils.config.schema import StageConfig
 from utils.errors import CheckpointError
 from utils.project import for_config, from_root
+from utils.reading.checkpoints import best_weights
 from utils.training.run_folder import Checkpoint, load_checkpoint
 
 SHOWN_TOKENS = 8  # of those that weights or data lack, so many are named
@@ -24,12 +25,7 @@ def find_weights(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    try:
-        stages = load_yaml((path / "config.yaml").read_text(encoding="utf-8"))["stages"]
-        names = [stage["name"] for stage in stages]
-    except (OSError, ValueError, LookupError, TypeError):
-        raise CheckpointError(f"{path}: expected a .safetensors file, or the folder of a run") from None
-    found = [best for name in names if (best := path / f"{name}-best.safetensors").is_file()]
+    found = [best for best in best_weights(path) if best.is_file()]
     if not found:
         raise CheckpointError(f"{path}: this run has no best weights of any stage yet")
     return found[-1]
