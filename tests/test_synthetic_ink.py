@@ -16,7 +16,7 @@ from dataset.images.placement import GROWTH_JITTER, TALL
 from dataset.images.scaling import Scaling
 from dataset.images.standard import STANDARD, StandardImages
 from dataset.images.strokes import Strokes
-from dataset.images.symbols import SymbolLibrary, WrittenImage, cut, import_mathnote, mathnote_token, writers_of
+from dataset.images.symbols import SymbolLibrary, WrittenImage, cut_symbols, import_mathnote, mathnote_token, writers_of
 from dataset.images.synthetic import SyntheticInk
 from dataset.images.token_boxes import (
     FLAT,
@@ -348,7 +348,7 @@ def test_what_spans_others_is_kept_as_wide_as_where_symbols_are_not_spread():
     written = corners + (spread - 1) * middles * [1, 0]
     written[3] = corners[3] * [spread, 1]
     strokes = Strokes(list((written + [10, 40]).astype(np.float32)), [[0], [1], [2], [3]], range(4), (60, 130))
-    features, symbols = cut(WrittenImage(strokes, np.arange(3, 7), boxes))
+    features, symbols = cut_symbols(WrittenImage(strokes, np.arange(3, 7), boxes))
     assert features.spread == pytest.approx(spread, rel=0.1)
     widths = [np.ptp(symbol.traces[0][:, 0]) for symbol in symbols]
     assert widths == pytest.approx([0.5, 0.5, 0.5, 2.5], rel=0.1)

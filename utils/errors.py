@@ -2,6 +2,12 @@
 
 from typing import NamedTuple
 
+# Of a script that starts worker processes.
+NEEDS_GUARD = (
+    'Where your own script calls this, its work must stand under `if __name__ == "__main__":`, because every worker '
+    "imports the script"
+)
+
 
 class UserError(ValueError):
     """The message names the file, key or image, and what was expected."""

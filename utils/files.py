@@ -10,12 +10,7 @@ from contextlib import contextmanager
 from multiprocessing import current_process
 from pathlib import Path
 
-from utils.errors import UserError
-
-GUARD = (
-    'Where your own script calls this, its work must stand under `if __name__ == "__main__":`, because every worker '
-    "imports the script"
-)
+from utils.errors import NEEDS_GUARD, UserError
 
 
 @contextmanager
@@ -72,7 +67,7 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         if getattr(current_process(), "_inheriting", False):  # multiprocessing asks the same before it starts a process
-            raise UserError(GUARD) from None
+            raise UserError(NEEDS_GUARD) from None
         print(f"{what}; waiting", file=sys.stderr)
         lock.acquire()
     except NotImplementedError:  # a network drive that has no locks

@@ -12,8 +12,7 @@ from multiprocessing import get_context
 import cv2
 from threadpoolctl import threadpool_limits
 
-from utils.errors import UserError
-from utils.files import GUARD
+from utils.errors import NEEDS_GUARD, UserError
 
 AHEAD = 8  # items for each worker that are worked on before they are asked for: results take memory
 
@@ -41,8 +40,8 @@ def in_processes(function: Callable, items: Iterable, workers: int | None = None
             yield from _in_order(pool, function, items, AHEAD * workers)
     except BrokenProcessPool:
         raise UserError(
-            f"a worker process ended before its work was done. {GUARD}; otherwise memory may have run out: try fewer "
-            "workers"
+            f"a worker process ended before its work was done. {NEEDS_GUARD}; otherwise memory may have run out: "
+            "try fewer workers"
         ) from None
 
 

@@ -78,7 +78,7 @@ class Features(NamedTuple):
     lift: float
 
 
-class Symbol(NamedTuple):
+class CutSymbol(NamedTuple):
     """A handwritten symbol.   token: place in the list of tokens.   traces: (points, 2) each, in em.
 
     typeset: (2,) width and height of the token's typeset box.   level, rise: see FILES.
@@ -146,7 +146,7 @@ class LibraryWriter(FlatWriter):
         self._images += 1
         return self._images - 1
 
-    def add(self, image: int, symbol: Symbol) -> None:
+    def add(self, image: int, symbol: CutSymbol) -> None:
         """image: the place of that which it is from, or NO_IMAGE."""
         points = np.concatenate(symbol.traces)
         low = points.min(axis=0)
@@ -258,12 +258,12 @@ def writers_of(names: Sequence[str], table: Path) -> list[int]:
     return [numbers.setdefault(group, len(numbers)) for group in groups]
 
 
-def _cut_all(images: Sequence[tuple[int, WrittenImage]]) -> list[tuple[int, tuple[Features, list[Symbol]] | None]]:
+def _cut_all(images: Sequence[tuple[int, WrittenImage]]) -> list[tuple[int, tuple[Features, list[CutSymbol]] | None]]:
     """images: each with its index, which the result has, too."""
-    return [(index, cut(image)) for index, image in images]
+    return [(index, cut_symbols(image)) for index, image in images]
 
 
-def cut(image: WrittenImage) -> tuple[Features, list[Symbol]] | None:
+def cut_symbols(image: WrittenImage) -> tuple[Features, list[CutSymbol]] | None:
     """Measure the symbols of an image, and keep those that fit their boxes. Nothing where none can be measured."""
     written, label, boxes = image
     ink = boxes_of(written, written.traces, 1, len(label))[boxes.tokens]  # (S, 4)
@@ -294,7 +294,7 @@ def cut(image: WrittenImage) -> tuple[Features, list[Symbol]] | None:
         scale = np.array([1 / (em * stretch[place]), 1 / em])
         traces = [written.traces[trace] * scale for trace in members[token]]
         rise = float(np.clip(rises[place], -LARGEST_RISE, LARGEST_RISE))
-        symbols.append(Symbol(int(label[token]) - FIRST_TOKEN, traces, typeset[place], boxes.levels[place], rise))
+        symbols.append(CutSymbol(int(label[token]) - FIRST_TOKEN, traces, typeset[place], boxes.levels[place], rise))
     return features, symbols
 
 
@@ -394,7 +394,7 @@ def import_mathnote(archive: Path, folder: Path, progress: bool = True) -> list[
             scale = np.hypot(*typeset) / max(float(np.median(diagonals)), 1e-6)
             for traces, diagonal in zip(symbols[token], diagonals, strict=True):
                 if LEAST_SIZE < diagonal * scale / np.hypot(*typeset) < LARGEST_SIZE:
-                    library.add(NO_IMAGE, Symbol(number, [trace * scale for trace in traces], typeset))
+                    library.add(NO_IMAGE, CutSymbol(number, [trace * scale for trace in traces], typeset))
     return sorted(unknown)
 
 
