@@ -11,12 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 import dataset.formats.preparation
 from dataset.formats.packages import Reading, find_splits, split_name
 from dataset.formats.pickles import read_pickle
 from dataset.formats.preparation import Options, cleaning_of, long_labels, prepare, prepare_if_needed
-from dataset.images.store import open_split
+from dataset.images.store import build_store, open_split
 from dataset.images.strokes import draw, open_strokes
 from dataset.loading.loaders import Data, open_data
 from dataset.vocabulary import UNKNOWN, Vocabulary
@@ -554,6 +555,21 @@ def test_photographs_are_cleaned_where_that_is_asked_for_and_drawn_ones_stay(tmp
 
 
 # ------------------------------------------------------------------------------------------- adding and replacing
+
+
+def test_no_other_process_builds_the_store_of_a_split_that_is_being_prepared(tmp_path, monkeypatch):
+    """It may open the split as soon as labels and vocabulary are there, which is before the store is."""
+    built = []
+
+    def build(target, split, *rest):
+        with pytest.raises(Timeout):
+            FileLock(target / split / ".lock").acquire(timeout=0)
+        built.append(split)
+        return build_store(target, split, *rest)
+
+    monkeypatch.setattr("dataset.formats.preparation.build_store", build)
+    prepare(make_can(tmp_path / "can", False, "\t"), tmp_path / "NAME", progress=False)
+    assert sorted(built) == sorted(LABELS)
 
 
 def test_another_source_for_a_split_is_refused_unless_it_is_to_be_replaced(tmp_path):

@@ -22,12 +22,12 @@ from dataset.formats.items import Item, image_of, name_of_image
 from dataset.formats.labels import CHARACTERS, Label, read_labels
 from dataset.formats.packages import LOOKED_FOR, NothingRecognized, Reading, Split, find_splits
 from dataset.formats.text_files import count_lines, lines_of, lines_or_bad
-from dataset.images.store import build_store, fresh_store
+from dataset.images.store import build_store, fresh_store, lock_of
 from dataset.images.strokes import StrokeStore, StrokeWriter, open_strokes
 from dataset.latex.normalization import normalize as normalize_label
 from dataset.vocabulary import Vocabulary
 from utils.errors import BadItem, DataError, list_of
-from utils.files import atomic_write, locked, naming
+from utils.files import atomic_write, naming
 from utils.parallel import in_threads
 from utils.progress import counted
 from utils.reading.images import normalize_image
@@ -81,7 +81,7 @@ def prepare(
     """
     parts, vocabulary = find_splits(source, split, options.reading)  # before anything is made
     Path(dataset_folder).mkdir(parents=True, exist_ok=True)
-    with _lock(Path(dataset_folder)):
+    with lock_of(Path(dataset_folder)):
         return _prepare(parts, vocabulary, Path(dataset_folder), progress, options)
 
 
@@ -95,16 +95,12 @@ def prepare_if_needed(dataset_folder: str | Path, progress: bool = True) -> None
     if not folder.is_dir() or not any(folder.iterdir()):
         raise DataError(_nothing_in(folder))
     if not _is_prepared(folder):
-        with _lock(folder):
+        with lock_of(folder):
             if not _is_prepared(folder):  # another process may have done it meanwhile
                 _prepare_found(folder, progress)
     for path in sorted(folder.glob("*/left_out.txt")):
         count = sum(1 for _ in lines_of(path))
         print(f"{folder.name}/{path.parent.name}: {count} items are left out, see {path}", file=sys.stderr)
-
-
-def _lock(folder: Path):
-    return locked(folder / ".lock", f"{folder}: another process prepares it")
 
 
 def _is_prepared(folder: Path) -> bool:
@@ -158,8 +154,10 @@ def _prepare(
         vocabulary = _updated_vocabulary(target, vocabulary, old, "train" in left_out, options)
         for labels in sorted(target.glob("*/labels.txt")):
             folder = labels.parent
-            if folder.name in left_out or fresh_store(folder, vocabulary) is None:
-                left_out.setdefault(folder.name, []).extend(build_store(target, folder.name, vocabulary, progress)[1])
+            with lock_of(folder):
+                if folder.name in left_out or fresh_store(folder, vocabulary) is None:
+                    bad = build_store(target, folder.name, vocabulary, progress)[1]
+                    left_out.setdefault(folder.name, []).extend(bad)
     for name, bad in left_out.items():
         _list_left_out(target / name, bad)
     return [item for bad in left_out.values() for item in bad]

@@ -9,6 +9,7 @@ import mmap
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -229,7 +230,7 @@ def open_split(dataset_folder: str | Path, split: str, vocabulary: Vocabulary, p
 def _open_own(folder: Path, vocabulary: Vocabulary, progress: bool) -> ImageStore:
     store = fresh_store(folder, vocabulary)
     if store is None:
-        with locked(folder / ".lock", f"{folder}: another process prepares it"):
+        with lock_of(folder):
             store = fresh_store(folder, vocabulary)  # another process may have built it meanwhile
             if store is None:
                 print(f"{folder.parent.name}/{folder.name}: building the store, once", file=sys.stderr)
@@ -241,6 +242,11 @@ def _open_own(folder: Path, vocabulary: Vocabulary, progress: bool) -> ImageStor
                         f"python prepare.py {folder.parent} --dataset {folder.parent.name} --skip-bad"
                     )
     return store
+
+
+def lock_of(folder: Path) -> AbstractContextManager[None]:
+    """Held by who makes what is in a data set's folder, or in that of a split; others wait for it."""
+    return locked(folder / ".lock", f"{folder}: another process prepares it")
 
 
 def fresh_store(folder: Path, vocabulary: Vocabulary) -> ImageStore | None:
