@@ -29,6 +29,23 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Path:
+    """A working directory with a config of tiny sizes and a data set of its own."""
+    from tests.tiny_training import make_home
+
+    return make_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def trained(home) -> Path:
+    """The folder of a run that was never stopped."""
+    from tests.tiny_training import TRAINING, run
+
+    run("train_stage.py", *TRAINING, "--run", "whole", folder=home)
+    return home / "checkpoints" / "whole"
+
+
 def pytest_collection_modifyitems(config, items):
     """Slow tests run when they are asked for."""
     if "slow" not in config.getoption("-m"):

@@ -1,70 +1,16 @@
-"""The scripts as a person runs them: from nothing to scores, stopped, resumed, and told off in one line."""
+"""The scripts as a person runs them: from nothing to scores, and told off in one line."""
 
+import functools
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
-import yaml
 
+from tests.tiny_training import PLACES, ROOT, TRAINING, run
 from utils.training.epoch_log import with_exprate
 from utils.training.run_folder import load_checkpoint
-
-ROOT = Path(__file__).resolve().parents[1]
-TINY = {
-    "data": {"image_scale": 0.25, "scales": [1.0, 1.3], "validation_share": 0.2, "workers": 0},
-    "model": {
-        "encoder": {"growth": 4, "layers": [1, 1]},
-        "decoder": "gru",
-        "counting": 4,
-        "gru": {"hidden": 8, "embedding": 8, "attention": 8, "coverage_kernel": 3},
-    },
-    "training": {"save_minutes": 1e-6},
-    "stages": {
-        "standard": {"epochs": 1, "losses": {"counting": 1.0}, "expressions": {"synthetic": 20}, "image_scale": 0.2},
-        "alignment": {"epochs": 1},
-        "handwritten": {"epochs": 2, "losses": {"counting": 1.0}, "replay": {"first": 0.5, "last": 0.0}},
-    },
-}
-PLACES = ["--checkpoints", "checkpoints"]
-
-
-def run(script: str, *arguments: str, folder: Path, expected: int = 0, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / script, *arguments]
-    if script.startswith("train"):
-        command += PLACES
-        if "--config" not in arguments and "--resume" not in arguments:
-            command += ["--config", "config.yaml"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, **options)
-    assert done.returncode == expected, done.stderr
-    return done
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """A working directory with a config of tiny sizes and a data set of its own."""
-    from dataset.images.sample import make_sample
-
-    folder = tmp_path_factory.mktemp("home")
-    values = yaml.safe_load((ROOT / "config.yaml").read_text())
-    values["presets"]["tiny"] = TINY
-    values["datasets"]["TINY"] = {"preset": "tiny"}
-    values["data"]["root"] = str(folder / "datasets")
-    (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    make_sample(folder / "datasets" / "TINY", train_labels=40, test_labels=8, workers=1, progress=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(home) -> Path:
-    """A run that was never stopped."""
-    run("train_stage.py", "--dataset", "TINY", "--preset", "tiny", "--run", "whole", "--device", "cpu", folder=home)
-    return home / "checkpoints" / "whole"
 
 
 def test_training_leaves_everything_a_run_should(trained):
@@ -109,7 +55,8 @@ def test_what_a_run_has_read_agrees_with_its_scores_and_serves_a_paired_test(hom
 def test_evaluate_agrees_with_the_training_script(home, trained, split):
     checkpoint = str(trained / "handwritten-best.safetensors")
     arguments = ["--checkpoint", checkpoint, "--dataset", "TINY", "--root", "datasets", "--split", split]
-    scores = json.loads(run("evaluate.py", *arguments, "--json", "--out", split, folder=home).stdout)
+    done = run("evaluate.py", *arguments, "--json", "--out", split, folder=home, fresh=split == "test")
+    scores = json.loads(done.stdout)
     exact = with_exprate({"items": scores["items"], **scores["exact"]})
     del exact["interval"]
     assert exact == json.loads((trained / "summary.json").read_text())["splits"][split]
@@ -119,136 +66,6 @@ def test_evaluate_agrees_with_the_training_script(home, trained, split):
     source = "train" if split == "validation" else split
     known = (home / "datasets" / "TINY" / source / "labels.txt").read_text().splitlines()
     assert labels == [label for label in known if label in labels] and (len(labels) < len(known)) == (source != split)
-
-
-def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_same_weights(home, trained):
-    """kill -9, again and again, until the run comes through; then every weight and every score is the same."""
-    arguments = [sys.executable, str(ROOT / "train_stage.py"), "--dataset", "TINY", "--preset", "tiny"]
-    arguments += ["--run", "killed", "--device", "cpu", "--config", "config.yaml", *PLACES]
-    folder = home / "checkpoints" / "killed"
-    kills = 0
-    for more_states in (1, 9, 17, 10**9):
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(arguments, cwd=home, **pipes)
-        seen, states = None, 0
-        while process.poll() is None and states < more_states:
-            time.sleep(0.002)
-            path = folder / "state.pt"
-            if path.exists() and (now := path.stat().st_mtime_ns) != seen:
-                seen, states = now, states + 1
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        _, errors = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), errors.decode()
-        if "--resume" not in arguments:
-            arguments.append("--resume")
-    assert kills >= 2
-    for name in ("standard", "alignment", "handwritten"):
-        whole, killed = (path / f"{name}-best.safetensors" for path in (trained, folder))
-        assert whole.read_bytes() == killed.read_bytes(), name
-    scores = [json.loads((path / "summary.json").read_text())["splits"] for path in (trained, folder)]
-    assert scores[0] == scores[1]
-
-
-def test_a_run_by_time_that_is_told_to_stop_and_resumed_ends_in_the_same_weights(home):
-    """By counted steps; SIGTERM in the middle, and the run's name alone to go on."""
-    arguments = ["--dataset", "TINY", "--preset", "tiny", "--device", "cpu", "--minutes", "0.5"]
-    arguments += ["--set", "training.clock=steps"]
-    run("train_stage.py", *arguments, "--run", "counted", folder=home)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "train_stage.py", *arguments, "--run", "told", "--config", "config.yaml", *PLACES],
-        cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    folder = home / "checkpoints" / "told"
-    while not (folder / "state.pt").exists() and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 143, errors
-    assert "stopped by SIGTERM, state saved; --resume continues" in errors
-    run("train_stage.py", "--run", "told", "--resume", folder=home)
-    whole = home / "checkpoints" / "counted"
-    for name in ("standard", "alignment", "handwritten"):
-        assert (whole / f"{name}-best.safetensors").read_bytes() == (folder / f"{name}-best.safetensors").read_bytes()
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    stages = ("standard", "alignment", "handwritten")
-    steps = [sum(line["batches"] for line in lines if line["stage"] == name) for name in stages]
-    assert steps == [8, 8, 14]  # of 30, by their epochs: 1, 1 and 2; a step that has begun is finished
-
-
-def test_a_run_that_is_stopped_with_its_workers_and_moved_ends_in_the_same_weights(home, trained, tmp_path):
-    """SIGTERM to all its processes, as clusters send it; then another place for the run, and another for the data."""
-    arguments = [
-        "--dataset",
-        "TINY",
-        "--preset",
-        "tiny",
-        "--device",
-        "cpu",
-        "--run",
-        "group",
-        "--config",
-        "config.yaml",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "train_stage.py", *arguments, *PLACES, "--set", "data.workers=1"],
-        cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    folder, seen, states = home / "checkpoints" / "group", None, 0
-    while process.poll() is None and states < 5:
-        time.sleep(0.002)
-        if (folder / "state.pt").exists() and (now := (folder / "state.pt").stat().st_mtime_ns) != seen:
-            seen, states = now, states + 1
-    os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 143, errors
-    assert "Traceback" not in errors and "stopped by SIGTERM, state saved; --resume continues" in errors
-    moved = shutil.move(folder, tmp_path / "moved")
-    shutil.copytree(home / "datasets", tmp_path / "machine" / "data")
-    set_root = ["--set", "data.root=data", "data.workers=0"]
-    run("train_stage.py", "--run", str(moved), "--resume", *set_root, folder=tmp_path / "machine")
-    for name in ("standard", "alignment", "handwritten"):
-        whole, other = (path / f"{name}-best.safetensors" for path in (trained, moved))
-        assert whole.read_bytes() == other.read_bytes(), name
-    assert not (tmp_path / "machine" / "checkpoints").exists()
-
-
-def test_a_finished_run_becomes_longer_by_its_name_alone(home, trained):
-    lines = (trained / "log.jsonl").read_text()
-    shutil.copytree(trained, home / "checkpoints" / "longer")
-    run("train_stage.py", "--run", "longer", "--resume", "--set", "stages.handwritten.epochs=3", folder=home)
-    longer = (home / "checkpoints" / "longer" / "log.jsonl").read_text()
-    assert longer.startswith(lines)
-    assert [json.loads(line)["epoch"] for line in longer.removeprefix(lines).splitlines()] == [3]
-
-
-FINETUNE = "{name: finetune, images: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, epochs: 1, "
-FINETUNE += "learning_rate: 1e-4}"
-
-
-def test_a_run_starts_from_the_weights_of_another_with_other_labels_and_is_resumed_without_them(home, trained):
-    """The vocabulary is that of the weights, with what is new behind it; what the weights knew is told."""
-    tokens = (trained / "vocabulary.txt").read_text().splitlines()
-    shutil.copytree(home / "datasets" / "TINY", home / "datasets" / "OTHER", ignore=shutil.ignore_patterns("st*"))
-    for path in (home / "datasets" / "OTHER").rglob("*.txt"):
-        path.write_text(path.read_text().replace("+", "\\aleph"))
-    start = shutil.copytree(trained, home / "start")
-    arguments = ["--dataset", "OTHER", "--preset", "tiny", "--device", "cpu", "--set", f"stages=[{FINETUNE}]"]
-    done = run("train_stage.py", *arguments, "--init", "start", "--run", "other", folder=home)
-    assert "starts from " in done.stdout and "handwritten-best.safetensors, stage handwritten" in done.stdout
-    assert "new to the weights, and untrained: 1 token (\\aleph)" in done.stdout
-    assert "known to the weights alone: 1 token (+); they stay" in done.stdout
-    folder = home / "checkpoints" / "other"
-    assert (folder / "vocabulary.txt").read_text().splitlines() == [*tokens, "\\aleph"]
-    shutil.rmtree(start)
-    longer = ["--run", "other", "--resume", "--set", "stages.finetune.epochs=2"]
-    run("train_stage.py", *longer, folder=home)
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2]
-    scores = run("evaluate.py", "--checkpoint", str(folder / "finetune-best.safetensors"), "--dataset", "OTHER",
-                 "--root", "datasets", "--json", folder=home)  # fmt: skip
-    assert json.loads(scores.stdout)["items"] == 8
 
 
 def test_defaults_do_not_depend_on_the_folder_one_is_in(tmp_path, monkeypatch):
@@ -268,8 +85,8 @@ def test_defaults_do_not_depend_on_the_folder_one_is_in(tmp_path, monkeypatch):
 
 
 def test_the_adaptive_script_trains_the_same_stages(home):
-    arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", "adaptive", "--device", "cpu"]
-    done = run("train_stage_ABS.py", *arguments, "--set", "batch.max_pixels=30000", folder=home)
+    arguments = [*TRAINING, "--run", "adaptive", "--set", "batch.max_pixels=30000"]
+    done = run("train_stage_ABS.py", *arguments, folder=home, fresh=True)
     assert "adaptive batches" in done.stdout
     lines = [json.loads(line) for line in (home / "checkpoints" / "adaptive" / "log.jsonl").read_text().splitlines()]
     assert len(lines) == 4
@@ -336,8 +153,7 @@ def test_the_encoder_of_ink_starts_from_the_standard_one_where_a_stage_says_so(h
 def test_a_single_stage_from_ink_alone_is_one_command(home):
     stage = "{name: handwritten, images: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, "
     stage += "epochs: 1, learning_rate: 1e-3}"
-    arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", "ink-only", "--device", "cpu"]
-    done = run("train_stage.py", *arguments, "--set", f"stages=[{stage}]", folder=home)
+    done = run("train_stage.py", *TRAINING, "--run", "ink-only", "--set", f"stages=[{stage}]", folder=home)
     assert "alignment" not in done.stdout
 
 
@@ -355,7 +171,9 @@ def test_a_single_stage_from_ink_alone_is_one_command(home):
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(home, arguments, expected):
-    done = run("train_stage.py", *arguments, folder=home, expected=2)
+    """Before torch is imported, and after it: one of each with an interpreter of its own."""
+    is_fresh = expected in ("datasets/NOWHERE", "--preset huge")
+    done = run("train_stage.py", *arguments, folder=home, expected=2, fresh=is_fresh)
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -367,7 +185,8 @@ def test_a_name_that_a_stream_cannot_show_is_no_traceback(tmp_path):
     (tmp_path / "photos" / "a.png").write_bytes((ROOT / "results" / "sample-sheet.png").read_bytes())
     (tmp_path / "photos" / "labels.csv").write_text("name,label\na.png,x\n")
     arguments = ["photos", "--dataset", "数学", "--split", "train", "--root", "."]
-    done = run("prepare.py", *arguments, folder=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = run("prepare.py", *arguments, folder=tmp_path, fresh=True, env=environment)
     assert done.stdout == "\\u6570\\u5b66: ready\n"
 
 
@@ -384,8 +203,7 @@ def test_help_does_not_wait_for_heavy_imports(script, tmp_path):
 def test_a_disk_without_room_is_one_line(home):
     """A limit on the size of files fails a write half-way, as a full disk does."""
     resource = pytest.importorskip("resource", reason="needs limits of a Unix system")
-    arguments = ["--dataset", "TINY", "--preset", "tiny", "--run", "full", "--device", "cpu"]
-    done = run("train_stage.py", *arguments, folder=home, expected=2,
-               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))  # fmt: skip
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    done = run("train_stage.py", *TRAINING, "--run", "full", folder=home, expected=2, before=limit)
     assert "File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -495,7 +495,7 @@ def test_a_test_split_is_not_read_before_all_runs_are_done(pretending, tmp_path,
 def test_a_whole_study_of_a_few_steps_is_run_compared_and_tested(tmp_path):
     """The real scripts, with tiny networks, by counted steps; and the test split by its own command, once."""
     from dataset.images.sample import make_sample
-    from tests.test_scripts import TINY
+    from tests.tiny_training import TINY
 
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["presets"]["tiny"] = {name: TINY[name] for name in ("data", "model", "training")}

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from tests.faults.campaign import Case, Kind
-from tests.test_scripts import TINY
+from tests.tiny_training import TINY
 from utils.project import ROOT
 from utils.training.run_folder import load_checkpoint
 
