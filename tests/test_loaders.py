@@ -1,6 +1,7 @@
 """What a stage reads: no expression on both sides of the validation split; the same batches for any workers."""
 
 import dataclasses
+import gc
 import multiprocessing
 from pathlib import Path
 
@@ -189,6 +190,21 @@ def test_each_worker_computes_with_one_thread():
     finally:
         cv2.setNumThreads(threads)
     assert found == [[3], [1]]
+
+
+def test_workers_end_at_once_with_their_loader(data):
+    """Left to the garbage collector, torch waits for each of them, and those of earlier stages stay meanwhile."""
+    images, others = data.ink("train"), set(multiprocessing.active_children())
+    loader = Loader(Items(images, "ink", 5), FixedBatchSampler(images.sizes, 8), workers=1)
+    loader.set_epoch(0)
+    assert len(list(loader)) == len(loader)
+    assert set(multiprocessing.active_children()) - others
+    gc.disable()
+    try:
+        del loader
+        assert not set(multiprocessing.active_children()) - others
+    finally:
+        gc.enable()
 
 
 def test_workers_that_are_spawned_read_the_same(folder):

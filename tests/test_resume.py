@@ -119,5 +119,3 @@ def test_a_run_starts_from_the_weights_of_another_with_other_labels_and_is_resum
     scores = run("evaluate.py", "--checkpoint", str(folder / "finetune-best.safetensors"), "--dataset", "OTHER",
                  "--root", "datasets", "--json", folder=home)  # fmt: skip
     assert json.loads(scores.stdout)["items"] == 8
-
-

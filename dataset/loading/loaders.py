@@ -317,9 +317,10 @@ class Loader:
     ):
         self.items, self.sampler, self.workers, self.epoch, self.progress = items, sampler, workers, 0, 0.0
         # Batches are few and workers stay: the sampler's keys carry the epoch to them.
+        self._keys = _Keys(sampler)
         self._loader = torch.utils.data.DataLoader(
             items,
-            batch_sampler=_Keys(self),
+            batch_sampler=self._keys,
             collate_fn=collate,
             num_workers=workers,
             worker_init_fn=use_one_thread,
@@ -334,7 +335,8 @@ class Loader:
 
         progress: of the stage, 0 to 1; a source whose mix changes in the course of a stage is told it.
         """
-        self.epoch, self.progress = epoch, state["progress"] if state else progress
+        self.epoch = self._keys.epoch = epoch
+        self.progress = state["progress"] if state else progress
         self.items.source.set_progress(self.progress)
         if state:
             self.sampler.load_state_dict(state)
@@ -376,15 +378,21 @@ class Loader:
 
 
 class _Keys:
-    def __init__(self, loader: Loader):
-        self.loader = loader
+    """Batches of keys, for torch's loader. They know no Loader, which knows them.
+
+    In a circle of references, workers would end when Python collects garbage: their queues are closed before they can
+    be told to end, and torch waits five seconds for each of them, in the middle of whatever is done at that moment.
+    """
+
+    def __init__(self, sampler: FixedBatchSampler | AdaptiveBatchSampler):
+        self.sampler, self.epoch = sampler, 0
 
     def __iter__(self):
-        for indices, shapes in self.loader.sampler.with_shapes():
-            yield [Key(self.loader.epoch, int(index), shapes) for index in indices]
+        for indices, shapes in self.sampler.with_shapes():
+            yield [Key(self.epoch, int(index), shapes) for index in indices]
 
     def __len__(self) -> int:
-        return len(self.loader.sampler)
+        return len(self.sampler)
 
 
 # ---- from a config to loaders ----------------------------------------------------------------------------------------
