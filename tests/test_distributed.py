@@ -1,7 +1,6 @@
 """Training in several processes, started by torchrun: every image once in all of them together, one that writes."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+
+from tests.script_process import QUICK
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = {
@@ -133,8 +134,7 @@ def train_in_one_of_two(rank: int, home: Path) -> None:
 def test_two_processes_end_in_the_weights_of_one(home):
     from utils.training.distributed import SINGLE_PROCESS
 
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=train_in_one_of_two, args=(rank, home), daemon=True) for rank in (0, 1)]
+    processes = [QUICK.Process(target=train_in_one_of_two, args=(rank, home), daemon=True) for rank in (0, 1)]
     for process in processes:
         process.start()
     alone = train(home, "alone", SINGLE_PROCESS)
@@ -219,9 +219,8 @@ def step_in_one_of_two(rank: int, home: Path, queue) -> None:
 
 @pytest.mark.skipif(not torch.distributed.is_available() or os.name == "nt", reason="needs gloo")
 def test_processes_share_batch_norm_and_draw_different_numbers(home):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=step_in_one_of_two, args=(rank, home, queue), daemon=True) for rank in (0, 1)]
+    queue = QUICK.Queue()
+    processes = [QUICK.Process(target=step_in_one_of_two, args=(rank, home, queue), daemon=True) for rank in (0, 1)]
     for process in processes:
         process.start()
     found = {rank: rest for rank, *rest in (queue.get(timeout=90) for _ in processes)}

@@ -41,7 +41,7 @@ from utils.errors import CheckpointError, ConfigError, DataError, LossError, Mem
 from utils.evaluation.scores import Reference
 from utils.files import atomic_write
 from utils.reading.images import find_ink, read_image
-from utils.script import run_script
+from utils.script import keep_freed_memory, run_script
 from utils.training.compare import open_runs
 from utils.training.memory import take_step
 from utils.training.publish import publish
@@ -104,6 +104,17 @@ def test_the_campaign_finds_what_it_looks_for(tmp_path, case, expected):
     result = run(kind, 0, range(2), tmp_path / "run")
     assert result.counts == {"finding": 2} and [finding.number for finding in result.findings] == [0, 1]
     assert all(re.search(expected, finding.what) for finding in result.findings), result.findings
+
+
+def test_memory_that_was_free_before_counts_where_a_case_takes_it(tmp_path):
+    def make(folder):
+        keep_freed_memory()  # as scripts do
+        np.ones(200_000_000, np.uint8)
+        return fill
+
+    result = run(Kind("made up", make, 3, memory_bytes=50_000_000), 0, range(2), tmp_path / "run")
+    assert result.counts == {"finding": 2}
+    assert all("MB of memory" in finding.what for finding in result.findings), result.findings
 
 
 def test_what_is_refused_in_words_is_no_finding_and_a_case_is_the_same_again(tmp_path):

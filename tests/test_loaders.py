@@ -20,6 +20,7 @@ from dataset.loading.loaders import Data, Items, Loader, check_stages, make_load
 from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler
 from models.losses import Objective
 from models.recognizer import Recognizer
+from tests.script_process import QUICK
 from utils.config.loading import load_config
 from utils.errors import ConfigError, DataError
 
@@ -207,8 +208,8 @@ def test_workers_end_at_once_with_their_loader(data):
         gc.enable()
 
 
-def test_workers_that_are_spawned_read_the_same(folder):
-    """As on Windows and macOS, where a worker shares nothing with the process that starts it."""
+def test_workers_that_share_nothing_with_their_parent_read_the_same(folder):
+    """As on Windows and macOS: all that such a worker knows is sent to it."""
     before = multiprocessing.get_start_method()
 
     def batches(workers: int) -> list:
@@ -218,7 +219,7 @@ def test_workers_that_are_spawned_read_the_same(folder):
         return list(loader)
 
     try:
-        multiprocessing.set_start_method("spawn", force=True)
+        multiprocessing.set_start_method(QUICK.get_start_method(), force=True)
         found = batches(2)
     finally:
         multiprocessing.set_start_method(before, force=True)

@@ -1,7 +1,6 @@
 """A step that runs out of memory ends in the same gradients as one that does not."""
 
 import gc
-import multiprocessing
 import os
 import weakref
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from tests.script_process import QUICK
 from utils.errors import MemoryLimitError
 from utils.training.distributed import DistributedContext, sum_gradients
 from utils.training.memory import Budget, fit_memory, is_out_of_memory, run_in_pieces
@@ -210,9 +210,8 @@ def train_rank(rank, folder, queue):
 
 @pytest.mark.skipif(not torch.distributed.is_available() or os.name == "nt", reason="needs gloo")
 def test_two_ranks_of_which_one_must_split_agree_with_one_process(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=train_rank, args=(rank, tmp_path, queue), daemon=True) for rank in (0, 1)]
+    queue = QUICK.Queue()
+    processes = [QUICK.Process(target=train_rank, args=(rank, tmp_path, queue), daemon=True) for rank in (0, 1)]
     for process in processes:
         process.start()
     found = dict(queue.get(timeout=90) for _ in processes)

@@ -65,9 +65,10 @@ def test_greedy_decoding_is_that_of_torch(kind, by, braces):
 
 
 @pytest.mark.parametrize("kind", ["gru-both", "transformer"])
-@pytest.mark.parametrize("beam, directions", [(1, 2), (5, 1), (3, 2), (40, 2)])
-@pytest.mark.parametrize("by", [0.0, 3.0])
-@pytest.mark.parametrize("braces", [None, (4, 5)])
+@pytest.mark.parametrize("beam, directions, by, braces", [
+    (1, 2, 0.0, None), (1, 2, 3.0, (4, 5)), (5, 1, 0.0, (4, 5)), (5, 1, 3.0, None),
+    (3, 2, 0.0, (4, 5)), (3, 2, 3.0, None), (40, 2, 3.0, (4, 5)),
+])  # fmt: skip
 @torch.no_grad()
 def test_beam_search_is_that_of_torch(kind, beam, directions, by, braces):
     model = leaning_to_the_end(recognizer(kind), by)

@@ -2,7 +2,6 @@
 
 import pickle
 from dataclasses import replace
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from dataset.images.store import ImageStore, StoreWriter
 from dataset.renderer import Style, draw_ink, layout
 from dataset.typesetter import drawing
 from dataset.vocabulary import Vocabulary
+from tests.script_process import QUICK
 from utils.reading.images import MARGIN
 
 BAD = [r"\frac { 1 }".split(), "x ^ { 2".split()]
@@ -229,8 +229,7 @@ def fill_in_a_process(folder, labels):
 
 
 def test_two_processes_may_fill_at_once(labels, tmp_path):
-    context = get_context("spawn")
-    processes = [context.Process(target=fill_in_a_process, args=(tmp_path, labels)) for _ in range(2)]
+    processes = [QUICK.Process(target=fill_in_a_process, args=(tmp_path, labels)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
