@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.script_process import run_script
 from utils.config.loading import load_config
 from utils.errors import CheckpointError
 from utils.training import compare
@@ -139,14 +140,11 @@ def test_curves_stand_at_their_epochs_and_minutes_and_are_interrupted_between_st
 def test_the_script_prints_both_tables_and_tells_when_validation_differs(two_runs):
     write_run(two_runs / "c", [line("handwritten", 1, 10.0)], "seed=5")
 
-    def call(*arguments):
-        command = [sys.executable, "-m", "utils.training.compare", *arguments, "--checkpoints", str(two_runs)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-    done = call("a", "c", "--out", str(two_runs / "both.png"))
+    places = ["--checkpoints", str(two_runs)]
+    command = [sys.executable, "-m", "utils.training.compare", "a", "c", "--out", str(two_runs / "both.png"), *places]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "seed" in done.stdout and "44.44" in done.stdout and "both.png" in done.stdout
     assert "not validated on the same images (seed): compare test splits" in done.stderr
-    done = call("a", "nothing")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "nothing: no run" in done.stderr and "Traceback" not in done.stderr
+    done = run_script("utils/training/compare.py", "a", "nothing", *places, folder=ROOT, expected=2)
+    assert not done.stdout and "nothing: no run" in done.stderr and "Traceback" not in done.stderr

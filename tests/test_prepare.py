@@ -23,6 +23,7 @@ from dataset.loading.loaders import Data, open_data
 from dataset.vocabulary import UNKNOWN, Vocabulary
 from tests.made_up_ink import settings
 from tests.made_up_packages import LABELS, caption, image, ink, inkml, make_can, make_comer, make_plain, make_unpacked
+from tests.script_process import run_script
 from utils.errors import DataError
 from utils.reading.images import normalize_image, read_image
 from utils.reading.photographs import clean_photograph
@@ -698,9 +699,8 @@ def test_photographs_that_are_not_cleaned_are_told_and_a_checkpoint_of_them_leav
 # ------------------------------------------------------------------------------------------------------ the script
 
 
-def run(*arguments):
-    command = [sys.executable, "prepare.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+def run(*arguments, **options):
+    return run_script("prepare.py", *map(str, arguments), folder=ROOT, expected=None, **options)
 
 
 def test_the_script_lists_bad_items_and_exits_with_1_unless_told_to_skip_them(tmp_path):
@@ -709,7 +709,7 @@ def test_the_script_lists_bad_items_and_exits_with_1_unless_told_to_skip_them(tm
         file.write("gone\tx\n")
     arguments = (folder, "--dataset", "NAME", "--root", tmp_path)
     for skip, code in (([], 1), (["--skip-bad"], 0)):
-        done = run(*arguments, *skip)
+        done = run(*arguments, *skip, fresh=not skip)
         assert done.returncode == code, done.stderr
         assert "train_labels.txt, line 4: no image 'gone'" in done.stderr and "NAME: ready" in done.stdout
     assert json.loads((tmp_path / "NAME" / "train" / "prepared.json").read_text())["left_out"] == 1
@@ -728,7 +728,7 @@ def test_the_script_adds_and_normalizes_and_tells_labels_that_are_too_long(tmp_p
 
 
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
-    done = run(tmp_path / "nowhere", "--dataset", "NAME", "--root", tmp_path)
+    done = run(tmp_path / "nowhere", "--dataset", "NAME", "--root", tmp_path, fresh=True)
     assert done.returncode == 2
     assert "nowhere: not found; expected" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "NAME").exists()

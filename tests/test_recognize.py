@@ -12,6 +12,7 @@ from PIL import Image
 
 import recognize
 from recognize import Reader
+from tests.script_process import run_script
 from tests.test_reader import encoded, recognizer, saved, written
 from utils.errors import CheckpointError, ConfigError
 from utils.reading import checkpoints
@@ -251,7 +252,5 @@ def test_stdin_is_read_without_loading_what_only_a_sheet_needs(tmp_path, checkpo
 
 def test_a_foreign_checkpoint_is_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "foreign").write_bytes(b"PK\x03\x04 a pickle")
-    command = [sys.executable, ROOT / "recognize.py", "a.png", "--checkpoint", "foreign"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and not done.stdout
-    assert len(done.stderr.splitlines()) == 1 and "foreign" in done.stderr
+    done = run_script("recognize.py", "a.png", "--checkpoint", "foreign", folder=tmp_path, expected=2)
+    assert not done.stdout and len(done.stderr.splitlines()) == 1 and "foreign" in done.stderr

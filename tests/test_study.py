@@ -1,5 +1,6 @@
 """The study of the arms: what its tables say of made-up runs, that the arms are comparable, what the runner does."""
 
+import functools
 import json
 import math
 import os
@@ -16,6 +17,8 @@ import pytest
 import yaml
 
 from tests.benchmarks import study as runner
+from tests.script_process import run_script
+from tests.tiny_training import TINY, make_home
 from utils.config.loading import load_config
 from utils.errors import ConfigError, DataError, UserError
 from utils.evaluation import study
@@ -172,8 +175,8 @@ def test_the_script_prints_the_tables_and_draws_the_curves(made_up):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("validation:\n\n| arm |") and "| bridge | about bridge | 2 |" in done.stdout
     assert (made_up[0].parent / "curves.png").read_bytes().startswith(b"\x89PNG")
-    done = subprocess.run([*command[:3], str(made_up[0])], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "no run of ink to compare with" in done.stderr
+    done = run_script("utils/evaluation/study.py", str(made_up[0]), folder=ROOT, expected=2)
+    assert "no run of ink to compare with" in done.stderr
 
 
 # ---- the arms of results/study/arms.yaml -----------------------------------------------------------------------------
@@ -494,14 +497,7 @@ def test_a_test_split_is_not_read_before_all_runs_are_done(pretending, tmp_path,
 
 def test_a_whole_study_of_a_few_steps_is_run_compared_and_tested(tmp_path):
     """The real scripts, with tiny networks, by counted steps; and the test split by its own command, once."""
-    from dataset.images.sample import make_sample
-    from tests.tiny_training import TINY
-
-    values = yaml.safe_load((ROOT / "config.yaml").read_text())
-    values["presets"]["tiny"] = {name: TINY[name] for name in ("data", "model", "training")}
-    values["data"]["root"] = str(tmp_path / "datasets")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    make_sample(tmp_path / "datasets" / "TINY", train_labels=40, test_labels=8, workers=1, progress=False)
+    make_home(tmp_path, {name: TINY[name] for name in ("data", "model")})
     common = {"losses": {"label": 1.0}, "epochs": 1, "learning_rate": 1e-3}
     arms = {
         "dataset": "TINY", "preset": "tiny", "minutes": 1, "seeds": [0], "baseline": "ink",
@@ -515,11 +511,10 @@ def test_a_whole_study_of_a_few_steps_is_run_compared_and_tested(tmp_path):
     }  # fmt: skip
     (tmp_path / "arms.yaml").write_text(yaml.safe_dump(arms))
     out = tmp_path / "results"
-    command = [sys.executable, str(ROOT / "tests" / "benchmarks" / "study.py"), "--study", str(tmp_path / "arms.yaml"),
-               "--config", str(tmp_path / "config.yaml"), "--checkpoints", str(tmp_path / "checkpoints"),
-               "--out", str(out), "--jobs", "1"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
+    names = {"study": "arms.yaml", "config": "config.yaml", "checkpoints": "checkpoints", "out": "results"}
+    places = [each for flag, name in names.items() for each in (f"--{flag}", str(tmp_path / name))]
+    run = functools.partial(run_script, "tests/benchmarks/study.py", *places, "--jobs", "1", folder=tmp_path)
+    done = run()
     assert "| standard | standard images, ink | 1 |" in done.stdout and (out / "curves.png").is_file()
     ink, standard = (json.loads((out / f"{arm}-0.json").read_text()) for arm in ("ink", "standard"))
     assert ink["stages"] == {"ink": 60.0} and standard["stages"] == {"standard": 20.0, "ink": 40.0}
@@ -529,10 +524,8 @@ def test_a_whole_study_of_a_few_steps_is_run_compared_and_tested(tmp_path):
     assert len(found["right"]) + len(found["wrong"]) == found["items"]
     assert math.isclose(found["exprate"], 100 * len(found["right"]) / found["items"], abs_tol=1e-3)
     assert "2014" not in ink["splits"] and list(ink["splits"]) == ["validation"]
-    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert again.returncode == 0 and again.stdout.count("done before") == 2
-    tested = subprocess.run([*command, "--test", "test"], capture_output=True, text=True, timeout=400)
-    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert run().stdout.count("done before") == 2
+    tested = run("--test", "test")
     assert tested.stdout.count("| standard | standard images, ink | 1 |") == 2  # validation, and test
     for arm in ("ink", "standard"):
         found = json.loads((out / f"{arm}-0.json").read_text())["splits"]["test"]

@@ -27,12 +27,12 @@ TRAINING = ["--dataset", "TINY", "--preset", "tiny", "--device", "cpu"]
 STAGES = ("standard", "alignment", "handwritten")
 
 
-def make_home(folder: Path) -> Path:
-    """Make a working directory with config.yaml, whose preset `tiny` is above, and the data set TINY."""
+def make_home(folder: Path, preset: dict = TINY) -> Path:
+    """Make a working directory with config.yaml, whose preset `tiny` is as given, and the data set TINY."""
     from dataset.images.sample import make_sample
 
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
-    values["presets"]["tiny"] = TINY
+    values["presets"]["tiny"] = preset
     values["datasets"]["TINY"] = {"preset": "tiny"}
     values["data"]["root"] = str(folder / "datasets")
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
