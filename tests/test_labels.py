@@ -47,6 +47,8 @@ def test_names_and_labels_are_found_in_every_layout_of_a_text_file(text):
         '"x^{2},y",f00.png\n\\frac{a}{b},f 1.png',
         "name,label\nf00.png,x^{2},y\nf 1.png,\\frac{a}{b}\n,,\n",
         'id,text,normalized_label\nf00,o,"x^{2},y"\nf 1,p,\\frac{a}{b}',
+        'latex,id,file name\n"x^{2},y",0,f00.png\n\\frac{a}{b},1,f 1.png',
+        'id,name,latex\n0,f00,"x^{2},y"\n1,f 1,\\frac{a}{b}',
     ],
 )
 def test_tables_are_read_with_titles_or_without(text):
@@ -94,6 +96,13 @@ def test_an_image_is_found_by_what_fits_best():
     assert take(["f.png"], "f.jpg") == (["f.png"], [])  # there is no other
     assert take(["a/1.png", "b/1.png"], "b/1.png", "x/a/1") == (["b/1.png", "a/1.png"], [])
     assert take(["f.png"], "g") == ([None], ["f.png"])
+
+
+def test_capital_letters_in_a_files_name_make_no_difference_where_one_file_alone_is_meant():
+    images = NamedImages({"f00.png": 1, "g.png": 2, "G.png": 3}, "images")
+    assert images.take("photos/F00.PNG") == (1, "")
+    assert [images.take(path)[0] for path in ("G.png", "g.jpg")] == [3, 2]
+    assert NamedImages({"gG.png": 3, "Gg.png": 4}, "images").take("GG")[0] is None
 
 
 def test_an_image_has_one_label():

@@ -46,6 +46,8 @@ class Item(NamedTuple):
 class NamedImages(Generic[T]):
     """Images, found by what labels call them: with or without folders and suffix, in either Unicode form.
 
+    Small and capital letters are told apart only where images differ in them.
+
     images: by file, such as `a/f00.png`, or by name.   place: where they are from, for messages.
     """
 
@@ -54,14 +56,24 @@ class NamedImages(Generic[T]):
         self._files: dict[str, list[str]] = {}  # of each name without folder and suffix
         for file in sorted(self.images):
             self._files.setdefault(_key(file), []).append(file)
+        self._keys: dict[str, list[str]] = {}  # of each name in small letters
+        for key in self._files:
+            self._keys.setdefault(key.lower(), []).append(key)
         self._is_taken: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def named(self, path: str) -> list[str]:
+        """The files that may be meant by `path`."""
+        key = _key(path)
+        if key not in self._files and len(alike := self._keys.get(key.lower(), [])) == 1:
+            key = alike[0]
+        return self._files.get(key, [])
+
     def take(self, path: str) -> tuple[T | None, str]:
         """The image that a label calls `path`, None where there is none; and what is to be told about the choice."""
-        files = self._files.get(_key(path), [])
+        files = self.named(path)
         likeness = [_likeness(path, file) for file in files]
         best = [file for file, each in zip(files, likeness, strict=True) if each == max(likeness)]
         if not best:
@@ -135,7 +147,7 @@ def match_labels(
 def _check_names(labels: list[Label], images: NamedImages) -> None:
     """Raise DataError where there are images, and not one label names one of them."""
     named = [label for label in labels if label.path]
-    if not named or not len(images) or any(_key(label.path) in images._files for label in named):
+    if not named or not len(images) or any(images.named(label.path) for label in named):
         return
     first = images.left()[0]
     raise DataError(

@@ -37,6 +37,7 @@ _NAME_WITH_SUFFIX = re.compile(rf"(.+?\.(?:{_NAMED}))\s+(.*)", re.IGNORECASE)
 # Titles of columns, in lower case, without what is no letter.
 _NAME_TITLES = {"name", "file", "filename", "image", "imagename", "imagefile", "img", "path", "imagepath", "filepath",
                 "photo", "id", "imageid"}  # fmt: skip
+_NUMBER_TITLES = {"id", "imageid"}  # may also be a number of the row, beside a name
 _LABEL_TITLES = {"label", "labels", "latex", "tex", "formula", "equation", "expression", "caption", "text", "tokens",
                  "truth", "groundtruth", "normalizedlabel", "target"}  # fmt: skip
 _LINES_TO_JUDGE_BY = 50
@@ -228,11 +229,13 @@ def _delimiter(lines: Sequence[str]) -> str:
 def _columns(rows: Sequence[Sequence[str]], shown_as: str) -> tuple[int, int, bool]:
     """The columns of the names and of the labels, and whether the first row holds titles. Raises DataError."""
     titles = [_title(cell) for cell in rows[0]]
-    of_names = next((index for index, title in enumerate(titles) if title in _NAME_TITLES), None)
+    images = Counter(index for row in rows[1:] or rows for index, cell in enumerate(row) if _is_image(cell))
+    # The column of names is the one that names images; where files have no suffix, rather another than a number.
+    called_so = [index for index, title in enumerate(titles) if title in _NAME_TITLES]
+    of_names = max(called_so, key=lambda index: (images[index], titles[index] not in _NUMBER_TITLES), default=None)
     of_labels = [index for index, title in enumerate(titles) if title in _LABEL_TITLES]
     if of_names is not None and of_labels and of_labels[0] != of_names:
         return of_names, max(of_labels, key=lambda index: titles[index] == "normalizedlabel"), True
-    images = Counter(index for row in rows[1:] or rows for index, cell in enumerate(row) if _is_image(cell))
     if of_names is None:
         of_names = images.most_common(1)[0][0] if images else 0
     has_titles = len(rows) > 1 and bool(images) and not _is_image(rows[0][of_names] if of_names < len(rows[0]) else "")
