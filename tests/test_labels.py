@@ -228,6 +228,10 @@ def test_characters_of_certain_meaning_become_latex(text, latex):
     assert bool(found.notes) == (text != latex)
 
 
+def test_what_a_small_character_is_read_as_is_told_with_its_mark():
+    assert to_latex("x²₁").notes == ["² (U+00B2) is read as ^{2}", "₁ (U+2081) is read as _{1}"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -236,6 +240,7 @@ def test_characters_of_certain_meaning_become_latex(text, latex):
         ("хлеб", "character 1, х (U+0445)"),
         ("é", "é (U+00E9)"),
         ("“", "U+201C"),
+        ("√2", "character 1, √ (U+221A)"),
     ],
 )
 def test_characters_of_no_certain_meaning_are_named(text, told):

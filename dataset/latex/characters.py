@@ -57,6 +57,7 @@ _MARKS = {"\u0302": r"\hat", "\u0303": r"\tilde", "\u0304": r"\bar", "\u0305": r
           "\u0332": r"\underline"}  # fmt: skip
 _FONTS = {"DOUBLE-STRUCK": r"\mathbb", "FRAKTUR": r"\mathfrak", "BLACK-LETTER": r"\mathfrak", "SCRIPT": r"\mathcal"}
 _SCRIPTS = {"<super>": "^", "<sub>": "_"}
+_ROOTS = "√∛∜"  # of what follows, but nothing says where that ends
 _CJK_PUNCTUATION = range(0x3000, 0x3040)
 
 
@@ -102,7 +103,8 @@ def to_latex(text: str, known: Container[str] = ()) -> Replaced:
         if latex is None:
             problems.append(f"character {index}, {shown(character)}, has no certain meaning in LaTeX")
         elif latex != character:
-            notes[f"{shown(character)} is " + (f"read as {latex}" if latex.strip() else "left out")] = None
+            read_as = f"{mark}{{{latex}}}" if mark else latex
+            notes[f"{shown(character)} is " + (f"read as {read_as}" if latex.strip() else "left out")] = None
             # A command is set apart from the letter behind it.
             pieces.append(f"{latex} " if latex.startswith("\\") else latex)
         else:
@@ -133,6 +135,8 @@ def meaning_of(character: str) -> str | None:
         return ""
     if category in ("Zs", "Zl", "Zp"):
         return " "
+    if character in _ROOTS:
+        return None
     known = _CHARACTERS.get(character) or command_of_character(character)
     if known is not None:
         return known
