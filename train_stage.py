@@ -61,6 +61,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
         print_stages(config, data, model, run, context.device, batching)
         for line in start.describe(data.own_vocabulary.tokens, config.stages):
             print(line, flush=True)
+        if not resumed and context.device.type == "cpu" and context.world_size == 1:
+            print_duration(config, data, model, batching, options.preset)
 
     for index, stage in enumerate(config.stages):
         if run.restore_finished(stage.name, model):  # an earlier start did it: its best weights are loaded
@@ -99,6 +101,24 @@ def make_model(config: Config, vocabulary: Vocabulary, start: Start, device: tor
     if config.training.compile:
         model.compile_repeated()
     return model, model.handwritten_encoder.stride
+
+
+def print_duration(config: Config, data: Data, model: Recognizer, batching: str, preset: str | None) -> None:
+    """Say how long all stages will take on the CPU, before they begin; a run by time says so itself."""
+    from dataset.loading.batch import blank_batch
+    from models.losses import Objective
+    from utils.training.duration import describe_duration, stage_time, usual_batch
+
+    if config.training.minutes or config.training.compile:
+        return
+    seconds = []
+    for stage in config.stages:
+        objective = Objective.of(model, stage, config.training, data.vocabulary.inkless)
+        epoch = data.epoch_size(stage)
+        images = usual_batch(config, batching, epoch)
+        seconds.append(stage_time(objective, stage, epoch, images, blank_batch, config.training.precision))
+    for line in describe_duration(config.stages, seconds, preset):
+        print(line, flush=True)
 
 
 def at_scales(

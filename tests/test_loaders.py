@@ -82,6 +82,23 @@ def test_labels_that_cannot_be_drawn_are_listed_and_left_out_of_standard_images_
         assert pairs.ink.label(i).tolist() == pairs.standard.label(int(pairs.partners[i])).tolist()
 
 
+def test_the_size_of_an_epoch_is_known_before_its_images_are_drawn(folder):
+    config = load_config(ROOT / "config.yaml", "MINE", None, [
+        "data.workers=0", "stages.standard.expressions.synthetic=5", "stages.handwritten.passes=3",
+        "stages.handwritten.replay.first=0.5", "stages.alignment.image_scale=0.5",
+    ])  # fmt: skip
+    data = Data(folder, config.data, seed=3)
+    standard, alignment, handwritten = (data.epoch_size(stage) for stage in config.stages)
+    ink = len(data.ink("train"))
+    assert standard.images == len(set(data.ink("train").label_hash().tolist())) + 5
+    assert alignment.images == ink and handwritten.images == round(3 * ink * 1.25)
+    heights, widths = data.ink("train").sizes(0, 0).T
+    assert handwritten.height == pytest.approx(heights.mean(), abs=1)
+    assert handwritten.width == pytest.approx(widths.mean(), rel=0.1)
+    assert alignment.height == pytest.approx(heights.mean() / 2, abs=1)
+    assert handwritten.tokens == round(data.ink("train").lengths.mean())
+
+
 def test_larger_images_are_scaled_to_the_limits_and_none_is_lost(folder):
     ink = Data(folder, settings(folder, max_width=16, image_scale=0.5), 3).ink("train")
     sizes = ink.sizes(0, 0)

@@ -680,6 +680,17 @@ def test_photographs_are_cleaned_once_as_a_reader_cleans_them_and_the_data_set_s
     assert Data(tmp_path / "NAME", settings(tmp_path / "NAME"), 0).about()["clean"] == "auto"
 
 
+def test_photographs_of_a_test_split_are_known_where_those_of_training_alone_were_cleaned(tmp_path):
+    source = make_photographs(tmp_path / "photos", "a", "b")
+    for split, clean in (("train", True), ("test", False), ("cleaned", True)):
+        prepare(source, tmp_path / "NAME", split, progress=False, options=Options(clean=clean))
+    data = Data(tmp_path / "NAME", settings(tmp_path / "NAME"), 0)
+    assert [data.uncleaned(split) for split in ("train", "validation", "test", "cleaned")] == [0, 0, 2, 0]
+    prepare(source, tmp_path / "RAW", "train", progress=False)
+    prepare(source, tmp_path / "RAW", "test", progress=False)
+    assert Data(tmp_path / "RAW", settings(tmp_path / "RAW"), 0).uncleaned("test") == 0
+
+
 def test_photographs_that_are_not_cleaned_are_told_and_a_checkpoint_of_them_leaves_them_alone(tmp_path, capsys):
     source = make_photographs(tmp_path / "photos", "a", "b")
     prepare(source, tmp_path / "NAME", "train", progress=False)

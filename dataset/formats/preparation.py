@@ -556,6 +556,12 @@ def cleaning_of(folder: Path) -> str | None:
     return "never" if 2 * record.photographs > count_lines(folder / "labels.txt") else None
 
 
+def photographs_as_they_are(folder: Path) -> int:
+    """How many images of a split are photographs that were not cleaned, as far as is known."""
+    record = _Record.of(folder)
+    return record.photographs if record else 0
+
+
 def long_labels(
     dataset_folder: str | Path, limit_of: Callable[[int, int], int], splits: Iterable[str] | None = None
 ) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from dataset.formats.preparation import cleaning_of, prepare_if_needed
+from dataset.formats.preparation import cleaning_of, photographs_as_they_are, prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
 from dataset.images.handwritten import HandwrittenImages
 from dataset.images.mixture import Again, Mixture, between
@@ -35,6 +35,7 @@ from utils.parallel import use_one_thread
 from utils.project import from_root
 from utils.reading.images import IMAGE_SETTINGS
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
+from utils.training.duration import EpochSize
 from utils.training.memory import MemoryModel
 
 Kind = Literal["standard", "ink", "synthetic", "pairs"]
@@ -104,6 +105,24 @@ class Data:
     def describe(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
         return f"{len(self.vocabulary.tokens)} tokens; images: {counts}"
+
+    def uncleaned(self, split: str) -> int:
+        """Photographs of a test split that were not cleaned, where those of the training split were."""
+        was_cleaned = cleaning_of(self.folder / "train") == "auto"
+        return photographs_as_they_are(self.folder / split) if was_cleaned else 0
+
+    def epoch_size(self, stage: StageConfig) -> EpochSize:
+        """What an epoch of a stage shows, without drawing it: standard images are taken to be as large as ink."""
+        data = self.of_stage(stage)
+        ink = data.ink("train")
+        if stage.images in ("standard", "synthetic"):
+            store, indices = data._part("train")
+            images = len(np.unique(store.label_hash[indices])) + stage.expressions.synthetic
+        else:
+            replayed = (stage.replay.first + stage.replay.last) / 2 if stage.images == "ink" else 0
+            images = round(len(ink) * stage.passes * (1 + replayed))
+        height, area = ink.sizes(0, 0)[:, 0].mean(), ink.sizes(0, 0).prod(1).mean()
+        return EpochSize(images, round(height), round(area / height), round(ink.lengths.mean()))
 
     def text(self, ids: list[int]) -> str:
         """A label as a person writes it."""

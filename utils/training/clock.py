@@ -77,8 +77,12 @@ def stage_seconds(
 
 
 def describe_time(seconds: float) -> str:
-    """A duration for a person: `42 s`, `7.5 min`."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+    """A duration for a person: `42 s`, `7.5 min`, `3.1 h`, `12 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 def validation_is_affordable(spent: float, last: float, trained: float, max_share: float) -> bool:

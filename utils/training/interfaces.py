@@ -83,6 +83,9 @@ class OpenedData(Protocol):
     def text(self, ids: Sequence[int]) -> str:
         """A label as LaTeX."""
 
+    def uncleaned(self, split: str) -> int:
+        """Photographs of a split that were not cleaned, where those of the training split were."""
+
 
 class Explanation(Protocol):
     """Probability and place of each token of a reading; see models/recognizer.py."""

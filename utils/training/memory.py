@@ -21,11 +21,11 @@ from torch import nn
 
 from utils.config.schema import StageConfig, TrainingConfig
 from utils.errors import MemoryLimitError
-from utils.training.devices import autocast, random_state, restore_random_state
+from utils.training.devices import random_state, restore_random_state
 from utils.training.distributed import SINGLE_PROCESS, DistributedContext
 from utils.training.interfaces import AnyBatch, LabeledBatch
-from utils.training.optimization import train_only
 from utils.training.run_folder import Run
+from utils.training.trial import trial_steps
 
 T = TypeVar("T")
 
@@ -283,32 +283,16 @@ def measure_memory(
 
     make_batch(count, height, width, tokens): a batch of such images and labels.   Nothing of the model is changed.
     """
-    train_only(objective.model, stage.trains)
-    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
+    with trial_steps(objective, stage, device, precision) as step:
 
-    def probe(count: int, height: int, width: int, tokens: int) -> int:
-        batch = make_batch(count, height, width, tokens).to(device)
+        def probe(count: int, height: int, width: int, tokens: int) -> int:
+            batch = make_batch(count, height, width, tokens).to(device)
+            return peak_memory(lambda: step(batch), device)
 
-        def step() -> None:
-            with autocast(device, precision):
-                losses = objective(batch)
-                total = sum(weight * losses[name] for name, weight in stage.losses.items() if weight)
-            total.backward()
-
-        try:
-            return peak_memory(step, device)
-        finally:
-            objective.model.zero_grad(set_to_none=True)
-
-    # Still to come, for what learns: the averages of the optimizer (two), and for all, the averaged weights.
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in objective.model.parameters()]
-    reserved = sum(size * (3 if learns else 1) for size, learns in sizes)
-    try:
+        # Still to come, for what learns: the averages of the optimizer (two), and for all, the averaged weights.
+        sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in objective.model.parameters()]
+        reserved = sum(size * (3 if learns else 1) for size, learns in sizes)
         return dataclasses.asdict(fit_memory(probe, free_bytes(device), reserved, share))
-    finally:
-        with torch.no_grad():
-            for name, buffer in objective.model.named_buffers():
-                buffer.copy_(buffers[name])
 
 
 def measured_once(

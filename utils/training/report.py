@@ -112,5 +112,8 @@ def report(
     run.save_image("sheet.png", lambda path: draw_sheet(items, path, f"{title}: {split}, ExpRate {exprate:.1f} %"))
 
     print("\n" + score_table(splits))
+    for split in splits:
+        if count := data.uncleaned(split):
+            print(f"{split}: {count} photographs were read as they are; evaluate.py cleans them first")
     print(f"\nsummary {run.folder / 'summary.json'}\ncurves  {run.folder / 'curves.png'}")
     print(f"sheet   {run.folder / 'sheet.png'}\nweights {run.best(config.stages[-1].name)}", flush=True)
