@@ -243,6 +243,8 @@ def test_files_of_ink_and_strokes_are_drawn_and_read(tmp_path):
         assert np.array_equal(reading.image, wanted.image) and reading.latex == wanted.latex
     with pytest.raises(DataError, match=r"strokes: expected strokes \[\[\[x, y\]"):
         one.read_strokes([1, 2])
+    with pytest.raises(DataError, match="image: expected a file, .* got list; read_strokes"):
+        one.read(strokes)
 
 
 def test_several_lines_are_warned_of_or_read_by_themselves():

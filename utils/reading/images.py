@@ -1,6 +1,7 @@
 """Images as the network sees them: grey, ink 255 on paper 0, with a narrow margin, whatever came in."""
 
 import io
+import os
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +65,11 @@ def read_image(source: str | Path | bytes | Image.Image | np.ndarray, name: str 
         return _grey(_image_of(source, name))
     if isinstance(source, Image.Image):
         return _decode(source, name)
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        raise DataError(
+            f"{name}: expected a file, the bytes of one, a PIL image or an array, got {type(source).__name__}; "
+            "read_strokes() reads lists of pen strokes"
+        )
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
