@@ -42,7 +42,8 @@ def trained(home) -> Path:
     """The folder of a run that was never stopped."""
     from tests.tiny_training import TRAINING, run
 
-    run("train_stage.py", *TRAINING, "--run", "whole", folder=home)
+    told = run("train_stage.py", *TRAINING, "--run", "whole", folder=home).stdout
+    assert "all stages will take about" in told and "--preset small" not in told
     return home / "checkpoints" / "whole"
 
 

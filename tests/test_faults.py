@@ -513,6 +513,20 @@ def test_memory_that_runs_out_anywhere_is_one_line(capsys, error):
             run_script(main)
 
 
+def test_under_torchrun_the_end_of_another_process_is_one_line(capsys, monkeypatch):
+    def main():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:36547. GLHF!")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(": another process of this run has ended; it says why\n")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(RuntimeError):
+        run_script(main)
+
+
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.script_process import ScriptProcess
 from tests.tiny_training import PLACES, STAGES, TRAINING, run
 
@@ -82,6 +84,26 @@ def test_a_run_that_is_stopped_with_its_workers_and_moved_ends_in_the_same_weigh
         whole, other = (path / f"{name}-best.safetensors" for path in (trained, moved))
         assert whole.read_bytes() == other.read_bytes(), name
     assert not (tmp_path / "machine" / "checkpoints").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the worker in /proc")
+def test_a_worker_that_is_killed_is_told_in_one_line(home):
+    stage = (
+        "{name: ink, images: ink, trains: [handwritten_encoder, decoder], losses: {label: 1}, "
+        "epochs: 2000, learning_rate: 1e-4}"
+    )
+    arguments = [*TRAINING, "--run", "worker", "--config", "config.yaml", *PLACES, "--set", "data.workers=1"]
+    process = ScriptProcess("train_stage.py", *arguments, f"stages=[{stage}]", folder=home)
+    log = home / "checkpoints" / "worker" / "log.jsonl"
+    while process.poll() is None and not log.exists():
+        time.sleep(0.01)
+    (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.poll() == 2 and "Traceback" not in errors, errors
+    told = errors.splitlines()[-1]
+    assert f"stage 1/1 ink: a process that reads images (pid {worker}) is killed by signal: Killed. The system" in told
+    assert "data.workers" in told and "--resume" in told
 
 
 def test_a_finished_run_becomes_longer_by_its_name_alone(home, trained):

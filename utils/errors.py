@@ -29,6 +29,10 @@ class MemoryLimitError(UserError):
     """A single image that does not fit into memory; names it, and what would help."""
 
 
+class WorkerError(UserError):
+    """A process that reads images has ended; says how, and what is likely the reason."""
+
+
 class DataError(UserError):
     """Something that a user can mend in their data; the message names the file, the line, and what was expected."""
 

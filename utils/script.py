@@ -109,6 +109,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     return is_out_of_memory(error)
 
 
+def _is_lost_connection(error: Exception) -> bool:
+    """Whether gloo, which processes under torchrun agree through, says that another one is gone."""
+    is_one_of_several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return is_one_of_several and any(f"Connection {how} by peer" in str(error) for how in ("closed", "reset"))
+
+
 def run_script(main: Callable[[], int | None], go_on: str = "") -> None:
     """Call main; what a user can get wrong is one line on stderr and exit code 2. Ctrl-C: 130, SIGTERM: 143.
 
@@ -126,9 +132,12 @@ def run_script(main: Callable[[], int | None], go_on: str = "") -> None:
         print(f"\n{stopped}; {go_on}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except (RuntimeError, MemoryError) as error:  # where nothing smaller could be tried, such as loading a state
-        if not _is_out_of_memory(error):
+        if _is_lost_connection(error):
+            print(f"{sys.argv[0]}: another process of this run has ended; it says why", file=sys.stderr)
+        elif _is_out_of_memory(error):
+            print(f"{sys.argv[0]}: out of memory: {' '.join(str(error).split())}", file=sys.stderr)
+        else:
             raise
-        print(f"{sys.argv[0]}: out of memory: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (UserError, OSError) as error:  # OSError: a full disk, a file that is not there
         print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)

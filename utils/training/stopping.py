@@ -55,6 +55,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.number = 0
+        self.worker_error: RuntimeError | None = None  # of a loader's worker that has ended, in torch's words
         self._raises = False
         self._process = os.getpid()
         self._before: dict[int, object] = {}
@@ -73,7 +74,8 @@ class StopSignals:
             self._before_workers = None
 
     def let_workers_end(self) -> None:
-        """After a signal, the end of a loader's worker is no error. To be called when the loader has its workers.
+        """The end of a loader's worker is noted in `worker_error`; after a signal it is no error. To be called when the
+        loader has its workers.
 
         Clusters send SIGTERM to all processes of a job. torch's handler of SIGCHLD would raise RuntimeError at once,
         in the middle of a step; without it the loader tells, when the worker's next batch is due.
@@ -83,8 +85,12 @@ class StopSignals:
             return
 
         def receive(number: int, frame: FrameType | None) -> None:
-            if not self.number:
+            if self.number:
+                return
+            try:
                 before(number, frame)
+            except RuntimeError as error:
+                self.worker_error = error
 
         self._before_workers = before
         signal.signal(signal.SIGCHLD, receive)

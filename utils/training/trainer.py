@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from utils.config.schema import Config, StageConfig, TrainingConfig
-from utils.errors import CheckpointError, LossError, MemoryLimitError
+from utils.errors import CheckpointError, LossError, WorkerError
 from utils.training.averaging import EMA, make_swa
 from utils.training.clock import TrainingClock, describe_time, stage_seconds, validation_is_affordable
 from utils.training.devices import autocast, random_state, restore_random_state, seed_everything
@@ -213,6 +213,8 @@ class Trainer:
         iterator = iter(batches)
         while not self.time_is_used():
             try:
+                if self.stop.worker_error:
+                    raise self.stop.worker_error
                 batch = next(iterator)
                 self.stop.let_workers_end()
                 yield batch
@@ -222,12 +224,10 @@ class Trainer:
                 if self.stop.number and self.context.world_size == 1:  # workers that ended leave batches half sent
                     self.stop_signal = self.stop.number
                     self.save_or_stop()
-                if "DataLoader worker" not in str(error):
+                told = str(self.stop.worker_error or error)
+                if not told.startswith("DataLoader worker (pid"):  # one that raised an error tells that one
                     raise
-                raise MemoryLimitError(
-                    f"{self.plan.title}: a process that reads images was ended, by the system where memory ran "
-                    "out; fewer of them (data.workers) would help; --resume goes on from the last saved state"
-                ) from error
+                raise WorkerError(f"{self.plan.title}: {_why_worker_ended(told)}") from error
 
     def train_step(self, batch: LabeledBatch | None) -> None:
         """One step of the optimizer over a batch of all processes; `batch` is this one's part, None for no image."""
@@ -531,6 +531,15 @@ class Trainer:
             own = state["processes"][self.context.rank]
             restore_random_state(own["random"], self.device)
             self.sums = EpochSums(**own["sums"])
+
+
+def _why_worker_ended(told: str) -> str:
+    """What a person should know.   told: by torch, `DataLoader worker (pid 7) is killed by signal: Killed. …`."""
+    how = told.partition(". ")[0].strip(" .").replace("DataLoader worker", "a process that reads images")
+    return (
+        f"{how}. The system kills one where memory or shared memory (/dev/shm) has run out; fewer of them "
+        "(data.workers) need less. --resume goes on from the last saved state"
+    )
 
 
 def _rank(validation: dict[str, float]) -> tuple[float, float]:
