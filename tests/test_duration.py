@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import utils.training.duration
-from utils.training.duration import EpochSize, describe_duration, stage_time, usual_batch
+from utils.training.duration import PADDED, EpochSize, describe_duration, stage_time, usual_batch
 from utils.training.trial import trial_steps
 
 
@@ -51,7 +51,7 @@ def test_the_time_of_a_stage_is_that_of_a_usual_step_for_all_its_images(monkeypa
         made.append((count, *sizes))
         return torch.randn(max(count, 2), 4)  # BatchNorm wants two
 
-    assert stage_time(objective, STAGE, EPOCH, batch_images, make_batch) == pytest.approx(3 * 100 / timed * 2)
+    assert stage_time(objective, STAGE, EPOCH, batch_images, make_batch) == pytest.approx(3 * 100 / timed * 2 * PADDED)
     assert made == [(1, 20, 50, 7, "ink"), (timed, 20, 50, 7, "ink")]
 
 
