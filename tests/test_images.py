@@ -133,6 +133,23 @@ def test_a_frame_changes_nothing(sides, thickness, level, distance, is_dark_ink)
     assert np.array_equal(normalize_image(given), cropped(strokes()))
 
 
+def rounded(height: int, width: int, radius: int) -> np.ndarray:
+    """A filled rectangle of 1 with round corners."""
+    corner = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return cv2.dilate(np.pad(np.ones((height - 2 * radius, width - 2 * radius), np.uint8), radius), corner)
+
+
+@pytest.mark.parametrize("is_dark_ink", [True, False], ids=["ink on paper", "chalk on a board"])
+@pytest.mark.parametrize(("radius", "distance"), [(9, 0), (16, 0), (16, 5)])
+def test_a_frame_with_round_corners_changes_nothing(radius, distance, is_dark_ink):
+    image = np.pad(strokes(), 30)
+    height, width = (side - 2 * distance for side in image.shape)
+    outside, inside = (rounded(height - 2 * cut, width - 2 * cut, radius - cut) for cut in (0, 3))
+    frame = outside - np.pad(inside, 3)
+    image[distance : distance + height, distance : distance + width][frame > 0] = 255
+    assert np.array_equal(normalize_image(255 - image if is_dark_ink else image), cropped(strokes()))
+
+
 def test_two_frames_one_inside_the_other_change_nothing():
     image = np.pad(framed(strokes(), "tblr", 2), 6)
     image[:3] = image[-3:] = 255

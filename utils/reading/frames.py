@@ -1,9 +1,9 @@
 """Frames: lines along or near the edges of an image, that a screenshot, a scanner or a table leaves around a formula.
 
 Two kinds. What reaches the image's own edge is cropped: its rows or columns differ from the paper as wholes, and end
-abruptly. What runs around the ink at some distance from the edge is erased: one piece of ink, straight along at least
-three sides of its bounding box. Bars, brackets, roots and letters such as E stay: they leave no ink of its own inside,
-or lie close to it.
+abruptly. What runs around the ink at some distance from the edge, or has round corners, is erased: one piece of ink,
+straight along at least three sides of its bounding box. Bars, brackets, roots and letters such as E stay: they leave no
+ink of its own inside, or lie close to it.
 """
 
 import cv2
@@ -22,6 +22,7 @@ LONGER, FARTHER = 0.06, 0.5
 LEAST_INK = 4  # pixels: the larger side of a piece of ink that is no speck
 # Of a frame at a distance: its share of the image's sides, how much of a side is straight, and how straight.
 RING_SHARE, RING_COVERED, STRAIGHT = 0.6, 0.9, 0.03
+THIN = 0.25  # of an image's area: more than that along its border is no frame
 
 
 def remove_frames(image: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -41,18 +42,23 @@ def remove_frames(image: np.ndarray) -> tuple[np.ndarray, int, int]:
         paper = _paper_level(image)
         ink = _ink_on(image, paper)
         border = np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]])
-        ring = find_ring(ink) if border.mean() < 0.5 else None  # else the middle of a small image is ink
+        # What covers the border is a frame with round corners, or the paper of a small image whose middle is ink.
+        ring = find_ring(ink, max_area=1.0 if border.mean() < 0.5 else THIN)
         if ring is None:
             break
         image = np.where(cv2.dilate(ring, np.ones((3, 3), np.uint8)) > 0, np.uint8(paper), image)
     return image, top, left
 
 
-def find_ring(ink: np.ndarray) -> np.ndarray | None:
-    """The frame that runs around other ink: uint8 (H, W) of 0 and 1; None where there is none.   ink: the same."""
+def find_ring(ink: np.ndarray, max_area: float = 1.0) -> np.ndarray | None:
+    """The frame that runs around other ink: uint8 (H, W) of 0 and 1; None where there is none.
+
+    ink: the same.   max_area: the largest share of the image that a frame has.
+    """
     height, width = ink.shape
     count, labels, stats, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
     large = (stats[1:, 2] >= RING_SHARE * width) & (stats[1:, 3] >= RING_SHARE * height)
+    large &= stats[1:, 4] <= max_area * ink.size
     for piece in np.flatnonzero(large) + 1:
         left, top, wide, high = stats[piece, :4]
         if min(wide, high) < MIN_SIDE or count < 3:
