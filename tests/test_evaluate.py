@@ -212,6 +212,9 @@ LAYOUTS = {
     "map.json": lambda items: json.dumps({name: label for name, label in items}),
     "nested.json": lambda items: json.dumps({"results": {name: label for name, label in items}}),
     "table.csv": lambda items: "image,latex\n" + "".join(f'{name}.png,"{label}"\n' for name, label in items),
+    "semicolons.csv": lambda items: "img_id;pred\n" + "".join(f"{name};{label}\n" for name, label in items),
+    "columns.csv": lambda items: "label,prediction,id\n" + "".join(f'x,"{label}",{name}\n' for name, label in items),
+    "untitled.tsv": lambda items: "".join(f"{name}.png\t{label}\n" for name, label in items),
 }
 
 
@@ -219,6 +222,15 @@ LAYOUTS = {
 def test_predictions_come_in_the_usual_layouts(home, run, layout):
     (home / layout).write_text(LAYOUTS[layout](LABELS.items()))
     scores, _ = run("--predictions", layout, "--json")
+    assert scores["exact"]["exprate"] == 100 and not scores["failed"]
+
+
+def test_commas_of_a_prediction_without_quotes_are_its_own(home, run):
+    labels = home / "datasets" / "MINE" / "test" / "labels.txt"
+    labels.write_text(labels.read_text() + "seven\t( x , y )\n")
+    rows = "".join(f"{name}.png,{label}\n" for name, label in (LABELS | {"seven": "( x , y )"}).items())
+    (home / "commas.csv").write_text(f"name,latex\n{rows}")
+    scores, _ = run("--predictions", "commas.csv", "--json")
     assert scores["exact"]["exprate"] == 100 and not scores["failed"]
 
 

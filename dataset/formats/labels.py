@@ -36,8 +36,8 @@ _NAMED = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _NAME_WITH_SUFFIX = re.compile(rf"(.+?\.(?:{_NAMED}))\s+(.*)", re.IGNORECASE)
 # Titles of columns, in lower case, without what is no letter.
 _NAME_TITLES = {"name", "file", "filename", "image", "imagename", "imagefile", "img", "path", "imagepath", "filepath",
-                "photo", "id", "imageid"}  # fmt: skip
-_NUMBER_TITLES = {"id", "imageid"}  # may also be a number of the row, beside a name
+                "photo", "id", "imageid", "imgid", "imgname", "imgpath", "key", "input"}  # fmt: skip
+_NUMBER_TITLES = {"id", "imageid", "imgid", "key"}  # may also be a number of the row, beside a name
 _LABEL_TITLES = {"label", "labels", "latex", "tex", "formula", "equation", "expression", "caption", "text", "tokens",
                  "truth", "groundtruth", "normalizedlabel", "target"}  # fmt: skip
 _LINES_TO_JUDGE_BY = 50
@@ -126,7 +126,7 @@ def read_labels(
     head = list(islice(lines, _LINES_TO_JUDGE_BY))
     if kind is None:
         kind = "table" if _is_table([line for line in head if isinstance(line, str) and line.strip()]) else "rows"
-    rows_of = {"rows": _rows, "table": _table_rows, "json": _json_rows}[kind]
+    rows_of = {"rows": _rows, "table": table_rows, "json": _json_rows}[kind]
     lines = chain(head, lines)
     seen: dict[str, str] = {}  # where each path was
     names: set[str] = set()
@@ -226,14 +226,14 @@ def _delimiter(lines: Sequence[str]) -> str:
     return max("\t;,", key=rows_that_fit)
 
 
-def _columns(rows: Sequence[Sequence[str]], shown_as: str) -> tuple[int, int, bool]:
+def _columns(rows: Sequence[Sequence[str]], shown_as: str, label_titles: Container[str]) -> tuple[int, int, bool]:
     """The columns of the names and of the labels, and whether the first row holds titles. Raises DataError."""
     titles = [_title(cell) for cell in rows[0]]
     images = Counter(index for row in rows[1:] or rows for index, cell in enumerate(row) if _is_image(cell))
     # The column of names is the one that names images; where files have no suffix, rather another than a number.
     called_so = [index for index, title in enumerate(titles) if title in _NAME_TITLES]
     of_names = max(called_so, key=lambda index: (images[index], titles[index] not in _NUMBER_TITLES), default=None)
-    of_labels = [index for index, title in enumerate(titles) if title in _LABEL_TITLES]
+    of_labels = [index for index, title in enumerate(titles) if title in label_titles]
     if of_names is not None and of_labels and of_labels[0] != of_names:
         return of_names, max(of_labels, key=lambda index: titles[index] == "normalizedlabel"), True
     if of_names is None:
@@ -256,8 +256,13 @@ def _is_one_of_more(rows: Sequence[Sequence[str]]) -> bool:
     return len({len(row) for row in rows}) == 1
 
 
-def _table_rows(lines: Iterable[str | BadLine], shown_as: str) -> Iterator[tuple[str, str, str, str]]:
-    """(path, label, where, problem) of the rows of a table."""
+def table_rows(
+    lines: Iterable[str | BadLine], shown_as: str, label_titles: Container[str] = _LABEL_TITLES
+) -> Iterator[tuple[str, str, str, str]]:
+    """(path, label, where, problem) of the rows of a table with commas, semicolons or tabs between its cells.
+
+    label_titles: of columns that hold labels, in lower case, without what is no letter.
+    """
     lines = list(lines)
     text = [line.text if isinstance(line, BadLine) else line for line in lines]
     problems = {number: line.reason for number, line in enumerate(lines, start=1) if isinstance(line, BadLine)}
@@ -274,7 +279,7 @@ def _table_rows(lines: Iterable[str | BadLine], shown_as: str) -> Iterator[tuple
     if not rows:
         return
     rows[0][0][0] = rows[0][0][0].strip("\ufeff")
-    of_names, of_labels, has_titles = _columns([row for row, _ in rows[:_LINES_TO_JUDGE_BY]], shown_as)
+    of_names, of_labels, has_titles = _columns([row for row, _ in rows[:_LINES_TO_JUDGE_BY]], shown_as, label_titles)
     columns = len(rows[0][0]) if has_titles else 2
     for row, number in rows[has_titles:]:
         where = f"{shown_as}, line {number}"

@@ -2,12 +2,12 @@
 
 f00<TAB>\\frac { 3 } { 8 }              lines of a .txt, the name with or without a suffix or folders
 {"img_id": "f00", "pred": "…"}         lines of a .jsonl, or the rows of a .json, or {"f00": "…"}
+f00.png;x ^ { 2 }                      a .csv or .tsv with commas, semicolons or tabs, with a line of titles or without
 f00.txt                                in a folder or .zip, a file for each item (lines that begin with % are left out)
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import unicodedata
@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset.formats.labels import DOLLARS, IMAGE_SUFFIXES
+from dataset.formats.labels import DOLLARS, IMAGE_SUFFIXES, TABLE_SUFFIXES, table_rows
 from dataset.formats.sources import open_zip, read_packed
 from dataset.formats.text_files import lines_of
 from dataset.latex.parser import tokenize
@@ -29,8 +29,9 @@ SUFFIXES = (*IMAGE_SUFFIXES, ".inkml", ".lg", ".txt", ".tex")
 NAME_KEYS = ("id", "name", "img_id", "image_id", "image", "img", "filename", "file_name", "file", "path", "key",
              "input", "img_path", "image_path")  # fmt: skip
 TEXT_KEYS = ("prediction", "pred", "predicted", "predict", "latex", "hypothesis", "hyp", "output", "result", "text")
+TEXT_TITLES = {key.replace("_", "") for key in TEXT_KEYS}  # of a table's column, as table_rows() compares them
 REFERENCE_KEYS = ("reference", "truth")  # of evaluate.py's own files, today's and earlier
-EXPECTED = "expected lines name<TAB>tokens, rows of JSON, or a folder or .zip of NAME.txt files"
+EXPECTED = "expected lines name<TAB>tokens, a table, rows of JSON, or a folder or .zip of NAME.txt files"
 
 
 class Entry(NamedTuple):
@@ -204,19 +205,15 @@ def _file_entries(suffix: str, lines: Iterator[str], where: str) -> Iterator[Ent
                 yield _row_entry(_parsed(line, place), place)
     elif suffix == ".json":
         yield from _json_entries(_parsed("".join(lines), where), where)
+    elif suffix in TABLE_SUFFIXES:
+        for name, text, place, _ in table_rows((line.rstrip("\r\n") for line in lines), where, TEXT_TITLES):
+            if name.strip():
+                yield Entry(name.strip(), text, place)
     else:
-        rows = _cells(lines, where) if suffix == ".csv" else (_columns(line) for line in lines)
-        for number, (name, text) in enumerate(((*row, "", "")[:2] for row in rows), 1):
+        for number, (name, text) in enumerate(map(_columns, lines), 1):
             is_title = number == 1 and name.strip().lower() in NAME_KEYS and text.strip().lower() in TEXT_KEYS
             if name.strip() and not is_title:
                 yield Entry(name.strip(), text, f"{where}, line {number}")
-
-
-def _cells(lines: Iterator[str], where: str) -> Iterator[list[str]]:
-    try:
-        yield from csv.reader(lines)
-    except csv.Error as error:
-        raise DataError(f"{where}: not a table of cells with commas between them ({error})") from None
 
 
 def _columns(line: str) -> tuple[str, str]:
