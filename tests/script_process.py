@@ -87,6 +87,7 @@ def _run(script: str, arguments: tuple[str, ...], folder: str, streams: list[str
         os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.set_start_method(None, force=True)  # that of its own processes: the platform's, not QUICK's
     if before:
         before()
     path = str(ROOT / script)

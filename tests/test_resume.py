@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import time
@@ -103,8 +102,7 @@ def test_a_worker_that_is_killed_is_told_in_one_line(home):
     _, errors = process.communicate()
     assert process.poll() == 2 and "Traceback" not in errors, errors
     told = errors.splitlines()[-1]
-    how = r"\(pid(\(s\))? %s\) (is killed by signal: Killed|exited unexpectedly)\. The system" % worker
-    assert re.search(f"stage 1/1 ink: a process that reads images {how}", told), told
+    assert f"stage 1/1 ink: a process that reads images (pid {worker}) is killed by signal: Killed. The system" in told
     assert "data.workers" in told and "--resume" in told
 
 
