@@ -70,9 +70,11 @@ def location_scores(
 class PlainGRUDecoder(nn.Module):
     """The GRU decoder with everything computed again at every step."""
 
+    directions = 1
+
     def __init__(self, network: GRUDecoder):
         super().__init__()
-        self.network, self.directions = network, network.directions
+        self.network = network
         self.cell = nn.GRUCell(network.gru.input_size, network.gru.hidden_size)
         for name, parameter in network.gru.named_parameters():
             delattr(self.cell, name.removesuffix("_l0"))
@@ -83,9 +85,6 @@ class PlainGRUDecoder(nn.Module):
 
     def forward(self, features: Tensor, padding: Tensor, tokens: Tensor, counts: Tensor | None = None) -> DecoderOutput:
         network, attention = self.network, self.network.attention
-        rows_per_image = len(tokens) // len(features)
-        features, padding = (each.repeat_interleave(rows_per_image, 0) for each in (features, padding))
-        counts = None if counts is None else counts.repeat_interleave(rows_per_image, 0)
         size, _, height, width = features.shape
         cells = features.flatten(2).transpose(1, 2)
         is_valid = (~padding).flatten(1).float()

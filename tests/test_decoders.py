@@ -28,7 +28,6 @@ OPTIONS = {
         "attention": 40,
         "coverage_kernel": 5,
         "location": 6,
-        "directions": 2,
         "dropout": 0.1,
     },
     "transformer": {"width": 32, "heads": 4, "layers": 3, "feed_forward": 64, "dropout": 0.1},
@@ -75,10 +74,6 @@ def test_labels_are_framed_for_each_direction():
     assert framed.inputs.tolist() == [[START, 5, 6, 7], [END, 7, 6, 5], [START, 8, PAD, PAD], [END, 8, PAD, PAD]]
     assert framed.targets.tolist() == [[5, 6, 7, END], [7, 6, 5, START], [8, END, PAD, PAD], [8, START, PAD, PAD]]
     assert framed.label_indices.tolist() == [[0, 1, 2, -1], [2, 1, 0, -1], [0, -1, -1, -1], [0, -1, -1, -1]]
-
-
-def test_a_gru_reads_in_one_direction_unless_told_and_a_transformer_in_both():
-    assert [decoder(kind).directions for kind in ("gru", "gru-location", "transformer")] == [1, 2, 2]
 
 
 @both_decoders

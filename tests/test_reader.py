@@ -25,7 +25,6 @@ GRU = {"hidden": 16, "embedding": 12, "attention": 16, "coverage_kernel": 3, "dr
 OPTIONS = {
     "gru": GRU,
     "gru-location": GRU | {"location": 4, "symbols": True},
-    "gru-both": GRU | {"location": 4, "symbols": True, "directions": 2},
     "transformer": {"width": 16, "heads": 2, "layers": 2, "feed_forward": 32, "dropout": 0.1},
 }
 both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])

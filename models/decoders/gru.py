@@ -17,10 +17,10 @@ class GRUDecoder(nn.Module):
     channels: of the encoder.   location: features of past attention in LocationAttention; 0: additive attention with
     coverage, the paper's.   symbols: whether the logits of a map of symbols (models/symbols.py), where attention lies,
     are added to those of the decoder: what is there, and what can come next, are then said separately.
-    counting: whether a count of each symbol is given.   directions: 2 reads from right to left, too, with the same
-    weights, as the transformer decoder does (Zhao et al. (BTTR), ICDAR 2021, section 3.3); the paper reads in one.
-    Sizes: the paper's by default.
+    counting: whether a count of each symbol is given.   Sizes: the paper's by default.
     """
+
+    directions = 1
 
     def __init__(
         self,
@@ -34,10 +34,8 @@ class GRUDecoder(nn.Module):
         symbols: bool = False,
         dropout: float = 0.5,
         counting: bool = True,
-        directions: int = 1,
     ):  # more than 7 parameters: each is a key of the configuration
         super().__init__()
-        self.directions = directions
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.first_hidden = nn.Linear(channels, hidden)
         self.gru = nn.GRU(embedding, hidden, batch_first=True)

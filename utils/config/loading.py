@@ -33,7 +33,7 @@ FORMER_KEYS = {
 ONLY_IN_RUNS = ("batching",)
 TABLES = ("model", "data", "presets", "datasets")  # looked into before the schema has seen them
 MAX_NODES = 100_000  # of a YAML file; config.yaml has some hundred
-FREE_WITH_WEIGHTS = ("dropout", "recompute", "directions")  # keys of a network that its weights do not depend on
+FREE_WITH_WEIGHTS = ("dropout", "recompute")  # keys of a network that its weights do not depend on
 
 
 @dataclasses.dataclass(frozen=True)

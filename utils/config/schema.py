@@ -83,7 +83,6 @@ PositiveIntegerOrAuto = Annotated[
 PositiveNumber = Annotated[float, _number(float, "a positive number", lambda x: x > 0)]
 NonNegativeNumber = Annotated[float, _number(float, "a non-negative number", lambda x: x >= 0)]
 Share = Annotated[float, _number(float, "a number between 0 and 1", lambda x: 0 <= x <= 1)]
-Directions = Annotated[int, _number(int, "1 or 2", lambda x: x in (1, 2))]
 Flag = Annotated[bool, BeforeValidator(_check_flag)]
 Text = Annotated[str, BeforeValidator(_check_text)]
 Range = Annotated[tuple[PositiveNumber, PositiveNumber], BeforeValidator(_check_pair)]
@@ -141,7 +140,6 @@ class GRUConfig:
     coverage_kernel: PositiveInteger
     location: NonNegativeInteger = 0
     symbols: Flag = False
-    directions: Directions = 1
     dropout: Share
 
 
