@@ -15,6 +15,7 @@ import copy
 import json
 import logging
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -81,6 +82,8 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / ABOUT).unlink(missing_ok=True)  # the folder counts as exported when everything else is there
     files = [[options.out / name for name in file_names(index)] for index in range(len(reader.network.networks))]
+    if any(network.backwards is not None for network in reader.network.networks):
+        print("the decoder that reads backwards is left out: a beam goes without it", file=sys.stderr)
     for network, paths in zip(reader.network.networks, files, strict=True):
         export_network(network, *paths)
         if options.int8:

@@ -94,7 +94,8 @@ def make_model(config: Config, vocabulary: Vocabulary, start: Start, device: tor
     from utils.training.devices import seed_everything
 
     seed_everything(config.seed)
-    model = Recognizer.from_config(config.model, len(vocabulary), config.domains(), config.uses_loss("symbols"))
+    model = Recognizer.from_config(config.model, len(vocabulary), config.domains(), config.uses_loss("symbols"),
+                                   config.trains("backwards"))  # fmt: skip
     start.load_into(model)
     model.braces = vocabulary.braces
     model = model.to(device)

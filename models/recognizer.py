@@ -1,4 +1,4 @@
-"""The whole network: one encoder for each kind of image, one decoder for both."""
+"""The whole network: one encoder for each kind of image, one decoder for both, and one that reads them backwards."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from models.counting import CountingHead
 from models.decoders.gru import GRUDecoder
-from models.decoders.interface import replace_at_random, teacher_forcing
+from models.decoders.interface import Decoder, TeacherForcing, replace_at_random, teacher_forcing
 from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
 from models.ensemble import EnsembleDecoder, encode_together
-from models.search import beam_search, greedy
+from models.search import beam_search, greedy, rescore
 from models.symbols import SymbolMap
 from utils.hypotheses import Braces, Hypothesis
 from utils.special_tokens import PAD
@@ -77,10 +77,17 @@ class Explanation(NamedTuple):
 class Reads(nn.Module):
     """The reading half of a network that has encode() and a decoder.
 
-    braces: of the vocabulary; where they are told, what is read has them balanced.
+    braces: of the vocabulary; where they are told, what is read has them balanced.   backwards: a decoder that reads
+    from right to left, where there is one; it scores what a beam has found.
     """
 
     braces: Braces | None = None
+    backwards: Decoder | None
+
+    @property
+    def directions(self) -> int:
+        """1, or 2 where hypotheses can be scored in both."""
+        return self.decoder.directions if self.backwards is None else 2
 
     @torch.no_grad()
     def read(
@@ -106,7 +113,10 @@ class Reads(nn.Module):
         """read(), for what encode() returned."""
         if beam == 1 and directions in (None, 1):
             return greedy(self.decoder, *encoded, length_penalty, self.braces)
-        return beam_search(self.decoder, *encoded, beam, directions, length_penalty, self.braces)
+        if self.backwards is None or directions == 1:
+            return beam_search(self.decoder, *encoded, beam, directions, length_penalty, self.braces)
+        found = beam_search(self.decoder, *encoded, beam, 1, length_penalty, self.braces)
+        return rescore(found, self.backwards, *encoded, length_penalty)
 
     @torch.no_grad()
     def explain(
@@ -146,7 +156,8 @@ class Recognizer(Reads):
     counting: channels of the counting head; 0: no such head. The gru decoder is given the counts; with a transformer
     they train the encoder only.   symbols: whether there is a map of symbols, which serves training only; see
     models/symbols.py. A gru decoder with `symbols` has its own, which it reads with.   domains: the kinds of images
-    that have an encoder.
+    that have an encoder.   backwards: whether there is a second decoder like the first, with weights of its own, which
+    reads from right to left; see models/search.rescore().
     """
 
     def __init__(
@@ -158,7 +169,8 @@ class Recognizer(Reads):
         counting: int = 0,
         symbols: bool = False,
         domains: Sequence[str] = DOMAINS,
-    ):
+        backwards: bool = False,
+    ):  # more than 7 parameters: each is a key of architecture()
         super().__init__()
         self._architecture = {
             "vocabulary_size": vocabulary_size,
@@ -167,6 +179,7 @@ class Recognizer(Reads):
             "decoder_options": dict(decoder_options),
             "counting": counting,
             "symbols": symbols,
+            "backwards": backwards,
         }
         self.standard_encoder = DenseNet(**encoder) if "standard" in domains else None
         self.handwritten_encoder = DenseNet(**encoder) if "handwritten" in domains else None
@@ -175,6 +188,7 @@ class Recognizer(Reads):
         if decoder == "gru":
             options["counting"] = counting > 0
         self.decoder = DECODERS[decoder](vocabulary_size, channels, **options)
+        self.backwards = DECODERS[decoder](vocabulary_size, channels, **options) if backwards else None
         self.counting = CountingHead(channels, vocabulary_size, counting) if counting else None
         has_own_map = getattr(self.decoder, "symbols", None) is not None
         self.symbol_map = SymbolMap(channels, vocabulary_size) if symbols and not has_own_map else None
@@ -182,13 +196,25 @@ class Recognizer(Reads):
 
     @classmethod
     def from_config(
-        cls, settings: ModelConfig, vocabulary_size: int, domains: Sequence[str] = DOMAINS, symbols: bool = False
+        cls,
+        settings: ModelConfig,
+        vocabulary_size: int,
+        domains: Sequence[str] = DOMAINS,
+        symbols: bool = False,
+        backwards: bool = False,
     ) -> Recognizer:
         """The network that the section `model` of a configuration describes."""
         options = dataclasses.asdict(settings)
         decoder = options["decoder"]
         return cls(
-            vocabulary_size, options["encoder"], decoder, options[decoder], options["counting"], symbols, domains
+            vocabulary_size,
+            options["encoder"],
+            decoder,
+            options[decoder],
+            options["counting"],
+            symbols,
+            domains,
+            backwards,
         )
 
     @property
@@ -210,6 +236,7 @@ class Recognizer(Reads):
             "standard_encoder": [self.standard_encoder],
             "handwritten_encoder": [self.handwritten_encoder],
             "decoder": [self.decoder, self.counting, self.symbol_map],
+            "backwards": [self.backwards],
         }
         return {name: [module for module in modules if module is not None] for name, modules in parts.items()}
 
@@ -231,7 +258,8 @@ class Recognizer(Reads):
 
         vocabulary_size: theirs. What its ids mean, they mean here; the tokens behind them have untrained rows in
         embedding, output layer, counting head and map of symbols, and the logits of the known ones are as before.
-        An encoder that the weights lack becomes a copy of the other one.
+        An encoder that the weights lack becomes a copy of the other one, and a decoder that reads backwards one of the
+        other decoder. One that the weights have, and this network has not, is left out.
         Raises RuntimeError, as load_state_dict() does, for weights of another network.
         """
         weights = {_present_name(name): weight for name, weight in weights.items()}
@@ -242,10 +270,19 @@ class Recognizer(Reads):
                 weights |= {prefix + name.removeprefix(source): weight for name, weight in copied.items()}
             if self.encoder(domain) is None:
                 weights = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
+        weights = self._with_backwards(weights)
         own = self.state_dict()
         for name in weights.keys() & own.keys():
             weights[name] = _with_rows_of(own[name], weights[name], self.vocabulary_size, vocabulary_size)
         self.load_state_dict(weights)
+
+    def _with_backwards(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the decoder that reads backwards as this network has one, or has none; see start_from()."""
+        prefix = "backwards."
+        if self.backwards is None:
+            return {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
+        decoder = {name: weight for name, weight in weights.items() if name.startswith("decoder.")}
+        return {prefix + name.removeprefix("decoder."): weight for name, weight in decoder.items()} | weights
 
     def start_handwritten_from_standard(self) -> None:
         """Make the handwritten encoder a copy of the standard one."""
@@ -297,13 +334,22 @@ class Recognizer(Reads):
         features, padding, counts = self.encode(images, padding, domain)
         if not decodes:
             return ModelOutput(None, None, None, None, None, counts, self.map_symbols(features), features, padding)
-        inputs, targets, label_indices = teacher_forcing(labels, lengths, self.decoder.directions)
-        if input_noise > 0 and self.decoder.training:
+        decoder = self.decoder
+        inputs, targets, label_indices = teacher_forcing(labels, lengths, decoder.directions)
+        if self.trains_backwards:
+            decoder = self.backwards
+            inputs, targets, label_indices = TeacherForcing(*(x[1::2] for x in teacher_forcing(labels, lengths, 2)))
+        if input_noise > 0 and decoder.training:
             inputs = replace_at_random(inputs, input_noise, self.vocabulary_size)
-        logits, context, attention = self.decoder(features, padding, inputs, counts)
+        logits, context, attention = decoder(features, padding, inputs, counts)
         return ModelOutput(
             logits, targets, label_indices, context, attention, counts, self.map_symbols(features), features, padding
         )
+
+    @property
+    def trains_backwards(self) -> bool:
+        """Whether, of both decoders, the one that reads backwards alone learns: then forward() goes through it."""
+        return self.backwards is not None and self.backwards.training and not self.decoder.training
 
     def map_symbols(self, features: Tensor) -> Tensor | None:
         """The map of symbols, where there is one: (B, C, h, w) -> (B, V, h, w)."""
@@ -321,6 +367,8 @@ class Ensemble(Reads):
         self.networks, self.ratios = nn.ModuleList(networks), tuple(ratios)
         self.decoder = EnsembleDecoder([network.decoder for network in self.networks for _ in (1, *self.ratios)])
         self.braces = self.networks[0].braces
+        backwards = [network.backwards for network in self.networks for _ in (1, *self.ratios)]
+        self.backwards = EnsembleDecoder(backwards) if all(each is not None for each in backwards) else None
 
     @property
     def handwritten_encoder(self) -> DenseNet:

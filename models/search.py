@@ -1,5 +1,6 @@
 """Autoregressive decoding: from the features of images to token sequences, greedily or by beam search."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.decoders.interface import Decoder, DecoderState, teacher_forcing
-from utils.hypotheses import MINUS_INFINITY, Braces, Hypothesis, best_hypotheses, max_tokens
+from utils.hypotheses import MINUS_INFINITY, Braces, Hypothesis, best_hypotheses, max_tokens, ranked
 from utils.special_tokens import END, PAD, START
 
 # Steps between two checks of which images are done: each check makes the CPU wait for the GPU.
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
+BACKWARDS_SHARE = 0.5  # of the decoder that reads backwards in the score of a hypothesis
 MAX_RESCORED = 2**21  # hypotheses x tokens x feature positions of one pass of rescoring; each needs some 500 bytes
 
 
@@ -262,6 +264,35 @@ def _gather_sequences(sequences: Tensor, chosen: Tensor) -> Tensor:
     return sequences.gather(2, chosen[..., None].expand(-1, -1, -1, sequences.shape[-1]))
 
 
+@torch.no_grad()
+def rescore(
+    hypotheses: Sequence[Hypothesis],
+    backwards: Decoder,
+    features: Tensor,
+    padding: Tensor,
+    counts: Tensor | None = None,
+    length_penalty: float = 1.0,
+) -> list[Hypothesis]:
+    """The hypotheses of each image with a decoder that reads from right to left scoring them, too, best first.
+
+    It goes by what comes after a token instead of what came before, and so is wrong elsewhere: Liu et al., Agreement on
+    Target-bidirectional Neural Machine Translation, NAACL 2016. A score is the mean of both, the second one's share
+    being BACKWARDS_SHARE.
+    """
+    beams = [(one, *one.alternatives) for one in hypotheses]
+    length = max(1, *(len(one.tokens) for beam in beams for one in beam))
+    sequences = torch.full((len(beams), 1, max(map(len, beams)), length), PAD, device=features.device)
+    for rows, beam in zip(sequences[:, 0], beams, strict=True):
+        for row, one in zip(rows, beam, strict=False):
+            row[: len(one.tokens)] = torch.tensor(one.tokens, device=features.device)
+    scores = _rescore(backwards, features, padding, counts, sequences, length_penalty)[:, 0].tolist()
+
+    def both(one: Hypothesis, score: float) -> Hypothesis:
+        return replace(one, score=(1 - BACKWARDS_SHARE) * one.score + BACKWARDS_SHARE * score)
+
+    return [ranked(map(both, beam, own)) for beam, own in zip(beams, scores, strict=True)]
+
+
 def _rescore(
     decoder: Decoder,
     features: Tensor,
@@ -270,15 +301,15 @@ def _rescore(
     sequences: Tensor,
     length_penalty: float,
 ) -> Tensor:
-    """Scores of sequences (B, 2, beam, L), each by the direction that did not propose it.   Returns (B, 2, beam)."""
-    _, _, beam, _ = sequences.shape
+    """Scores of sequences (B, K, beam, L) of K directions, 1 or 2, each by the other one.   Returns (B, K, beam)."""
+    _, directions, beam, _ = sequences.shape
     inputs, targets, lengths = _reversed(sequences)
     length = inputs.shape[-1]
     scores = torch.zeros(lengths.shape, device=sequences.device)
     max_lengths = lengths.flatten(1).amax(1)
     max_sequences = MAX_RESCORED // (length * padding[0].numel())
-    images_at_once = max(1, max_sequences // (2 * beam))
-    beams_at_once = min(max(1, max_sequences // 2), beam)  # fewer than all where a single image is too much
+    images_at_once = max(1, max_sequences // (directions * beam))
+    beams_at_once = min(max(1, max_sequences // directions), beam)  # fewer than all where a single image is too much
     for images in max_lengths.argsort().split(images_at_once):
         end = int(max_lengths[images[-1]]) + 1
         for part in torch.arange(beam, device=sequences.device).split(beams_at_once):
@@ -294,25 +325,26 @@ def _rescore(
                 ignore_index=PAD,
                 reduction="none",
             )
-            scores[images[:, None], :, part] = -losses.view(len(images), 2, len(part), end).sum(-1).transpose(1, 2)
+            losses = losses.view(len(images), directions, len(part), end).sum(-1)
+            scores[images[:, None], :, part] = -losses.transpose(1, 2)
     return scores / (lengths + 1) ** length_penalty
 
 
 def _reversed(sequences: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sequences (B, 2, beam, L) of both directions as inputs and targets, (B, 2, beam, length + 1), of the other one.
+    """Sequences (B, K, beam, L) of K directions as inputs and targets, (B, K, beam, length + 1), of the other one.
 
-    Also returns their lengths (B, 2, beam), without ends.
+    Also returns their lengths (B, K, beam), without ends.
     """
-    size, _, beam, _ = sequences.shape
+    size, directions, beam, _ = sequences.shape
     sequences = sequences.masked_fill((sequences == START) | (sequences == END), PAD)
     lengths = (sequences != PAD).sum(-1)
     length = max(int(lengths.max()), 1)
     forced = teacher_forcing(sequences[..., :length].flatten(0, 2), lengths.flatten(), 2)
     # Of the two directions of each sequence, the second, which is backwards.
     inputs, targets = (
-        ids.view(size, 2, beam, 2, length + 1)[:, :, :, 1].clone() for ids in (forced.inputs, forced.targets)
+        ids.view(size, directions, beam, 2, length + 1)[:, :, :, 1].clone() for ids in (forced.inputs, forced.targets)
     )
     for ids in (inputs, targets):  # what was proposed from right to left is now read forwards: swap start and end
-        second = ids[:, 1]
-        ids[:, 1] = torch.where((second == START) | (second == END), START + END - second, second)
+        second = ids[:, 1:]
+        ids[:, 1:] = torch.where((second == START) | (second == END), START + END - second, second)
     return inputs, targets, lengths

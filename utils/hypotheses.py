@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from utils.special_tokens import END, PAD, START
@@ -79,9 +79,14 @@ def best_hypotheses(
                 key = tuple(hypothesis.tokens)
                 if key not in found or _rank(hypothesis) > _rank(found[key]):
                     found[key] = hypothesis
-        best, *rest = sorted(found.values(), key=_rank, reverse=True)[:beam]
-        results.append(replace(best, alternatives=tuple(rest)))
+        results.append(ranked(found.values(), beam))
     return results
+
+
+def ranked(hypotheses: Iterable[Hypothesis], beam: int | None = None) -> Hypothesis:
+    """The best hypothesis of an image, with the next ones, `beam` in all or as many as there are, behind it."""
+    best, *rest = (replace(one, alternatives=()) for one in sorted(hypotheses, key=_rank, reverse=True)[:beam])
+    return replace(best, alternatives=tuple(rest))
 
 
 def _of_direction(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict
@@ -191,7 +191,7 @@ class TrainingConfig:
 
 
 IMAGES = ("standard", "synthetic", "pairs", "ink")
-PARTS = ("standard_encoder", "handwritten_encoder", "decoder")
+PARTS = ("standard_encoder", "handwritten_encoder", "decoder", "backwards")
 LOSSES = (
     "label",
     "counting",
@@ -269,7 +269,7 @@ class StageConfig:
 
     name: Text
     images: Literal["standard", "synthetic", "pairs", "ink"]
-    trains: tuple[Literal["standard_encoder", "handwritten_encoder", "decoder"], ...]
+    trains: tuple[Literal["standard_encoder", "handwritten_encoder", "decoder", "backwards"], ...]
     losses: dict[str, NonNegativeNumber]
     epochs: PositiveInteger
     learning_rate: PositiveNumber
@@ -309,6 +309,10 @@ class Config:
         needs_standard = any(stage.images in ("standard", "pairs") for stage in self.stages)
         return ("standard", "handwritten") if needs_standard else ("handwritten",)
 
+    def trains(self, part: str) -> bool:
+        """Whether any stage trains this part of the network."""
+        return any(part in stage.trains for stage in self.stages)
+
     def uses_loss(self, name: str) -> bool:
         """Whether any stage gives this loss a weight."""
         return any(stage.losses.get(name, 0) > 0 for stage in self.stages)
@@ -345,6 +349,9 @@ def stage_errors(config: Config) -> list[tuple[Location, str]]:
         unseen = "handwritten_encoder" if stage.images == "standard" else "standard_encoder"
         if unseen in stage.trains:
             errors.append(((*here, "trains"), f"{unseen} does not see `images: {stage.images}`"))
+        errors += [
+            ((*here, "trains"), why) for why in _backwards_errors(stage, config.stages[index + 1 :], config.model)
+        ]
         errors += [((*here, *where), why) for where, why in _mix_errors(stage)]
         if stage.share is None and any(other.share is not None for other in config.stages):
             errors.append(((*here, "share"), "missing; where one stage has a share of the time, all need one"))
@@ -353,6 +360,22 @@ def stage_errors(config: Config) -> list[tuple[Location, str]]:
         errors.append((where, f"expected {config.data.image_scale:g}, as data.image_scale: the run is read so"))
     if not config.stages:
         errors.append((("stages",), "expected at least one stage"))
+    return errors
+
+
+def _backwards_errors(stage: StageConfig, later: Sequence[StageConfig], model: ModelConfig) -> list[str]:
+    if "backwards" not in stage.trains:
+        return []
+    errors = []
+    if len(stage.trains) > 1:
+        errors.append("backwards learns alone, from features that stay as they are; give it a stage of its own")
+    if model.decoder == "transformer":
+        errors.append("the transformer decoder reads in both directions by itself; backwards is for gru")
+    if stage.images not in ("ink", "synthetic"):
+        errors.append(f"backwards does not see `images: {stage.images}`")
+    others = [other.name for other in later if other.trains != ("backwards",)]
+    if others:
+        errors.append(f"what backwards reads from would change after it: expected it behind {', '.join(others)}")
     return errors
 
 

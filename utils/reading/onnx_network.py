@@ -125,6 +125,11 @@ class OnnxNetwork:
         if any(network.vocabulary_size != self.vocabulary_size for network in self._networks):
             raise CheckpointError(f"{folder}: its networks have vocabularies of different sizes")
 
+    @property
+    def directions(self) -> int:
+        """1, or 2 where it reads in both."""
+        return self.decoder.directions
+
     def at_scales(self, ratios: Sequence[float]) -> OnnxNetwork:
         """This network, reading each image as it is and `ratios` times as large together; as models/ensemble.py."""
         network = copy.copy(self)

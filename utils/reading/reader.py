@@ -357,7 +357,7 @@ class Reader:
 
     def check(self, search: Search) -> None:
         """Raises ConfigError for a search that the network cannot do."""
-        known = self.model.decoder.directions
+        known = self.model.directions
         if search.beam < 1:
             raise ConfigError(f"expected a beam of at least 1, got {search.beam}")
         if (search.directions or 1) > known:
@@ -369,7 +369,7 @@ class Reader:
         is_greedy = search.beam == 1 and search.directions in (None, 1)
         return {
             "beam": search.beam,
-            "directions": 1 if is_greedy else search.directions or self.model.decoder.directions,
+            "directions": 1 if is_greedy else search.directions or self.model.directions,
             "prefer_well_formed": search.prefer_well_formed and not is_greedy,
             "scales": list(self.scales),
         }
