@@ -479,7 +479,8 @@ def test_attention_without_strokes_says_before_anything_takes_time_how_to_get_th
             check_stages(data, config)
         with pytest.raises(DataError, match=message):
             make_loaders(data, stage, config, "fixed", stride=8)
-    check_stages(data, supervised("standard", dataset="MINE")[0])  # the typesetter knows
+    config, _ = supervised("standard", "augment.strokes={}", dataset="MINE")
+    check_stages(data, config)  # the typesetter knows
 
 
 def test_without_strokes_a_mix_with_synthetic_ink_goes_on_and_that_is_told(data, capsys):
@@ -492,13 +493,14 @@ def test_without_strokes_a_mix_with_synthetic_ink_goes_on_and_that_is_told(data,
     assert 0 < boxes.isfinite().all(1).sum() < len(boxes)
 
 
-def test_strokes_that_are_to_be_varied_and_are_not_there_are_told(data, inked, capsys):
-    strokes = Data(inked, settings(inked), 3)
-    for of, assignment, is_told in ((data, "jitter=1", True), (data, "jitter=0", False), (strokes, "jitter=1", False)):
-        config = load_config(ROOT / "config.yaml", "MINE", assignments=[f"augment.strokes.{assignment}"])
-        check_stages(of, config)
-        told = "`augment.strokes` changes nothing in stage alignment and handwritten"
-        assert (told in capsys.readouterr().err) == is_told
+def test_strokes_that_are_to_be_varied_and_are_not_there_are_an_error_from_the_start(data, inked):
+    def check(of, assignment):
+        check_stages(of, load_config(ROOT / "config.yaml", "MINE", assignments=[f"augment.strokes.{assignment}"]))
+
+    with pytest.raises(DataError, match="`augment.strokes` in stage alignment and handwritten needs pen strokes"):
+        check(data, "jitter=1")
+    check(data, "jitter=0")
+    check(Data(inked, settings(inked), 3), "jitter=1")
 
 
 @pytest.mark.parametrize(("assignment", "message"), [

@@ -455,11 +455,7 @@ def check_stages(data: Data, config: Config) -> None:
             )
         plain = [stage.name for stage in config.stages if stage.augment and _shows_its_ink_alone(stage)]
         if plain and strokes != AS_WRITTEN:
-            print(
-                f"{data.folder.name} has no pen strokes: `augment.strokes` changes nothing in stage "
-                f"{' and '.join(plain)}; strokes are kept where ink comes as InkML",
-                file=sys.stderr,
-            )
+            raise _no_strokes(data, f"`augment.strokes` in stage {' and '.join(plain)}")
 
 
 def check_chinese_font(path: str, tokens: Sequence[str]) -> None:
@@ -507,11 +503,15 @@ def _require_boxes(data: Data, stage: StageConfig) -> None:
     has_boxes = is_mixed or stage.images in ("standard", "synthetic")
     if _needs_boxes(stage) and not has_boxes and open_strokes(data.folder / "train") is None:
         names = " and ".join(f"`{name}`" for name in _needs_boxes(stage))
-        raise DataError(
-            f"{data.folder / 'train' / 'strokes'}: not found; the loss {names} of stage {stage.name} needs pen "
-            f"strokes, which are kept where ink comes as InkML: python prepare.py INKML_FOLDER --dataset "
-            f"{data.folder.name}"
-        )
+        raise _no_strokes(data, f"the loss {names} of stage {stage.name}")
+
+
+def _no_strokes(data: Data, what: str) -> DataError:
+    """What to say where `what` needs pen strokes."""
+    return DataError(
+        f"{data.folder / 'train' / 'strokes'}: not found; {what} needs pen strokes, which are kept where ink comes as "
+        f"InkML: python prepare.py INKML_FOLDER --dataset {data.folder.name}"
+    )
 
 
 def _training_images(data: Data, stage: StageConfig, config: Config) -> ImageSource:
