@@ -94,10 +94,11 @@ def read_image(source: str | Path | bytes | Image.Image | np.ndarray, name: str 
         reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{name}: is truncated or not an image ({reason or type(error).__name__})") from None
     with image:
-        return _decode(image, name)
+        return _decode(image, name, is_ours=True)
 
 
-def _decode(image: Image.Image, name: str) -> np.ndarray:
+def _decode(image: Image.Image, name: str, is_ours: bool = False) -> np.ndarray:
+    """is_ours: nobody else has this image, so it may be turned in place, without a copy of all its pixels."""
     if image.format in NEEDS_A_PROGRAM:
         raise DataError(f"{name}: is {image.format}, which only a program can draw; save it as PNG")
     width, height = image.size
@@ -107,7 +108,7 @@ def _decode(image: Image.Image, name: str) -> np.ndarray:
         what = " of more than 8 bits, or with transparency" if is_deep else ""
         raise DataError(f"{name}: has {width} x {height} pixels; expected at most {most:,}{what}")
     try:
-        return _grey(ImageOps.exif_transpose(image))
+        return _grey(ImageOps.exif_transpose(image, in_place=is_ours) or image)
     except Exception as error:
         raise DataError(f"{name}: is truncated or not an image ({error or type(error).__name__})") from None
 
