@@ -111,7 +111,7 @@ def beam_search(
     directions: int | None = None,
     length_penalty: float = 1.0,
     braces: Braces | None = None,
-) -> list[Hypothesis]:
+) -> list[Hypothesis]:  # more than 7 parameters: those of greedy(), and two of the beam
     """Keep the `beam` likeliest prefixes at every step. An image is done when `beam` hypotheses have ended that are
     better than all its prefixes, each score being normalized by its present length.
 
