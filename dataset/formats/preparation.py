@@ -30,6 +30,7 @@ from utils.errors import BadItem, DataError, list_of
 from utils.files import atomic_write, naming
 from utils.parallel import in_threads
 from utils.progress import counted
+from utils.reading.frames import levels_of
 from utils.reading.images import normalize_image
 from utils.reading.photographs import clean_photograph, is_drawn
 
@@ -488,7 +489,7 @@ class _Saver:
         """As recognize.py tells it. To count those that stay as they are, grey levels are enough to go by."""
         if self.options.clean:
             return not is_drawn(image)
-        return np.count_nonzero(np.bincount(image.ravel(), minlength=256)) > 2
+        return len(levels_of(image)) > 2
 
     def _photograph(self, item: Item, image: np.ndarray) -> tuple[Item, np.ndarray]:
         """The item and its image, cleaned where that is wanted, with a note of what was done, or could be."""

@@ -25,6 +25,11 @@ RING_SHARE, RING_COVERED, STRAIGHT = 0.6, 0.9, 0.03
 THIN = 0.25  # of an image's area: more than that along its border is no frame
 
 
+def levels_of(image: np.ndarray) -> np.ndarray:
+    """The different values of uint8 (H, W), in order. np.bincount would first make 8 bytes of each pixel."""
+    return np.flatnonzero(cv2.calcHist([image], [0], None, [256], [0, 256])) if image.size else np.empty(0, int)
+
+
 def remove_frames(image: np.ndarray) -> tuple[np.ndarray, int, int]:
     """Take frames away from uint8 (H, W), of any polarity.
 
@@ -104,7 +109,7 @@ def _inside_of_edges(image: np.ndarray) -> tuple[int, int, int, int] | None:
     """Top, bottom, left and right of what a frame along the image's own edges encloses; None where there is none."""
     paper = _paper_level(image)
     difference = image.astype(np.int16) - paper
-    is_two_valued = np.count_nonzero(np.bincount(image.ravel(), minlength=256)) <= 2
+    is_two_valued = len(levels_of(image)) <= 2
     least = 1 if is_two_valued else MIN_CONTRAST
     sides = (difference, difference[::-1], difference.T, difference.T[::-1])  # top, bottom, left, right
     top, bottom, left, right = thickness = [_frame_rows(side, least) for side in sides]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import CheckpointError, DataError
-from utils.reading.frames import remove_frames
+from utils.reading.frames import levels_of, remove_frames
 
 # What a checkpoint says about the size in which its network sees images; keys of `data` in the configuration.
 IMAGE_SETTINGS = ("image_scale", "max_height", "max_width")
@@ -206,7 +206,7 @@ def find_ink(image: np.ndarray, name: str = "image") -> tuple[np.ndarray, int, i
     else:
         ink = _ink_on_paper(image, is_dark_ink)
     paper_level, ink_level = _levels(ink, is_clean)
-    is_two_valued = np.count_nonzero(np.bincount(image.ravel(), minlength=256)) <= 2
+    is_two_valued = len(levels_of(image)) <= 2
     if ink_level - paper_level < (1 if is_two_valued else LEAST_CONTRAST):
         raise DataError(f"{name}: has no ink, all of it looks like paper")
     # A table of all levels: the same numbers, without copies of the image in 64 bits.

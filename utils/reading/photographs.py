@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.errors import DataError
 from utils.reading.components import Pieces, pieces_of, stroke_width, symbol_height
-from utils.reading.frames import find_ring, remove_frames
+from utils.reading.frames import find_ring, levels_of, remove_frames
 from utils.reading.images import CLEAN_SPREAD, LEAST_CONTRAST, MARGIN, find_ink, shrink_by
 from utils.reading.paper_lines import remove_lines
 
@@ -139,7 +139,7 @@ def cut_out_sheet(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def is_drawn(image: np.ndarray) -> bool:
     """True for an image like those of the training set: two-valued, with strokes and symbols of the usual size."""
-    levels = np.flatnonzero(np.bincount(image.ravel(), minlength=256))
+    levels = levels_of(image)
     if len(levels) != 2:
         return False
     image, _, _ = remove_frames(image)
