@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.counting import CountingHead
 from models.decoders.gru import GRUDecoder
-from models.decoders.interface import Decoder, TeacherForcing, replace_at_random, teacher_forcing
+from models.decoders.interface import Decoder, replace_at_random, teacher_forcing
 from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
 from models.ensemble import EnsembleDecoder, encode_together
@@ -263,26 +263,18 @@ class Recognizer(Reads):
         Raises RuntimeError, as load_state_dict() does, for weights of another network.
         """
         weights = {_present_name(name): weight for name, weight in weights.items()}
-        for domain, other in (DOMAINS, DOMAINS[::-1]):
-            prefix, source = f"{domain}_encoder.", f"{other}_encoder."
+        standard, handwritten = (f"{domain}_encoder." for domain in DOMAINS)
+        twins = (standard, handwritten), (handwritten, standard), ("backwards.", "decoder.")
+        for prefix, source in twins:
             if not any(name.startswith(prefix) for name in weights):
                 copied = {name: weight for name, weight in weights.items() if name.startswith(source)}
                 weights |= {prefix + name.removeprefix(source): weight for name, weight in copied.items()}
-            if self.encoder(domain) is None:
-                weights = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
-        weights = self._with_backwards(weights)
+        absent = tuple(prefix for prefix, _ in twins if getattr(self, prefix.removesuffix(".")) is None)
+        weights = {name: weight for name, weight in weights.items() if not name.startswith(absent)}
         own = self.state_dict()
         for name in weights.keys() & own.keys():
             weights[name] = _with_rows_of(own[name], weights[name], self.vocabulary_size, vocabulary_size)
         self.load_state_dict(weights)
-
-    def _with_backwards(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those of the decoder that reads backwards as this network has one, or has none; see start_from()."""
-        prefix = "backwards."
-        if self.backwards is None:
-            return {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
-        decoder = {name: weight for name, weight in weights.items() if name.startswith("decoder.")}
-        return {prefix + name.removeprefix("decoder."): weight for name, weight in decoder.items()} | weights
 
     def start_handwritten_from_standard(self) -> None:
         """Make the handwritten encoder a copy of the standard one."""
@@ -334,11 +326,12 @@ class Recognizer(Reads):
         features, padding, counts = self.encode(images, padding, domain)
         if not decodes:
             return ModelOutput(None, None, None, None, None, counts, self.map_symbols(features), features, padding)
-        decoder = self.decoder
-        inputs, targets, label_indices = teacher_forcing(labels, lengths, decoder.directions)
         if self.trains_backwards:
             decoder = self.backwards
-            inputs, targets, label_indices = TeacherForcing(*(x[1::2] for x in teacher_forcing(labels, lengths, 2)))
+            inputs, targets, label_indices = (rows[1::2] for rows in teacher_forcing(labels, lengths, 2))
+        else:
+            decoder = self.decoder
+            inputs, targets, label_indices = teacher_forcing(labels, lengths, decoder.directions)
         if input_noise > 0 and decoder.training:
             inputs = replace_at_random(inputs, input_noise, self.vocabulary_size)
         logits, context, attention = decoder(features, padding, inputs, counts)
@@ -365,10 +358,11 @@ class Ensemble(Reads):
         ratios: of the smaller sizes to the size that images are given in, each below 1."""
         super().__init__()
         self.networks, self.ratios = nn.ModuleList(networks), tuple(ratios)
-        self.decoder = EnsembleDecoder([network.decoder for network in self.networks for _ in (1, *self.ratios)])
-        self.braces = self.networks[0].braces
-        backwards = [network.backwards for network in self.networks for _ in (1, *self.ratios)]
+        members = [network for network in self.networks for _ in (1, *self.ratios)]
+        self.decoder = EnsembleDecoder([member.decoder for member in members])
+        backwards = [member.backwards for member in members]
         self.backwards = EnsembleDecoder(backwards) if all(each is not None for each in backwards) else None
+        self.braces = self.networks[0].braces
 
     @property
     def handwritten_encoder(self) -> DenseNet:

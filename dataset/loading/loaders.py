@@ -121,7 +121,8 @@ class Data:
         else:
             replayed = (stage.replay.first + stage.replay.last) / 2 if stage.images == "ink" else 0
             images = round(len(ink) * stage.passes * (1 + replayed))
-        height, area = ink.sizes(0, 0)[:, 0].mean(), ink.sizes(0, 0).prod(1).mean()
+        sizes = ink.sizes(0, 0)
+        height, area = sizes[:, 0].mean(), sizes.prod(1).mean()
         return EpochSize(images, round(height), round(area / height), round(ink.lengths.mean()))
 
     def text(self, ids: list[int]) -> str:
@@ -334,7 +335,7 @@ class Loader:
         workers: int = 0,
         pin_memory: bool = False,
     ):
-        self.items, self.sampler, self.workers, self.epoch, self.progress = items, sampler, workers, 0, 0.0
+        self.items, self.sampler, self.workers, self.progress = items, sampler, workers, 0.0
         # Batches are few and workers stay: the sampler's keys carry the epoch to them.
         self._keys = _Keys(sampler)
         self._loader = torch.utils.data.DataLoader(
@@ -349,13 +350,17 @@ class Loader:
             generator=torch.Generator(),
         )
 
+    @property
+    def epoch(self) -> int:
+        """The one that set_epoch() began."""
+        return self._keys.epoch
+
     def set_epoch(self, epoch: int, state: dict | None = None, progress: float = 0.0) -> None:
         """Begin an epoch, or go on in the middle of one from a state.
 
         progress: of the stage, 0 to 1; a source whose mix changes in the course of a stage is told it.
         """
-        self.epoch = self._keys.epoch = epoch
-        self.progress = state["progress"] if state else progress
+        self._keys.epoch, self.progress = epoch, state["progress"] if state else progress
         self.items.source.set_progress(self.progress)
         if state:
             self.sampler.load_state_dict(state)
