@@ -111,8 +111,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _is_lost_connection(error: Exception) -> bool:
     """Whether gloo, which processes under torchrun agree through, says that another one is gone."""
-    is_one_of_several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return is_one_of_several and any(f"Connection {how} by peer" in str(error) for how in ("closed", "reset"))
+    if not any(f"Connection {how} by peer" in str(error) for how in ("closed", "reset")):
+        return False
+    from utils.training.distributed import is_one_of_several
+
+    return is_one_of_several()
 
 
 def run_script(main: Callable[[], int | None], go_on: str = "") -> None:
