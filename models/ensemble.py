@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from models.decoders.interface import Decoder, DecoderOutput, DecoderState
+from models.decoders.interface import Decoder, DecoderOutput, DecoderState, Encoded
 from utils.reading.scaling import joined, parted, shrinking, shrunk_padding
-
-if TYPE_CHECKING:
-    from models.recognizer import Encoded, Recognizer
 
 
 @dataclass(frozen=True)
@@ -81,12 +77,3 @@ def shrink(images: Tensor, padding: Tensor, ratio: float) -> tuple[Tensor, Tenso
     rows, columns = (torch.from_numpy(shrinking(side, ratio)).to(images) for side in images.shape[2:])
     smaller = rows @ images.masked_fill(padding[:, None], 0) @ columns.T
     return smaller, torch.from_numpy(shrunk_padding(padding.cpu().numpy(), ratio)).to(padding.device)
-
-
-def encode_together(
-    networks: Sequence[Recognizer], ratios: Sequence[float], images: Tensor, padding: Tensor, domain: str
-) -> Encoded:
-    """What each network encodes of images, and of the same `ratios` times as large, as EnsembleFeatures."""
-    sizes = [(images, padding), *(shrink(images, padding, ratio) for ratio in ratios)]
-    encoded = tuple(network.encode(*size, domain) for network in networks for size in sizes)
-    return encoded[0]._replace(features=EnsembleFeatures(encoded))

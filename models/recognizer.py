@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from models.counting import CountingHead
 from models.decoders.gru import GRUDecoder
-from models.decoders.interface import Decoder, replace_at_random, teacher_forcing
+from models.decoders.interface import Decoder, Encoded, replace_at_random, teacher_forcing
 from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
-from models.ensemble import EnsembleDecoder, encode_together
+from models.ensemble import EnsembleDecoder, EnsembleFeatures, shrink
 from models.search import beam_search, greedy, rescore
 from models.symbols import SymbolMap
 from utils.hypotheses import Braces, Hypothesis
@@ -53,18 +53,6 @@ class ModelOutput(NamedTuple):
     symbols: Tensor | None  # (B, V, h, w) logits of the map of symbols
     features: Tensor  # (B, C, h, w)
     padding: Tensor  # (B, h, w)
-
-
-class Encoded(NamedTuple):
-    """What a decoder is given of images."""
-
-    features: Tensor  # (B, C, h, w)
-    padding: Tensor  # (B, h, w)
-    counts: Tensor | None  # (B, V)
-
-    def select(self, images: Tensor) -> Encoded:
-        """Some of the images, by their indices (B',)."""
-        return Encoded(*(None if part is None else part[images] for part in self))
 
 
 class Explanation(NamedTuple):
@@ -389,7 +377,9 @@ class Ensemble(Reads):
 
     def encode(self, images: Tensor, padding: Tensor, domain: str) -> Encoded:
         """See Recognizer.encode(); the features are EnsembleFeatures."""
-        return encode_together(self.networks, self.ratios, images, padding, domain)
+        sizes = [(images, padding), *(shrink(images, padding, ratio) for ratio in self.ratios)]
+        encoded = tuple(network.encode(*size, domain) for network in self.networks for size in sizes)
+        return encoded[0]._replace(features=EnsembleFeatures(encoded))
 
 
 def _present_name(name: str) -> str:

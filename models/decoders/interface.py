@@ -9,6 +9,18 @@ from torch.nn import functional as F
 from utils.special_tokens import END, PAD, START
 
 
+class Encoded(NamedTuple):
+    """What a decoder is given of images."""
+
+    features: Tensor  # (B, C, h, w)
+    padding: Tensor  # (B, h, w)
+    counts: Tensor | None  # (B, V)
+
+    def select(self, images: Tensor) -> "Encoded":
+        """Some of the images, by their indices (B',)."""
+        return Encoded(*(None if part is None else part[images] for part in self))
+
+
 class DecoderOutput(NamedTuple):
     """What a decoder returns for every position of given token sequences."""
 
