@@ -15,7 +15,6 @@ import copy
 import json
 import logging
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -40,6 +39,7 @@ from utils.reading.onnx_network import (
     ATTENTION,
     IMAGES,
     LOGITS,
+    OF_BACKWARDS,
     OF_IMAGE,
     OF_NEXT,
     OF_PAST,
@@ -49,13 +49,15 @@ from utils.reading.onnx_network import (
     file_names,
 )
 from utils.script import run_script
-from utils.special_tokens import START
+from utils.special_tokens import END, START
 from utils.training.run_folder import load_checkpoint
 
 if TYPE_CHECKING:
     from models.attention import CoverageRefinement
+    from models.decoders.interface import Decoder, Encoded
     from models.densenet import DenseBlock
     from models.recognizer import Ensemble, Recognizer
+    from utils.reading.onnx_search import State, Step
 
 ROOT = Path(__file__).resolve().parent
 OPSET = 20
@@ -81,13 +83,14 @@ def main() -> int:
     reader = Reader.load(checkpoint)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / ABOUT).unlink(missing_ok=True)  # the folder counts as exported when everything else is there
-    files = [[options.out / name for name in file_names(index)] for index in range(len(reader.network.networks))]
-    if any(network.backwards is not None for network in reader.network.networks):
-        print("the decoder that reads backwards is left out: a beam goes without it", file=sys.stderr)
-    for network, paths in zip(reader.network.networks, files, strict=True):
+    graphs = 3 if reader.network.backwards is not None else 2
+    files = []
+    for index, network in enumerate(reader.network.networks):
+        paths = [options.out / name for name in file_names(index)[:graphs]]
         export_network(network, *paths)
         if options.int8:
             quantize(paths)
+        files += paths
     shutil.copyfile(ROOT / "LICENSE", options.out / "LICENSE")
     about = describe(checkpoint, reader, "int8" if options.int8 else "fp32")
     atomic_write(options.out / ABOUT, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
@@ -95,7 +98,7 @@ def main() -> int:
     if not options.int8 and difference > TOLERANCE:
         (options.out / ABOUT).unlink()
         raise CheckpointError(f"{options.out}: the network there differs from torch by {difference:.2g} of its logits")
-    size = sum(path.stat().st_size for paths in files for path in paths)
+    size = sum(path.stat().st_size for path in files)
     print(f"{options.out}: {size / 1e6:.1f} MB; logits differ from torch's by {difference:.1g} of the largest at most")
     return 0
 
@@ -119,6 +122,7 @@ def describe(checkpoint: Path, reader: Reader, precision: str) -> dict[str, Any]
         "networks": networks,
         "precision": precision,
         "directions": reader.network.decoder.directions,
+        "backwards": reader.network.backwards is not None,
         "stride": reader.network.handwritten_encoder.stride,
         "data": dict(reader.data),
         "license": "MIT for the program, see LICENSE; the weights are used as the data that they were trained on",
@@ -133,16 +137,18 @@ def describe(checkpoint: Path, reader: Reader, precision: str) -> dict[str, Any]
 
 
 class EncoderGraph(nn.Module):
-    """Images to the decoder's state before the first token; image and past are the names of the state's parts."""
+    """Images to the state before the first token of each decoder; image and past are the names of a state's parts."""
 
-    def __init__(self, model: Recognizer, image: Sequence[str], past: Sequence[str]):
+    def __init__(self, model: Recognizer, decoders: Sequence[nn.Module], image: Sequence[str], past: Sequence[str]):
         super().__init__()
-        self.model, self.image, self.past = model, list(image), list(past)
+        self.model, self.decoders, self.image, self.past = model, nn.ModuleList(decoders), list(image), list(past)
 
     def forward(self, images: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
-        """Returns the image's parts (B, …), then those of the past (B, …), in the order of their names."""
-        state = self.model.decoder.start(*self.model.encode(images, padding, "handwritten"))
-        parts = [state.image[name] for name in self.image] + [state.past[name] for name in self.past]
+        """Returns, for each decoder, the image's parts (B, …), then those of the past (B, …), as they are named."""
+        encoded, parts = self.model.encode(images, padding, "handwritten"), []
+        for decoder in self.decoders:
+            state = decoder.start(*encoded)
+            parts += [state.image[name] for name in self.image] + [state.past[name] for name in self.past]
         # Copies: parts may start as the very same tensor, and each needs an output of its own.
         return tuple(part.clone() for part in parts)
 
@@ -150,9 +156,9 @@ class EncoderGraph(nn.Module):
 class StepGraph(nn.Module):
     """One more token (B, K) for K rows of each image; image and past are the names of the state's parts."""
 
-    def __init__(self, model: Recognizer, image: Sequence[str], past: Sequence[str]):
+    def __init__(self, decoder: nn.Module, image: Sequence[str], past: Sequence[str]):
         super().__init__()
-        self.decoder, self.image, self.past = model.decoder, list(image), list(past)
+        self.decoder, self.image, self.past = decoder, list(image), list(past)
 
     def forward(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """state: the image's parts (B, …), then those of the past (B, K, …).
@@ -206,35 +212,43 @@ def exportable(model: Recognizer) -> Recognizer:
 
 
 @torch.no_grad()
-def export_network(model: Recognizer, encoder: Path, step: Path) -> None:
-    """Write the two graphs of a network; see utils/reading/onnx_network.py for their inputs and outputs."""
+def export_network(model: Recognizer, encoder: Path, *steps: Path) -> None:
+    """Write the graphs of a network; see utils/reading/onnx_network.py for their inputs and outputs.
+
+    steps: of the decoder, and of the one that reads backwards, where it is to be written.
+    """
     model = exportable(model)
-    (batch, state), (other_batch, other) = (example(model, *sizes) for sizes in EXAMPLES)
-    # By name: a decoder may list the parts of its state in another order after a step than before the first.
-    parts = {OF_IMAGE + name: (state.image[name], other.image[name]) for name in state.image}
-    parts |= {OF_PAST + name: (state.past[name], other.past[name]) for name in state.past}
+    batch, other_batch = (made_up_images(*size) for size, _ in EXAMPLES)
+    names = []
+    decoders = [model.decoder, model.backwards][: len(steps)]
+    for prefix, decoder, path in zip(("", OF_BACKWARDS), decoders, steps, strict=False):
+        state, other = (example(model, decoder, *sizes) for sizes in EXAMPLES)
+        # By name: a decoder may list the parts of its state in another order after a step than before the first.
+        parts = {OF_IMAGE + name: (state.image[name], other.image[name]) for name in state.image}
+        parts |= {OF_PAST + name: (state.past[name], other.past[name]) for name in state.past}
+        names += [prefix + name for name in parts]
+        write_graph(
+            path,
+            StepGraph(decoder, state.image, state.past),
+            {TOKENS: (torch.full(rows(state), START), torch.full(rows(other), START)), **parts},
+            [LOGITS, ATTENTION, *(OF_NEXT + name for name in state.past)],
+        )
     write_graph(
         encoder,
-        EncoderGraph(model, state.image, state.past),
+        EncoderGraph(model, decoders, state.image, state.past),
         {IMAGES: (batch.images, other_batch.images), PADDING: (batch.padding, other_batch.padding)},
-        list(parts),
-    )
-    write_graph(
-        step,
-        StepGraph(model, state.image, state.past),
-        {TOKENS: (torch.full(rows(state), START), torch.full(rows(other), START)), **parts},
-        [LOGITS, ATTENTION, *(OF_NEXT + name for name in state.past)],
+        names,
     )
 
 
-def example(model: Recognizer, size: tuple[int, int, int], count: int) -> tuple[ImageBatch, DecoderState]:
-    """Made-up images, and the state after `count` tokens of count rows of each; rows are (B, K, …)."""
+def example(model: Recognizer, decoder: Decoder, size: tuple[int, int, int], count: int) -> DecoderState:
+    """The state after `count` tokens of count rows for each of some made-up images; rows are (B, K, …)."""
     batch = made_up_images(*size)
-    state = model.decoder.start(*model.encode(batch.images, batch.padding, "handwritten"))
+    state = decoder.start(*model.encode(batch.images, batch.padding, "handwritten"))
     state = state.select(torch.arange(size[0]).repeat_interleave(count))
     for _ in range(count):
-        _, state, _ = model.decoder.step(state, torch.full((size[0] * count,), START))
-    return batch, DecoderState(state.image, {name: x.unflatten(0, (size[0], count)) for name, x in state.past.items()})
+        _, state, _ = decoder.step(state, torch.full((size[0] * count,), START))
+    return DecoderState(state.image, {name: x.unflatten(0, (size[0], count)) for name, x in state.past.items()})
 
 
 def rows(state: DecoderState) -> tuple[int, int]:
@@ -311,13 +325,22 @@ def compare(model: Recognizer | Ensemble, exported: OnnxNetwork, steps: int = 12
     Two rows an image: one continues with its likeliest token, the other with its second likeliest.
     """
     batch = made_up_images(3, 112, 208)
-    state = model.decoder.start(*model.encode(batch.images, batch.padding, "handwritten"))
-    state = state.select(torch.arange(3).repeat_interleave(2))
-    other = exported.encode(batch.images.numpy(), batch.padding.numpy()).state.select(np.zeros((3, 2), int))
-    tokens, worst = torch.full((3, 2), START), 0.0
+    encoded = model.encode(batch.images, batch.padding, "handwritten")
+    other = exported.encode(batch.images.numpy(), batch.padding.numpy())
+    pairs = [(model.decoder, exported.step, other.state, START)]
+    if other.backwards is not None:
+        pairs.append((model.backwards, exported.step_backwards, other.backwards, END))
+    return max(_difference(decoder, encoded, *pair, steps) for decoder, *pair in pairs)
+
+
+def _difference(decoder: Decoder, encoded: Encoded, step: Step, other: State, start: int, steps: int) -> float:
+    """compare(), for one decoder.   step, other: the exported one, and its state before the first token."""
+    state = decoder.start(*encoded).select(torch.arange(3).repeat_interleave(2))
+    other = other.select(np.zeros((3, 2), int))
+    tokens, worst = torch.full((3, 2), start), 0.0
     for _ in range(steps):
-        logits, state, _ = model.decoder.step(state, tokens.flatten())
-        others, other, _ = exported.step(other, tokens.numpy())
+        logits, state, _ = decoder.step(state, tokens.flatten())
+        others, other, _ = step(other, tokens.numpy())
         logits = logits.unflatten(0, (3, 2))
         worst = max(worst, float(np.abs(logits.numpy() - others).max() / np.abs(logits.numpy()).max()))
         tokens = logits.topk(2).indices.diagonal(dim1=1, dim2=2)

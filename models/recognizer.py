@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.counting import CountingHead
 from models.decoders.gru import GRUDecoder
-from models.decoders.interface import Decoder, Encoded, replace_at_random, teacher_forcing
+from models.decoders.interface import BothWays, Decoder, Encoded, replace_at_random, teacher_forcing
 from models.decoders.transformer import TransformerDecoder
 from models.densenet import DenseNet
 from models.ensemble import EnsembleDecoder, EnsembleFeatures, shrink
@@ -314,13 +314,14 @@ class Recognizer(Reads):
         features, padding, counts = self.encode(images, padding, domain)
         if not decodes:
             return ModelOutput(None, None, None, None, None, counts, self.map_symbols(features), features, padding)
-        if self.trains_backwards:
-            decoder = self.backwards
-            inputs, targets, label_indices = (rows[1::2] for rows in teacher_forcing(labels, lengths, 2))
+        if self.learns_backwards:
+            decoder = BothWays(self.decoder, self.backwards) if self.decoder.training else self.backwards
+            rows = slice(None) if self.decoder.training else slice(1, None, 2)
+            inputs, targets, label_indices = (ids[rows] for ids in teacher_forcing(labels, lengths, 2))
         else:
             decoder = self.decoder
             inputs, targets, label_indices = teacher_forcing(labels, lengths, decoder.directions)
-        if input_noise > 0 and decoder.training:
+        if input_noise > 0 and (self.decoder.training or self.learns_backwards):
             inputs = replace_at_random(inputs, input_noise, self.vocabulary_size)
         logits, context, attention = decoder(features, padding, inputs, counts)
         return ModelOutput(
@@ -328,9 +329,9 @@ class Recognizer(Reads):
         )
 
     @property
-    def trains_backwards(self) -> bool:
-        """Whether, of both decoders, the one that reads backwards alone learns: then forward() goes through it."""
-        return self.backwards is not None and self.backwards.training and not self.decoder.training
+    def learns_backwards(self) -> bool:
+        """Whether the decoder that reads backwards learns, be it alone or with the other one."""
+        return self.backwards is not None and self.backwards.training
 
     def map_symbols(self, features: Tensor) -> Tensor | None:
         """The map of symbols, where there is one: (B, C, h, w) -> (B, V, h, w)."""

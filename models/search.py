@@ -8,12 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.decoders.interface import Decoder, DecoderState, teacher_forcing
-from utils.hypotheses import MINUS_INFINITY, Braces, Hypothesis, best_hypotheses, max_tokens, ranked
+from utils.hypotheses import MINUS_INFINITY, Braces, Hypothesis, best_hypotheses, max_tokens, rescored
 from utils.special_tokens import END, PAD, START
 
 # Steps between two checks of which images are done: each check makes the CPU wait for the GPU.
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
-BACKWARDS_SHARE = 0.3  # of the decoder that reads backwards in the score of a hypothesis; chosen on validation
 MAX_RESCORED = 2**21  # hypotheses x tokens x feature positions of one pass of rescoring; each needs some 500 bytes
 
 
@@ -276,8 +275,7 @@ def rescore(
     """The hypotheses of each image with a decoder that reads from right to left scoring them, too, best first.
 
     It goes by what comes after a token instead of what came before, and so is wrong elsewhere: Liu et al., Agreement on
-    Target-bidirectional Neural Machine Translation, NAACL 2016. A score is the mean of both, the second one's share
-    being BACKWARDS_SHARE.
+    Target-bidirectional Neural Machine Translation, NAACL 2016. See utils.hypotheses.rescored().
     """
     beams = [(one, *one.alternatives) for one in hypotheses]
     length = max(1, *(len(one.tokens) for beam in beams for one in beam))
@@ -285,12 +283,9 @@ def rescore(
     for rows, beam in zip(sequences[:, 0], beams, strict=True):
         for row, one in zip(rows, beam, strict=False):
             row[: len(one.tokens)] = torch.tensor(one.tokens, device=features.device)
-    scores = _rescore(backwards, features, padding, counts, sequences, length_penalty)[:, 0].tolist()
-
-    def both(one: Hypothesis, score: float) -> Hypothesis:
-        return replace(one, score=(1 - BACKWARDS_SHARE) * one.score + BACKWARDS_SHARE * score)
-
-    return [ranked(map(both, beam, own)) for beam, own in zip(beams, scores, strict=True)]
+    return rescored(
+        hypotheses, _rescore(backwards, features, padding, counts, sequences, length_penalty)[:, 0].tolist()
+    )
 
 
 def _rescore(

@@ -24,7 +24,7 @@ pytest.importorskip("onnxscript")
 ROOT = Path(__file__).resolve().parents[1]
 USUAL, TOGETHER = "gru-location", "together"
 each_decoder = pytest.mark.parametrize("kind", [*OPTIONS, TOGETHER])
-ENCODER, DECODER = file_names(0)
+ENCODER, DECODER, BACKWARDS = file_names(0)
 slow = pytest.mark.slow  # exporting takes a minute of a core
 SIZES = [(60, 150), (60, 400), (90, 150), (50, 90), (60, 390)]
 
@@ -35,10 +35,11 @@ def run_export(monkeypatch: pytest.MonkeyPatch, *arguments) -> int:
 
 
 class Exported:
-    """A random network as a checkpoint and as a folder."""
+    """A random network as a checkpoint and as a folder; the usual one has a second decoder, as published ones have."""
 
     def __init__(self, folder: Path, kind: str):
-        self.checkpoint = saved(folder / "a.safetensors", ensemble() if kind == TOGETHER else recognizer(kind))
+        network = ensemble() if kind == TOGETHER else recognizer(kind, backwards=kind == USUAL)
+        self.checkpoint = saved(folder / "a.safetensors", network)
         self.folder = folder / "exported"
         with pytest.MonkeyPatch.context() as monkeypatch:
             # torch traces what it exports wherever somebody listens, and pytest does: to every record of every shape.
@@ -175,7 +176,7 @@ def test_the_folder_says_what_the_network_is(exported):
     one = exported(USUAL)
     about = json.loads((one.folder / ABOUT).read_text(encoding="utf-8"))
     assert about["vocabulary"] == VOCABULARY and about["data"]["image_scale"] == 0.5
-    assert about["precision"] == "fp32" and about["architecture"]["decoder"] == "gru"
+    assert about["backwards"] is True and about["precision"] == "fp32" and about["architecture"]["decoder"] == "gru"
     assert about["origin"]["checkpoint"] == "a.safetensors" and "MIT" in about["license"]
     assert "MIT License" in (one.folder / "LICENSE").read_text()
 
@@ -200,6 +201,7 @@ def test_a_folder_that_is_no_exported_network_is_an_error_in_words(copied, tmp_p
         ({"stride": None}, f"{ABOUT}: expected the key stride, of type int"),
         ({"networks": 0}, "expected the number of networks, got 0"),
         ({"networks": 2}, "encoder-2.onnx: onnxruntime cannot open it: it is missing"),
+        ({"backwards": 2}, "backwards: expected true or false, got 2"),
         ({"format": 99}, "newer version .*format 99"),
         ({"data": {}}, "says that its data.image_scale is None"),
         ({"vocabulary": ["a", "a"]}, "copied: vocabulary: 'a' occurs twice"),
@@ -217,6 +219,9 @@ def test_a_folder_that_is_no_exported_network_is_an_error_in_words(copied, tmp_p
 
 @slow
 def test_a_broken_or_foreign_graph_is_named(copied):
+    (copied / BACKWARDS).unlink()
+    with pytest.raises(CheckpointError, match="backwards_step.onnx: it is missing"):
+        Reader.load(copied)
     (copied / ENCODER).write_bytes(b"no graph")
     with pytest.raises(CheckpointError, match="encoder.onnx: onnxruntime cannot open it"):
         Reader.load(copied)

@@ -30,11 +30,15 @@ OPTIONS = {
 both_decoders = pytest.mark.parametrize("kind", ["gru", "transformer"])
 
 
-def recognizer(kind: str = "gru", domains=("standard", "handwritten"), seed: int = 0) -> Recognizer:
+def recognizer(
+    kind: str = "gru", domains=("standard", "handwritten"), seed: int = 0, backwards: bool = False
+) -> Recognizer:
     torch.manual_seed(seed)
     encoder = {"layers": (2, 2), "growth": 6, "dropout": 0.0}
     decoder, counting = kind.partition("-")[0], 0 if kind == "transformer" else 8
-    network = Recognizer(len(VOCABULARY) + 3, encoder, decoder, OPTIONS[kind], counting, domains=domains)
+    network = Recognizer(
+        len(VOCABULARY) + 3, encoder, decoder, OPTIONS[kind], counting, domains=domains, backwards=backwards
+    )
     for parameter in network.parameters():  # readings that differ from image to image, and tokens of their own
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)

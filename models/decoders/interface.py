@@ -81,6 +81,20 @@ class Decoder(Protocol):
         ...
 
 
+class BothWays:
+    """Two decoders, from left to right and back, called as one that has both directions; for training."""
+
+    def __init__(self, forwards: Decoder, backwards: Decoder):
+        self.decoders = forwards, backwards
+
+    def __call__(
+        self, features: Tensor, padding: Tensor, tokens: Tensor, counts: Tensor | None = None
+    ) -> DecoderOutput:
+        """See Decoder.   tokens: (2B, L), of each image first those of `forwards`, then those of `backwards`."""
+        outputs = [decoder(features, padding, tokens[first::2], counts) for first, decoder in enumerate(self.decoders)]
+        return DecoderOutput(*(torch.stack(both, 1).flatten(0, 1) for both in zip(*outputs, strict=True)))
+
+
 class TeacherForcing(NamedTuple):
     """Labels as inputs and targets of a decoder.   K reading directions per label."""
 

@@ -367,16 +367,17 @@ def _backwards_errors(stage: StageConfig, later: Sequence[StageConfig], model: M
     if "backwards" not in stage.trains:
         return []
     errors = []
-    if len(stage.trains) > 1:
-        errors.append("backwards learns alone, from features that stay as they are; give it a stage of its own")
     if model.decoder == "transformer":
         errors.append("the transformer decoder reads in both directions by itself; backwards is for gru")
-    if stage.images not in ("ink", "synthetic"):
-        errors.append(f"backwards does not see `images: {stage.images}`")
-    others = [other.name for other in later if other.trains != ("backwards",)]
-    if others:
-        errors.append(f"what backwards reads from would change after it: expected it behind {', '.join(others)}")
+    if "decoder" not in stage.trains and _trains_encoder(stage):
+        errors.append("expected decoder, too: it would not follow an encoder that learns for backwards alone")
+    if others := [other.name for other in later if "backwards" not in other.trains and _trains_encoder(other)]:
+        errors.append(f"what backwards reads from would change after it: let it learn in {', '.join(others)}, too")
     return errors
+
+
+def _trains_encoder(stage: StageConfig) -> bool:
+    return any(part.endswith("encoder") for part in stage.trains)
 
 
 def _loss_errors(stage: StageConfig, counting: int) -> list[tuple[Location, str]]:

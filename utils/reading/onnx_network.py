@@ -4,10 +4,13 @@ FOLDER/model.json          vocabulary, settings of images, license, and what is 
       /encoder.onnx        images (B, 1, H, W) and their padding (B, H, W) -> the decoder's state before the first token
       /decoder_step.onnx   the state and a token in every row -> logits, attention, and the state after it
 
+      /backwards_step.onnx the same for a second decoder, which reads from right to left, where there is one
+
 Of networks that read together (models/ensemble.py), the second has encoder-2.onnx and decoder_step-2.onnx, and so on.
 
 The state consists of named arrays, which are the decoder's own affair: `image.NAME` (B, …) stays the same from step to
-step, `past.NAME` (B, K, …) is replaced by the output `next.NAME`. Of the encoder, `past.NAME` is (B, …).
+step, `past.NAME` (B, K, …) is replaced by the output `next.NAME`. Of the encoder, `past.NAME` is (B, …). The state of a
+second decoder has names behind `backwards.` there, and the same as the first one's in its own graph.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +27,18 @@ import numpy as np
 
 from utils.errors import CheckpointError
 from utils.hypotheses import Braces, Hypothesis
-from utils.reading.onnx_search import Array, Encoded, Explanation, State, beam_search, explain, greedy, log_softmax
+from utils.reading.onnx_search import (
+    Array,
+    Encoded,
+    Explanation,
+    State,
+    Step,
+    beam_search,
+    explain,
+    greedy,
+    log_softmax,
+    rescore,
+)
 from utils.reading.scaling import joined, parted, shrinking, shrunk_padding
 
 if TYPE_CHECKING:
@@ -34,7 +49,7 @@ FORMAT = 2
 ABOUT = "model.json"
 KEYS = {"format": int, "vocabulary": list, "data": dict, "directions": int, "stride": int}
 IMAGES, PADDING, TOKENS, LOGITS, ATTENTION = "images", "padding", "tokens", "logits", "attention"
-OF_IMAGE, OF_PAST, OF_NEXT = "image.", "past.", "next."
+OF_IMAGE, OF_PAST, OF_NEXT, OF_BACKWARDS = "image.", "past.", "next.", "backwards."
 
 
 def read_about(folder: str | Path) -> dict[str, Any]:
@@ -58,15 +73,20 @@ def read_about(folder: str | Path) -> dict[str, Any]:
         )
     if not isinstance(about.setdefault("networks", 1), int) or about["networks"] < 1:
         raise CheckpointError(f"{path}: expected the number of networks, got {about['networks']!r}")
+    if not isinstance(about.setdefault("backwards", False), bool):
+        raise CheckpointError(f"{path}: backwards: expected true or false, got {about['backwards']!r}")
     if about["format"] > FORMAT:
         raise CheckpointError(f"{path}: written by a newer version of this program (format {about['format']})")
     return about
 
 
-def file_names(index: int) -> tuple[str, str]:
-    """Of the graphs of a network: encoder and step of the decoder.   index: of the network, from 0."""
+def file_names(index: int) -> tuple[str, str, str]:
+    """Of the graphs of a network: encoder, step of the decoder, and of a decoder that reads backwards.
+
+    index: of the network, from 0.
+    """
     suffix = f"-{index + 1}" if index else ""
-    return f"encoder{suffix}.onnx", f"decoder_step{suffix}.onnx"
+    return tuple(f"{name}{suffix}.onnx" for name in ("encoder", "decoder_step", "backwards_step"))
 
 
 class _Part(NamedTuple):
@@ -76,34 +96,58 @@ class _Part(NamedTuple):
     stride: int
 
 
-class _Graphs:
-    """The two graphs of one network."""
+class _StepGraph:
+    """One step of a decoder."""
 
-    def __init__(self, folder: Path, index: int, threads: int):
-        encoder, step = file_names(index)
-        self._encoder = _open(folder / encoder, threads, {IMAGES, PADDING}, set())
-        self._step = _open(folder / step, threads, {TOKENS}, {LOGITS, ATTENTION})
-        self._encoder_outputs = [output.name for output in self._encoder.get_outputs()]
-        self._step_inputs = {one.name for one in self._step.get_inputs()} - {TOKENS}
-        self._step_outputs = [output.name for output in self._step.get_outputs()]
-        self.vocabulary_size = next(one.shape[-1] for one in self._step.get_outputs() if one.name == LOGITS)
-        if missing := self._step_inputs - set(self._encoder_outputs):
-            raise CheckpointError(f"{folder}: {step} needs {min(missing)}, which {encoder} does not give")
+    def __init__(self, path: Path, threads: int, given: Iterable[str]):
+        """given: what the encoder says of the state. Raises CheckpointError where the decoder needs more."""
+        self._session = _open(path, threads, {TOKENS}, {LOGITS, ATTENTION})
+        self._inputs = {one.name for one in self._session.get_inputs()} - {TOKENS}
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.vocabulary_size = next(one.shape[-1] for one in self._session.get_outputs() if one.name == LOGITS)
+        if missing := self._inputs - set(given):
+            raise CheckpointError(f"{path}: needs {min(missing)}, which the encoder beside it does not give")
 
-    def start(self, images: Array, padding: Array) -> State:
-        """The state before the first token, of one row (B, 1, …) for each image."""
-        outputs = dict(zip(self._encoder_outputs, _run(self._encoder, {IMAGES: images, PADDING: padding}), strict=True))
-        image = {name: array for name, array in outputs.items() if name.startswith(OF_IMAGE)}
-        past = {name: array[:, None] for name, array in outputs.items() if name.startswith(OF_PAST)}
-        return State(image, past)
-
-    def step(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
+    def __call__(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
         """See OnnxNetwork.step()."""
-        given = {name: array for part in state for name, array in part.items() if name in self._step_inputs}
-        outputs = _run(self._step, {TOKENS: tokens.astype(np.int64), **given})
-        found = dict(zip(self._step_outputs, outputs, strict=True))
+        given = {name: array for part in state for name, array in part.items() if name in self._inputs}
+        outputs = _run(self._session, {TOKENS: tokens.astype(np.int64), **given})
+        found = dict(zip(self._outputs, outputs, strict=True))
         past = {OF_PAST + name[len(OF_NEXT) :]: array for name, array in found.items() if name.startswith(OF_NEXT)}
         return found[LOGITS], State(state.image, past), found[ATTENTION]
+
+
+class _Graphs:
+    """The graphs of one network."""
+
+    def __init__(self, folder: Path, index: int, threads: int, has_backwards: bool):
+        encoder, step, backwards = (folder / name for name in file_names(index))
+        self._encoder = _open(encoder, threads, {IMAGES, PADDING}, set())
+        self._outputs = [output.name for output in self._encoder.get_outputs()]
+        self.step = _StepGraph(step, threads, self._outputs)
+        self._backwards = backwards, threads
+        if has_backwards and not backwards.is_file():
+            raise CheckpointError(f"{backwards}: it is missing")
+
+    @cached_property
+    def backwards(self) -> _StepGraph:
+        """Opened when it is asked for: greedy decoding does without."""
+        given = [name.removeprefix(OF_BACKWARDS) for name in self._outputs if name.startswith(OF_BACKWARDS)]
+        return _StepGraph(*self._backwards, given)
+
+    def start(self, images: Array, padding: Array) -> tuple[State, State]:
+        """The states of both decoders before their first token, of one row (B, 1, …) for each image; the second one
+        is empty where there is none."""
+        outputs = dict(zip(self._outputs, _run(self._encoder, {IMAGES: images, PADDING: padding}), strict=True))
+        of_second = {
+            name.removeprefix(OF_BACKWARDS): array for name, array in outputs.items() if name.startswith(OF_BACKWARDS)
+        }
+        return _state(outputs), _state(of_second)
+
+
+def _state(outputs: dict[str, Array]) -> State:
+    image = {name: array for name, array in outputs.items() if name.startswith(OF_IMAGE)}
+    return State(image, {name: array[:, None] for name, array in outputs.items() if name.startswith(OF_PAST)})
 
 
 class OnnxNetwork:
@@ -120,15 +164,17 @@ class OnnxNetwork:
         self.about = read_about(folder)
         self.decoder = self.handwritten_encoder = _Part(self.about["directions"], self.about["stride"])
         threads = threads or _usual_threads()
-        self._networks = [_Graphs(folder, index, threads) for index in range(self.about["networks"])]
-        self.vocabulary_size = self._networks[0].vocabulary_size
-        if any(network.vocabulary_size != self.vocabulary_size for network in self._networks):
+        self._networks = [
+            _Graphs(folder, index, threads, self.about["backwards"]) for index in range(self.about["networks"])
+        ]
+        self.vocabulary_size = self._networks[0].step.vocabulary_size
+        if any(network.step.vocabulary_size != self.vocabulary_size for network in self._networks):
             raise CheckpointError(f"{folder}: its networks have vocabularies of different sizes")
 
     @property
     def directions(self) -> int:
-        """1, or 2 where it reads in both."""
-        return self.decoder.directions
+        """1, or 2 where hypotheses can be scored in both."""
+        return 2 if self.about["backwards"] else self.decoder.directions
 
     def at_scales(self, ratios: Sequence[float]) -> OnnxNetwork:
         """This network, reading each image as it is and `ratios` times as large together; as models/ensemble.py."""
@@ -142,7 +188,8 @@ class OnnxNetwork:
         stride = self.handwritten_encoder.stride
         is_image = ~padding[:, ::stride, ::stride]
         sizes = np.stack([is_image.any(2).sum(1), is_image.any(1).sum(1)], 1)
-        return Encoded(joined([network.start(*one) for network in self._networks for one in given]), sizes, {})
+        forwards, backwards = zip(*(network.start(*one) for network in self._networks for one in given), strict=True)
+        return Encoded(joined(forwards), joined(backwards) if self.about["backwards"] else None, sizes, {})
 
     def read(self, images: Array, padding: Array) -> list[Hypothesis]:
         """Greedy decoding, from left to right."""
@@ -158,8 +205,11 @@ class OnnxNetwork:
             for index, (hypothesis, explanation) in enumerate(found):
                 encoded.seen[index, tuple(hypothesis.tokens)] = explanation
             return [hypothesis for hypothesis, _ in found]
-        directions = directions or self.decoder.directions
-        return beam_search(self.step, encoded, beam, directions, length_penalty, self.braces)
+        if encoded.backwards is None or directions == 1:
+            directions = directions or self.decoder.directions
+            return beam_search(self.step, encoded, beam, directions, length_penalty, self.braces)
+        found = beam_search(self.step, encoded, beam, 1, length_penalty, self.braces)
+        return rescore(found, self.step_backwards, encoded.backwards, length_penalty)
 
     def explain(self, images: Array, padding: Array, predictions: Sequence[Sequence[int]]) -> list[Explanation]:
         """How probable each token of a prediction is, and where it is in the image."""
@@ -174,8 +224,15 @@ class OnnxNetwork:
 
     def step(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
         """One more token in every row.   tokens: (B, K).   Returns logits (B, K, V), state, attention (B, K, h, w)."""
-        networks = (network for network in self._networks for _ in (1, *self.ratios))
-        steps = [network.step(one, tokens) for network, one in zip(networks, parted(state), strict=True)]
+        return self._step([network.step for network in self._networks], state, tokens)
+
+    def step_backwards(self, state: State, tokens: Array) -> tuple[Array, State, Array]:
+        """step() of the decoder that reads from right to left, where there is one."""
+        return self._step([network.backwards for network in self._networks], state, tokens)
+
+    def _step(self, decoders: Sequence[Step], state: State, tokens: Array) -> tuple[Array, State, Array]:
+        members = (decoder for decoder in decoders for _ in (1, *self.ratios))
+        steps = [step(one, tokens) for step, one in zip(members, parted(state), strict=True)]
         logits, states, attention = zip(*steps, strict=True)
         mean = logits[0] if len(logits) == 1 else np.mean([log_softmax(one) for one in logits], 0, dtype=np.float32)
         return mean, joined(states), attention[0]
@@ -205,6 +262,8 @@ def _open(path: Path, threads: int, inputs: set[str], outputs: set[str]) -> Infe
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
+    # Waiting threads sleep: of two threads of one core, one that spins takes a third of the time from the other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class for each reason, and none for all of them

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.hypotheses import MINUS_INFINITY, Braces, Hypothesis, best_hypotheses, max_tokens
+from utils.hypotheses import MINUS_INFINITY, Braces, Hypothesis, best_hypotheses, max_tokens, rescored
 from utils.special_tokens import END, PAD, START
 
 Array = np.ndarray
@@ -49,6 +49,7 @@ class Encoded(NamedTuple):
     """What a decoder is given of images."""
 
     state: State  # before the first token; one row an image
+    backwards: State | None  # the same for a decoder that reads backwards, where there is one
     sizes: Array  # (B, 2) height and width of each image in feature positions
     seen: dict[tuple[int, tuple[int, ...]], Explanation]  # by image and tokens: what decoding computed on its way
 
@@ -294,22 +295,43 @@ def explain(step: Step, encoded: Encoded, predictions: Sequence[Sequence[int]]) 
     ]
 
 
+def rescore(
+    hypotheses: Sequence[Hypothesis], step: Step, state: State, length_penalty: float = 1.0
+) -> list[Hypothesis]:
+    """See rescore() of models/search.py.   step, state: of the decoder that reads backwards, before its first token."""
+    rows = [[_reversed(END, one.tokens) for one in (best, *best.alternatives)] for best in hypotheses]
+    most = max(map(len, rows))
+    scores = _scores(step, state, [row + row[:1] * (most - len(row)) for row in rows], length_penalty)
+    return rescored(hypotheses, [of_image[: len(row)].tolist() for of_image, row in zip(scores, rows, strict=True)])
+
+
 def _rescore(step: Step, encoded: Encoded, sequences: Array, length_penalty: float) -> Array:
     """Scores of sequences (B, 2, beam, L), each by the direction that did not propose it.   Returns (B, 2, beam)."""
-    size, _, beam, _ = sequences.shape
-    rows = []  # of each image: start token of the other direction, tokens in its order and its end
-    for image in sequences.tolist():
-        pairs = [(END, START), (START, END)]  # what came from left to right is scored from right to left, and so on
-        tokens = [[[token for token in row if token > END][::-1] for row in direction] for direction in image]
-        rows.append([(start, [*one, end]) for (start, end), part in zip(pairs, tokens, strict=True) for one in part])
+    # What came from left to right is scored from right to left, beginning with END, and so on.
+    rows = [
+        [_reversed(start, one) for start, part in zip((END, START), image, strict=True) for one in part]
+        for image in sequences.tolist()
+    ]
+    return _scores(step, encoded.state, rows, length_penalty).reshape(sequences.shape[:3])
+
+
+def _reversed(start: int, tokens: Sequence[int]) -> tuple[int, list[int]]:
+    """A start token, and what stands behind it in the other direction: the tokens, and the end."""
+    return start, [*(token for token in reversed(tokens) if token > END), START + END - start]
+
+
+def _scores(
+    step: Step, state: State, rows: Sequence[Sequence[tuple[int, Sequence[int]]]], length_penalty: float
+) -> Array:
+    """Scores (B, K) of given sequences; see _teacher_forced()."""
     lengths = np.array([[len(targets) for _, targets in image] for image in rows])
-    scores = np.zeros((size, 2 * beam), np.float32)
-    for position, (images, logits, _) in enumerate(_teacher_forced(step, encoded.state, rows)):
+    scores = np.zeros(lengths.shape, np.float32)
+    for position, (images, logits, _) in enumerate(_teacher_forced(step, state, rows)):
         gains = log_softmax(logits)
         for place, image in enumerate(images):
             for row in np.flatnonzero(position < lengths[image]):
                 scores[image, row] += gains[place, row, rows[image][row][1][position]]
-    return (scores / lengths**length_penalty).reshape(size, 2, beam).astype(np.float32)
+    return (scores / lengths**length_penalty).astype(np.float32)
 
 
 def _teacher_forced(
