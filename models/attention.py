@@ -110,8 +110,9 @@ class LocationAttention(ImageAttention):
         """See CoverageAttention.forward()."""
         scores, of_location = query
         maps = torch.stack([past["coverage"], past["last"]], 1)
-        location = self.location(surroundings(maps, self.kernel)).relu_()  # (R, hw, location)
-        scores = scores + (location @ of_location[..., None])[..., 0]
+        kernels = self.location.weight.view(-1, 2, self.kernel, self.kernel)
+        location = F.conv2d(maps, kernels, self.location.bias, padding=self.kernel // 2).relu_().flatten(2)
+        scores = scores + (of_location[:, None] @ location)[:, 0]
         weights = attention_weights(scores.view(len(keys), -1, keys.shape[1]), padding)
         return weights, {"coverage": past["coverage"] + weights, "last": weights}
 
