@@ -71,6 +71,8 @@ def main(batching: str = "fixed", description: str = __doc__) -> int:
         run.about["data"] = images.about()
         if stage.starts_from_standard:
             model.start_handwritten_from_standard()
+        if stage.starts_from_decoder:
+            model.start_backwards_from_decoder()
         objective = Objective.of(model, stage, config.training, data.vocabulary.inkless)
         memory = None
         if batching == "adaptive" and config.batch.max_pixels == "auto":

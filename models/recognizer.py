@@ -271,6 +271,10 @@ class Recognizer(Reads):
         else:
             self.handwritten_encoder.load_state_dict(self.standard_encoder.state_dict())
 
+    def start_backwards_from_decoder(self) -> None:
+        """Make the decoder that reads backwards a copy of the other one."""
+        self.backwards.load_state_dict(self.decoder.state_dict())
+
     def compile_repeated(self) -> None:
         """Let torch.compile fuse what a decoder repeats most: the GRU's additive attention step (attention by location
         has its own loop in training), the transformer's norm of coverage. Images of all sizes share what is compiled;

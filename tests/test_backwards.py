@@ -135,6 +135,9 @@ def test_a_network_starts_from_one_that_does_not_read_backwards_and_the_other_wa
     assert plain.backwards is None and torch.equal(plain.decoder.output.weight, kept["decoder.output.weight"])
     network.start_from(kept, plain.vocabulary_size)
     assert torch.equal(network.backwards.output.weight, kept["backwards.output.weight"])
+    network.start_backwards_from_decoder()
+    assert torch.equal(network.backwards.output.weight, kept["decoder.output.weight"])
+    assert network.backwards.output.weight is not network.decoder.output.weight
     assert Recognizer(**json.loads(json.dumps(network.architecture()))).backwards is not None
 
 
@@ -146,6 +149,7 @@ STAGE = "{name: b, images: %s, trains: [%s], losses: {label: 1}, epochs: 1, lear
     ("settings", "message"),
     [
         ([f"stages=[{STAGE % ('ink', 'handwritten_encoder, backwards')}]"], "expected decoder, too"),
+        (["stages.handwritten.starts_from_decoder=true"], "expected backwards among them"),
         ([f"stages=[{STAGE % ('ink', 'backwards')}]", "model.decoder=transformer"], "by itself; backwards is for gru"),
         ([f"stages=[{STAGE % ('ink', 'backwards')}, {STAGE.replace('name: b', 'name: a') % ('ink', ENCODER)}]"],
          "would change after it: let it learn in a, too"),
@@ -169,3 +173,9 @@ def test_a_run_trains_it_alone_and_what_is_published_reads_with_it(home, trained
     publish(home / "checkpoints" / "backwards" / "b-best.safetensors", tmp_path / "small.safetensors")
     reader = Reader.load(tmp_path / "small.safetensors")
     assert reader.network.directions == 2
+    copied = stage.replace("1e-3", "1e-12, starts_from_decoder: true").replace("name: b", "name: c")
+    start = home / "checkpoints" / "backwards" / "b-best.safetensors"
+    done = run("train_stage.py", *TRAINING, "--run", "copied", "--init", str(start), "--set", copied, folder=home)
+    assert "stage c replaces the decoder that reads backwards by a copy of the other one" in done.stdout
+    found = load_checkpoint(home / "checkpoints" / "copied" / "c-best.safetensors").weights
+    torch.testing.assert_close(found["backwards.output.weight"], found["decoder.output.weight"])

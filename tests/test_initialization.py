@@ -164,7 +164,9 @@ def test_a_runs_folder_stands_for_the_best_weights_of_its_last_stage(tmp_path):
 
 
 def stage(name: str, images: str, starts_from_standard: bool = False) -> SimpleNamespace:
-    return SimpleNamespace(name=name, images=images, starts_from_standard=starts_from_standard)
+    return SimpleNamespace(
+        name=name, images=images, starts_from_standard=starts_from_standard, starts_from_decoder=False
+    )
 
 
 def test_new_tokens_lacking_tokens_and_copied_encoders_are_told(tmp_path):

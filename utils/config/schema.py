@@ -281,7 +281,8 @@ class StageConfig:
     replay: ReplayConfig = ReplayConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
     augment: Flag = False
-    starts_from_standard: Flag = False
+    starts_from_standard: Flag = False  # the handwritten encoder, as a copy of the standard one
+    starts_from_decoder: Flag = False  # the decoder that reads backwards, as a copy of the other one
     image_scale: PositiveNumber | None = None  # None: that of `data`
 
     @property
@@ -365,7 +366,7 @@ def stage_errors(config: Config) -> list[tuple[Location, str]]:
 
 def _backwards_errors(stage: StageConfig, later: Sequence[StageConfig], model: ModelConfig) -> list[str]:
     if "backwards" not in stage.trains:
-        return []
+        return ["expected backwards among them, which `starts_from_decoder`"] if stage.starts_from_decoder else []
     errors = []
     if model.decoder == "transformer":
         errors.append("the transformer decoder reads in both directions by itself; backwards is for gru")

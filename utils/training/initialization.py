@@ -112,6 +112,9 @@ class Start:
             yield f"known to the weights alone: {_some(lacking)}; they stay, but nothing in the data recalls them"
         domains = {name.removesuffix("_encoder") for name in (key.partition(".")[0] for key in self.checkpoint.weights)}
         yield from _about_encoders(domains, stages)
+        if "backwards" in domains and (replacing := [stage.name for stage in stages if stage.starts_from_decoder]):
+            copy = "a copy of the other one (starts_from_decoder)"
+            yield f"stage {replacing[0]} replaces the decoder that reads backwards by {copy}"
 
 
 def _some(tokens: Sequence[str]) -> str:
