@@ -13,16 +13,19 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 import yaml
 
 from tests.faults.campaign import Case, Kind
 from tests.tiny_training import TINY
 from utils.project import ROOT
+from utils.training.distributed import DistributedContext
 from utils.training.run_folder import load_checkpoint
 
 STAGES = ("standard", "alignment", "handwritten")
 MAX_KILLS = 6  # of one run
 MODES = {"fixed": (), "adaptive": ("--set", "batch.max_pixels=30000"), "two": ()}  # two: processes that train together
+SECONDS_TO_MEET = 2  # for one that was about to, when the other one was killed
 SECONDS_TO_END = 60  # for what is left of a run of two processes, one of which was killed
 
 
@@ -47,9 +50,22 @@ def begin(home: Path, mode: str, run: str, resume: bool) -> list[int]:
     def train_as(rank: int) -> int:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        join = DistributedContext.join
+
+        def join_and_say(device: torch.device) -> DistributedContext:
+            context = join(device)
+            met(os.getpid()).touch()
+            return context
+
+        DistributedContext.join = join_and_say
         return train(home, mode, run, resume)
 
     return [forked(lambda rank=rank: train_as(rank)) for rank in range(2)]
+
+
+def met(child: int) -> Path:
+    """There when this process has met the other one."""
+    return Path(f"made/met-{child}")
 
 
 def forked(work) -> int:
@@ -141,7 +157,10 @@ def has_ended(child: int) -> bool:
 
 
 def wait_for(children: list[int]) -> list[int]:
-    """The statuses of processes. Where one was killed, the others must end by themselves, and soon."""
+    """The statuses of processes. Where one was killed, the others must end by themselves, and soon.
+
+    One that waits for a process killed before they met would wait for minutes. torchrun ends it; so does this.
+    """
     statuses: dict[int, int] = {}
     end = float("inf")
     while len(statuses) < len(children):
@@ -151,6 +170,9 @@ def wait_for(children: list[int]) -> list[int]:
                 statuses[child] = status
         if any(statuses.values()):
             end = min(end, time.monotonic() + SECONDS_TO_END)
+            for child in set(children) - statuses.keys():
+                if not met(child).exists() and time.monotonic() > end - SECONDS_TO_END + SECONDS_TO_MEET:
+                    os.kill(child, signal.SIGKILL)
         if time.monotonic() > end:
             for child in set(children) - statuses.keys():
                 os.kill(child, signal.SIGKILL)
