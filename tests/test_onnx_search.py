@@ -6,18 +6,21 @@ import torch
 
 from models.decoders.interface import DecoderState
 from models.recognizer import Recognizer
+from models.search import rescore as rescore_by_torch
 from models.search import token_limits
 from tests.test_reader import both_decoders, recognizer, some_images
-from utils.reading.onnx_search import Encoded, State, beam_search, explain, greedy
+from utils.hypotheses import Hypothesis, ranked
+from utils.reading.onnx_search import Encoded, State, beam_search, explain, greedy, rescore
 
 
-def torch_step(model: Recognizer):
-    """A step of the network's decoder on arrays (B, K, …)."""
+def torch_step(model: Recognizer, decoder=None):
+    """A step of the network's decoder, or of another one, on arrays (B, K, …)."""
+    decoder = decoder or model.decoder
 
     def step(state, tokens):
         image, past = ({name: torch.from_numpy(x.copy()) for name, x in part.items()} for part in state)
         past = {name: x.flatten(0, 1) for name, x in past.items()}
-        found = model.decoder.step(DecoderState(image, past), torch.from_numpy(tokens.copy()).flatten())
+        found = decoder.step(DecoderState(image, past), torch.from_numpy(tokens.copy()).flatten())
         logits, after, attention = found
         parts = {name: x.unflatten(0, tokens.shape).numpy() for name, x in after.past.items()}
         shaped = (x.unflatten(0, tokens.shape).numpy() for x in (logits, attention))
@@ -26,10 +29,10 @@ def torch_step(model: Recognizer):
     return step
 
 
-def encode(model: Recognizer):
+def encode(model: Recognizer, decoder=None):
     """Three images of different sizes, for torch and as arrays."""
     encoded = model.encode(*some_images(), "handwritten")
-    state = model.decoder.start(*encoded)
+    state = (decoder or model.decoder).start(*encoded)
     is_image = ~encoded.padding.numpy()
     sizes = np.stack([is_image.any(2).sum(1), is_image.any(1).sum(1)], 1)
     image = {name: x.numpy() for name, x in state.image.items()}
@@ -105,3 +108,16 @@ def test_given_tokens_are_explained_whatever_their_lengths(kind):
     for one, wanted in zip(found, model.explain_encoded(encoded, tokens), strict=True):
         assert one.confidences == pytest.approx(wanted.confidences.numpy(), rel=1e-3)
         assert one.attention.shape == wanted.attention.shape
+
+
+@torch.no_grad()
+def test_a_second_decoder_scores_as_in_torch():
+    model = recognizer("gru-location", backwards=True)
+    beams = [[[3, 4, 5], [9]], [[8, 3], [3, 8, 8, 4], [6]], [[7, 7, 7, 9, 3, 5]]]
+    found = [ranked(Hypothesis(tokens, -1.0, False) for tokens in beam) for beam in beams]
+    encoded, arrays = encode(model, model.backwards)
+    both = rescore(found, torch_step(model, model.backwards), arrays.state)
+    assert [len(one.alternatives) for one in both] == [1, 2, 0]
+    for one, wanted in zip(both, rescore_by_torch(found, model.backwards, *encoded), strict=True):
+        assert_alike(one, wanted)
+        assert one.score != -1.0

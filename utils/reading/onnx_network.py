@@ -189,7 +189,7 @@ class OnnxNetwork:
         is_image = ~padding[:, ::stride, ::stride]
         sizes = np.stack([is_image.any(2).sum(1), is_image.any(1).sum(1)], 1)
         forwards, backwards = zip(*(network.start(*one) for network in self._networks for one in given), strict=True)
-        return Encoded(joined(forwards), joined(backwards) if self.about["backwards"] else None, sizes, {})
+        return Encoded(joined(forwards), sizes, {}, joined(backwards) if self.about["backwards"] else None)
 
     def read(self, images: Array, padding: Array) -> list[Hypothesis]:
         """Greedy decoding, from left to right."""

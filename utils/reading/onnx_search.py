@@ -49,9 +49,9 @@ class Encoded(NamedTuple):
     """What a decoder is given of images."""
 
     state: State  # before the first token; one row an image
-    backwards: State | None  # the same for a decoder that reads backwards, where there is one
     sizes: Array  # (B, 2) height and width of each image in feature positions
     seen: dict[tuple[int, tuple[int, ...]], Explanation]  # by image and tokens: what decoding computed on its way
+    backwards: State | None = None  # as `state`, for a decoder that reads backwards, where there is one
 
     @property
     def limits(self) -> Array:
