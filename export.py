@@ -219,10 +219,11 @@ def export_network(model: Recognizer, encoder: Path, *steps: Path) -> None:
     """
     model = exportable(model)
     batch, other_batch = (made_up_images(*size) for size, _ in EXAMPLES)
+    encoded = [model.encode(images.images, images.padding, "handwritten") for images in (batch, other_batch)]
     names = []
     decoders = [model.decoder, model.backwards][: len(steps)]
     for prefix, decoder, path in zip(("", OF_BACKWARDS), decoders, steps, strict=False):
-        state, other = (example(model, decoder, *sizes) for sizes in EXAMPLES)
+        state, other = (example(decoder, one, count) for one, (_, count) in zip(encoded, EXAMPLES, strict=True))
         # By name: a decoder may list the parts of its state in another order after a step than before the first.
         parts = {OF_IMAGE + name: (state.image[name], other.image[name]) for name in state.image}
         parts |= {OF_PAST + name: (state.past[name], other.past[name]) for name in state.past}
@@ -241,14 +242,13 @@ def export_network(model: Recognizer, encoder: Path, *steps: Path) -> None:
     )
 
 
-def example(model: Recognizer, decoder: Decoder, size: tuple[int, int, int], count: int) -> DecoderState:
-    """The state after `count` tokens of count rows for each of some made-up images; rows are (B, K, …)."""
-    batch = made_up_images(*size)
-    state = decoder.start(*model.encode(batch.images, batch.padding, "handwritten"))
-    state = state.select(torch.arange(size[0]).repeat_interleave(count))
+def example(decoder: Decoder, encoded: Encoded, count: int) -> DecoderState:
+    """The state after `count` tokens of count rows for each image; rows are (B, K, …)."""
+    size = len(encoded.features)
+    state = decoder.start(*encoded).select(torch.arange(size).repeat_interleave(count))
     for _ in range(count):
-        _, state, _ = decoder.step(state, torch.full((size[0] * count,), START))
-    return DecoderState(state.image, {name: x.unflatten(0, (size[0], count)) for name, x in state.past.items()})
+        _, state, _ = decoder.step(state, torch.full((size * count,), START))
+    return DecoderState(state.image, {name: x.unflatten(0, (size, count)) for name, x in state.past.items()})
 
 
 def rows(state: DecoderState) -> tuple[int, int]:

@@ -141,7 +141,7 @@ def test_a_network_starts_from_one_that_does_not_read_backwards_and_the_other_wa
     assert Recognizer(**json.loads(json.dumps(network.architecture()))).backwards is not None
 
 
-ENCODER = "decoder, handwritten_encoder"
+ENCODER_TOO = "decoder, handwritten_encoder"
 STAGE = "{name: b, images: %s, trains: [%s], losses: {label: 1}, epochs: 1, learning_rate: 1e-3}"
 
 
@@ -151,7 +151,7 @@ STAGE = "{name: b, images: %s, trains: [%s], losses: {label: 1}, epochs: 1, lear
         ([f"stages=[{STAGE % ('ink', 'handwritten_encoder, backwards')}]"], "expected decoder, too"),
         (["stages.handwritten.starts_from_decoder=true"], "expected backwards among them"),
         ([f"stages=[{STAGE % ('ink', 'backwards')}]", "model.decoder=transformer"], "by itself; backwards is for gru"),
-        ([f"stages=[{STAGE % ('ink', 'backwards')}, {STAGE.replace('name: b', 'name: a') % ('ink', ENCODER)}]"],
+        ([f"stages=[{STAGE % ('ink', 'backwards')}, {STAGE.replace('name: b', 'name: a') % ('ink', ENCODER_TOO)}]"],
          "would change after it: let it learn in a, too"),
     ],
 )  # fmt: skip

@@ -3,7 +3,6 @@
 FOLDER/model.json          vocabulary, settings of images, license, and what is known of the network
       /encoder.onnx        images (B, 1, H, W) and their padding (B, H, W) -> the decoder's state before the first token
       /decoder_step.onnx   the state and a token in every row -> logits, attention, and the state after it
-
       /backwards_step.onnx the same for a second decoder, which reads from right to left, where there is one
 
 Of networks that read together (models/ensemble.py), the second has encoder-2.onnx and decoder_step-2.onnx, and so on.

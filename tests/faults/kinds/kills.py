@@ -162,21 +162,20 @@ def wait_for(children: list[int]) -> list[int]:
     One that waits for a process killed before they met would wait for minutes. torchrun ends it; so does this.
     """
     statuses: dict[int, int] = {}
-    end = float("inf")
+    first_end = None
     while len(statuses) < len(children):
         for child in set(children) - statuses.keys():
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 statuses[child] = status
-        if any(statuses.values()):
-            end = min(end, time.monotonic() + SECONDS_TO_END)
-            for child in set(children) - statuses.keys():
-                if not met(child).exists() and time.monotonic() > end - SECONDS_TO_END + SECONDS_TO_MEET:
-                    os.kill(child, signal.SIGKILL)
-        if time.monotonic() > end:
-            for child in set(children) - statuses.keys():
+        if first_end is None and any(statuses.values()):
+            first_end = time.monotonic()
+        waited = time.monotonic() - first_end if first_end is not None else 0
+        for child in set(children) - statuses.keys():
+            if waited > (SECONDS_TO_END if met(child).exists() else SECONDS_TO_MEET):
                 os.kill(child, signal.SIGKILL)
-            raise AssertionError(f"one process was killed, and the other still waits after {SECONDS_TO_END} s")
+                if met(child).exists():
+                    raise AssertionError(f"one process was killed, and the other still waits after {SECONDS_TO_END} s")
         time.sleep(0.002)
     return [statuses[child] for child in children]
 
