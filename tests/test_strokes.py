@@ -212,7 +212,11 @@ def test_a_split_made_before_strokes_were_kept_is_made_again(tmp_path, capsys):
 
 def test_damaged_strokes_are_named_with_what_helps(tmp_path):
     prepare(make_ink(tmp_path), tmp_path / "NAME", progress=False)
-    with open(tmp_path / "NAME" / "train" / "strokes" / "points.bin", "r+b") as file:
+    points = tmp_path / "NAME" / "train" / "strokes" / "points.bin"
+    points.write_bytes(bytes([points.read_bytes()[0] ^ 1]) + points.read_bytes()[1:])
+    with pytest.raises(DataError, match=r"points.bin: damaged; .*prepare\.py"):
+        open_strokes(tmp_path / "NAME" / "train")
+    with open(points, "r+b") as file:
         file.truncate(40)
     with pytest.raises(DataError, match=r"strokes: a file has lost its end; .*prepare\.py"):
         open_strokes(tmp_path / "NAME" / "train")

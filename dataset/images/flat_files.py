@@ -1,11 +1,13 @@
 """Flat files: arrays of many items end to end, written item by item and memory-mapped.
 
-A folder holds a file `NAME.bin` for each array, and `store.json`, which says how long they are and what their writer
-wants to be known. Opening it reads nothing and makes no Python object for an item; workers share the page cache.
+A folder holds a file `NAME.bin` for each array, and `store.json`, with their lengths, checksums (CRC-32), and what
+their writer wants to be known. Opening it reads nothing and makes no Python object for an item; workers share the page
+cache.
 """
 
 import json
 import shutil
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +31,14 @@ def map_files(folder: Path, kinds: dict[str, type], remedy: str) -> tuple[dict, 
     if {name: array.nbytes for name, array in files.items()} != lengths:
         raise DataError(f"{folder}: a file has lost its end; {remedy}")
     return about, files
+
+
+def damaged_file(about: dict, files: dict[str, np.ndarray]) -> str | None:
+    """The first file of map_files() that is not as it was written. Reads all of them; older ones have no checksums."""
+    if "checksums" not in about:
+        return None
+    sums = about["checksums"] if isinstance(about["checksums"], dict) else {}
+    return next((name for name, array in files.items() if sums.get(name) != zlib.crc32(array)), None)
 
 
 def _map(path: Path, kind: type) -> np.ndarray:
@@ -58,10 +68,13 @@ class FlatWriter:
         self._partial.mkdir(parents=True)
         self._paths = {name: str(self._partial / f"{name}.bin") for name in kinds}  # once, as there are many writes
         self._files = {name: open(path, "wb") for name, path in self._paths.items()}
+        self._checksums = dict.fromkeys(kinds, 0)
 
     def _write(self, name: str, values) -> None:
+        data = np.ascontiguousarray(values, self._kinds[name]).tobytes()
+        self._checksums[name] = zlib.crc32(data, self._checksums[name])
         with naming(self._paths[name]):
-            self._files[name].write(np.ascontiguousarray(values, self._kinds[name]).tobytes())
+            self._files[name].write(data)
 
     def _written(self, name: str) -> int:
         """Elements of a file so far."""
@@ -72,6 +85,7 @@ class FlatWriter:
         if self._is_finished:
             return
         self._about["bytes"] = {name: file.tell() for name, file in self._files.items()}
+        self._about["checksums"] = self._checksums
         with naming(self._partial):
             for file in self._files.values():
                 file.close()

@@ -14,7 +14,8 @@ import numpy as np
 
 from dataset.formats.inkml import PEN, Symbol, draw_pixels
 from dataset.images.augmentation import AS_WRITTEN, StrokeAugmentation, augment_traces, pen_width, symbol_extents
-from dataset.images.flat_files import FlatWriter, map_files, slice_of
+from dataset.images.flat_files import FlatWriter, damaged_file, map_files, slice_of
+from utils.errors import DataError
 from utils.files import hash64
 from utils.reading.images import MARGIN
 
@@ -31,6 +32,7 @@ FILES = {
     "sizes": np.int32,  # height, width
     "name_hash": np.uint64,
 }
+REMEDY = "delete it, and run prepare.py on the InkML again"
 
 
 class Strokes(NamedTuple):
@@ -78,13 +80,19 @@ class StrokeStore:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        _, files = map_files(self.folder, FILES, "delete it, and run prepare.py on the InkML again")
+        self._about, self._files = map_files(self.folder, FILES, REMEDY)
+        files = self._files
         self._points, self._trace_ends = files["points"].reshape(-1, 2), files["trace_ends"]
         self._trace_symbols, self._item_trace_ends = files["trace_symbols"], files["item_trace_ends"]
         self._symbol_places, self._item_symbol_ends = files["symbol_places"], files["item_symbol_ends"]
         self._sizes, hashes = files["sizes"].reshape(-1, 2), files["name_hash"]
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
+
+    def check(self) -> None:
+        """Raise DataError where a file of the store is not as it was written."""
+        if name := damaged_file(self._about, self._files):
+            raise DataError(f"{self.folder / name}.bin: damaged; {REMEDY}")
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -120,7 +128,11 @@ def open_strokes(split: Path) -> StrokeStore | None:
         about = json.loads((split / "strokes" / "store.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return StrokeStore(split / "strokes") if isinstance(about, dict) and about.get("version") == VERSION else None
+    if not isinstance(about, dict) or about.get("version") != VERSION:
+        return None
+    store = StrokeStore(split / "strokes")
+    store.check()
+    return store
 
 
 class StrokeWriter(FlatWriter):
@@ -131,7 +143,7 @@ class StrokeWriter(FlatWriter):
 
     def copy(self, store: StrokeStore) -> None:
         """Begin with all strokes of another store."""
-        for name, values in map_files(store.folder, FILES, "run prepare.py on the InkML again")[1].items():
+        for name, values in map_files(store.folder, FILES, REMEDY)[1].items():
             self._write(name, values)
 
     def add(self, name: str, strokes: Strokes) -> None:

@@ -9,6 +9,7 @@ written by hand in the same way; that they *mean* the same is not enough: `\phi`
 """
 
 import html
+import operator
 import re
 from collections.abc import Callable, Sequence
 from itertools import chain, groupby
@@ -168,9 +169,10 @@ GRAMMAR = frozenset(["'", "′", r"\lbrack", r"\rbrack"])  # names that mean som
 
 
 def _everywhere(node: Node, change: Callable[[Node], Node]) -> Node:
-    children = [child and _everywhere(child, change) for child in node.children]
-    if any(new is not old for new, old in zip(children, node.children, strict=True)):
-        node = node._replace(children=tuple(children))
+    if node.children:
+        children = tuple([child and _everywhere(child, change) for child in node.children])
+        if any(map(operator.is_not, children, node.children)):
+            node = node._replace(children=children)
     return change(node)
 
 
