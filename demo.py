@@ -32,7 +32,9 @@ PNG_EM = 96  # pixels of an em: sharp on a screen of twice the usual density, an
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", metavar="PATH|newest", help="default: the published weights")
+    parser.add_argument(
+        "--checkpoint", metavar="PATH|newest", help="or a folder that export.py wrote; default: the published weights"
+    )
     add_scales_option(parser)
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 …; default: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
