@@ -464,10 +464,10 @@ def test_ink_stays_whole_when_the_window_becomes_smaller(page):
     write(page, [[[600, 60], [620, 90]]])
     wait_for(page, READ)
     window(page, 700, 800)
-    wait_for(page, "document.querySelector('#ink').clientWidth < 700")
+    wait_for(page, "document.querySelector('#ink').width < 700")  # drawn again, not only laid out again
     window(page, 390, 844)
     units = "document.querySelector('#boxes').viewBox.baseVal.width"
-    wait_for(page, f"document.querySelector('#ink').clientWidth < 390 && {units} > 600")
+    wait_for(page, f"document.querySelector('#ink').width < 390 && {units} > 600")
     write(page, [[[100, 100], [140, 120]]])
     wait_for(page, READ)
     [_, second] = json.loads(requests(page)[-1]["postData"])
