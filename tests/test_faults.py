@@ -24,7 +24,7 @@ from dataset.formats.predictions import read_predictions
 from dataset.formats.preparation import Options, prepare
 from dataset.formats.text_files import decoded_lines
 from dataset.images.sample import make_sample
-from dataset.images.store import FILES, fresh_store
+from dataset.images.store import FILES, ImageStore, fresh_store
 from dataset.latex.mathml import to_mathml
 from dataset.vocabulary import Vocabulary
 from recognize import Reader
@@ -247,6 +247,20 @@ def test_a_damaged_record_of_a_split_is_named_with_the_remedy(tmp_path, text):
     (tmp_path / "NAME" / "train" / "prepared.json").write_text(text)
     with pytest.raises(DataError, match="prepared.json: damaged; delete it"):
         prepare(package, tmp_path / "NAME", progress=False)
+
+
+@pytest.mark.parametrize("name", ["pixel_ends", "sizes", "token_ends", "name_ends"])
+def test_a_store_whose_files_do_not_fit_together_is_built_again(tmp_path, name):
+    """Workers open it without reading it."""
+    prepare(make_plain(tmp_path / "plain"), tmp_path / "NAME", progress=False)
+    vocabulary, split = Vocabulary.from_file(tmp_path / "NAME" / "vocabulary.txt"), tmp_path / "NAME" / "train"
+    path = split / "store" / f"{name}.bin"
+    data = bytearray(path.read_bytes())
+    data[0] ^= 0x7F
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="its files do not fit together"):
+        ImageStore(split / "store")
+    assert fresh_store(split, vocabulary) is None
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - {"pixels"}))

@@ -214,8 +214,8 @@ def test_damaged_strokes_are_named_with_what_helps(tmp_path):
     prepare(make_ink(tmp_path), tmp_path / "NAME", progress=False)
     points = tmp_path / "NAME" / "train" / "strokes" / "points.bin"
     points.write_bytes(bytes([points.read_bytes()[0] ^ 1]) + points.read_bytes()[1:])
-    with pytest.raises(DataError, match=r"points.bin: damaged; .*prepare\.py"):
-        open_strokes(tmp_path / "NAME" / "train")
+    with pytest.raises(DataError, match=r"strokes: points.bin is damaged; delete it, .*prepare\.py"):
+        open_strokes(tmp_path / "NAME" / "train", checked=True)
     with open(points, "r+b") as file:
         file.truncate(40)
     with pytest.raises(DataError, match=r"strokes: a file has lost its end; .*prepare\.py"):

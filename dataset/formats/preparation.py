@@ -288,7 +288,9 @@ def _job(part: Split, folder: Path, options: Options) -> _Job:
             )
         return _Job(part, folder)
     is_same = files in record.parts and record.left_out == 0 and record.options == options.record()
-    if is_same and (not part.has_strokes or open_strokes(folder) is not None):  # else made before strokes were kept
+    if is_same and (
+        not part.has_strokes or open_strokes(folder, checked=True) is not None
+    ):  # else made before strokes were kept
         print(f"{folder.parent.name}/{folder.name}: already there, made from {part.place}", file=sys.stderr)
         return _Job(None, folder)
     if options.existing == "add":
@@ -337,7 +339,7 @@ def _write_split(
     images.mkdir(parents=True)
     existing = _copy_existing(folder, images) if job.adds else _Existing({}, {})
     saver = _Saver(images, wanted, existing, options)
-    old_strokes = open_strokes(folder) if job.adds else None
+    old_strokes = open_strokes(folder, checked=True) if job.adds else None
     strokes = StrokeWriter(folder / "strokes") if part.has_strokes or old_strokes else None
     try:
         return _fill_split(job, known, saver, strokes, old_strokes, progress)

@@ -8,6 +8,7 @@ cache.
 import json
 import shutil
 import zlib
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,28 +18,27 @@ from utils.errors import DataError
 from utils.files import naming
 
 
-def map_files(folder: Path, kinds: dict[str, type], remedy: str) -> tuple[dict, dict[str, np.ndarray]]:
+def map_files(
+    folder: Path, kinds: dict[str, type], remedy: str, checked: Collection[str] = ()
+) -> tuple[dict, dict[str, np.ndarray]]:
     """What a store's writer said about it, and its flat files by name, memory-mapped.
 
-    kinds: what one element of each is.   Raises DataError, which ends with the remedy, when they are not whole.
+    kinds: what one element of each is.   checked: files that are read, and compared with their checksums, which stores
+    of older versions do not have.   Raises DataError, which ends with the remedy, when they are not whole.
     """
     try:
         about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         files = {name: _map(folder / f"{name}.bin", kind) for name, kind in kinds.items()}
         lengths = about["bytes"]
+        checked = checked if "checksums" in about else ()
+        damaged = [name for name in checked if about["checksums"][name] != zlib.crc32(files[name])]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"{folder}: not a whole store ({error}); {remedy}") from None
     if {name: array.nbytes for name, array in files.items()} != lengths:
         raise DataError(f"{folder}: a file has lost its end; {remedy}")
+    if damaged:
+        raise DataError(f"{folder}: {damaged[0]}.bin is damaged; {remedy}")
     return about, files
-
-
-def damaged_file(about: dict, files: dict[str, np.ndarray]) -> str | None:
-    """The first file of map_files() that is not as it was written. Reads all of them; older ones have no checksums."""
-    if "checksums" not in about:
-        return None
-    sums = about["checksums"] if isinstance(about["checksums"], dict) else {}
-    return next((name for name, array in files.items() if sums.get(name) != zlib.crc32(array)), None)
 
 
 def _map(path: Path, kind: type) -> np.ndarray:

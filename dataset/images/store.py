@@ -17,7 +17,7 @@ import numpy as np
 from dataset.formats.items import Item, image_of, name_of_image, read_split
 from dataset.formats.labels import read_labels
 from dataset.formats.text_files import count_lines, lines_or_bad
-from dataset.images.flat_files import FlatWriter, damaged_file, map_files, slice_of
+from dataset.images.flat_files import FlatWriter, map_files, slice_of
 from dataset.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 from utils.errors import BadItem, DataError, list_of
 from utils.files import file_digest, hash64, locked
@@ -48,11 +48,14 @@ class ImageStore:
     Cheap to pickle: a worker gets the folder's name and maps the files again. Raises DataError when they are not whole.
     """
 
-    def __init__(self, folder: str | Path, tokens: np.ndarray | None = None):
-        """tokens: int32, the ids of all labels one after the other, in place of those that the store was built with."""
+    def __init__(self, folder: str | Path, tokens: np.ndarray | None = None, checked: bool = False):
+        """tokens: int32, the ids of all labels one after the other, in place of those that the store was built with.
+
+        checked: compare all files with their checksums, but the pixels, by far the largest.
+        """
         self.folder = Path(folder)
-        self._about, files = map_files(self.folder, FILES, "delete it to have it built again")
-        self._files = files
+        to_check = [name for name in FILES if name != "pixels"] if checked else []
+        self._about, files = map_files(self.folder, FILES, "delete it to have it built again", to_check)
         self._pixels, self._pixel_ends = files["pixels"], files["pixel_ends"]
         self._pixel_map = getattr(self._pixels.base, "_mmap", None)  # none where there are no pixels
         self._can_advise = self._pixel_map is not None and hasattr(self._pixel_map, "madvise")  # Windows has none
@@ -80,12 +83,6 @@ class ImageStore:
             and (names >= 0).all()
             and (lengths.sum(), names.sum(), areas.sum()) == (len(self._tokens), len(self._names), len(self._pixels))
         )
-
-    def check(self) -> None:
-        """Raise DataError where a file of the store is not as it was written. Pixels, by far the most, are trusted."""
-        files = {name: array for name, array in self._files.items() if name != "pixels"}
-        if name := damaged_file(self._about, files):
-            raise DataError(f"{self.folder / name}.bin: damaged; delete {self.folder} to have it built again")
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -262,8 +259,7 @@ def fresh_store(folder: Path, vocabulary: Vocabulary) -> ImageStore | None:
     if not labels.is_file() or not (folder / "store" / "store.json").is_file():
         return None
     try:
-        store = ImageStore(folder / "store")
-        store.check()
+        store = ImageStore(folder / "store", checked=True)
     except DataError:
         return None  # a half of a store is no store; it is built again
     return store if store.is_built_from(labels, vocabulary) else None

@@ -14,8 +14,7 @@ import numpy as np
 
 from dataset.formats.inkml import PEN, Symbol, draw_pixels
 from dataset.images.augmentation import AS_WRITTEN, StrokeAugmentation, augment_traces, pen_width, symbol_extents
-from dataset.images.flat_files import FlatWriter, damaged_file, map_files, slice_of
-from utils.errors import DataError
+from dataset.images.flat_files import FlatWriter, map_files, slice_of
 from utils.files import hash64
 from utils.reading.images import MARGIN
 
@@ -78,21 +77,16 @@ class StrokeStore:
     Raises DataError when the files are not whole.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, checked: bool = False):
+        """checked: compare all files with their checksums."""
         self.folder = Path(folder)
-        self._about, self._files = map_files(self.folder, FILES, REMEDY)
-        files = self._files
+        _, files = map_files(self.folder, FILES, REMEDY, FILES if checked else ())
         self._points, self._trace_ends = files["points"].reshape(-1, 2), files["trace_ends"]
         self._trace_symbols, self._item_trace_ends = files["trace_symbols"], files["item_trace_ends"]
         self._symbol_places, self._item_symbol_ends = files["symbol_places"], files["item_symbol_ends"]
         self._sizes, hashes = files["sizes"].reshape(-1, 2), files["name_hash"]
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
-
-    def check(self) -> None:
-        """Raise DataError where a file of the store is not as it was written."""
-        if name := damaged_file(self._about, self._files):
-            raise DataError(f"{self.folder / name}.bin: damaged; {REMEDY}")
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -122,17 +116,17 @@ class StrokeStore:
         return Strokes(_split(self._points[start : int(ends[-1])], ends - start), symbols, places, (height, width))
 
 
-def open_strokes(split: Path) -> StrokeStore | None:
-    """The strokes of a split's folder; nothing where it has none of this version. Raises DataError."""
+def open_strokes(split: Path, checked: bool = False) -> StrokeStore | None:
+    """The strokes of a split's folder; nothing where it has none of this version. Raises DataError.
+
+    checked: see StrokeStore.
+    """
     try:
         about = json.loads((split / "strokes" / "store.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(about, dict) or about.get("version") != VERSION:
-        return None
-    store = StrokeStore(split / "strokes")
-    store.check()
-    return store
+    is_known = isinstance(about, dict) and about.get("version") == VERSION
+    return StrokeStore(split / "strokes", checked) if is_known else None
 
 
 class StrokeWriter(FlatWriter):

@@ -450,7 +450,7 @@ def check_stages(data: Data, config: Config) -> None:
         check_chinese_font(config.data.chinese_font, data.vocabulary.tokens)
     for stage in config.stages:
         _require_boxes(data, stage)
-    if open_strokes(data.folder / "train") is None:
+    if open_strokes(data.folder / "train", checked=True) is None:
         mixed = [stage.name for stage in config.stages if stage.images == "ink" and _needs_boxes(stage)]
         if mixed:
             print(
