@@ -288,9 +288,8 @@ def _job(part: Split, folder: Path, options: Options) -> _Job:
             )
         return _Job(part, folder)
     is_same = files in record.parts and record.left_out == 0 and record.options == options.record()
-    if is_same and (
-        not part.has_strokes or open_strokes(folder, checked=True) is not None
-    ):  # else made before strokes were kept
+    # A split without the strokes that its package has was made before they were kept.
+    if is_same and (not part.has_strokes or open_strokes(folder, checked=True) is not None):
         print(f"{folder.parent.name}/{folder.name}: already there, made from {part.place}", file=sys.stderr)
         return _Job(None, folder)
     if options.existing == "add":
