@@ -13,7 +13,6 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -24,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from dataset.images.strokes import Strokes, boxes_of, open_strokes  # noqa: E402
 from dataset.images.synthetic import SyntheticInk  # noqa: E402
 from dataset.loading.loaders import Data, open_data  # noqa: E402
+from utils.config.schema import DataConfig  # noqa: E402
 
 PERCENTILES = (5, 25, 50, 75, 95)
 # Their lower ends stand on the line.
@@ -124,8 +124,7 @@ def draw_sheet(data: Data, synthetic: SyntheticInk, pairs: list[tuple[int, int]]
 
 def speed(data: Data, image_scale: float) -> float:
     """Images, with their boxes, that one core draws a second; planning of all of them included."""
-    data.settings.image_scale = image_scale
-    ink = data.synthetic_ink()
+    ink = data.resized(image_scale).synthetic_ink()
     order = np.random.default_rng(0).permutation(len(ink))
     started = time.process_time()
     ink.sizes(0, 0)
@@ -145,7 +144,7 @@ def tell_apart(data: Data, pairs: list[tuple[int, int]], seconds: float, seed: i
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    data.settings.image_scale = 0.5
+    data = data.resized(0.5)
     ink, synthetic = data.ink("train"), data.synthetic_ink()
     random = np.random.default_rng(seed)
     layers, channels = [], 1
@@ -211,9 +210,8 @@ def main() -> None:
     parser.add_argument("--tell-apart", action="store_true", help="train a network to tell real from synthetic ink")
     parser.add_argument("--seconds", type=float, default=90, help="CPU time that it learns (default: %(default)s)")
     options = parser.parse_args()
-    limits = {"image_scale": 1.0, "max_height": 512, "max_width": 2048, "validation_share": 0.05}
-    settings = SimpleNamespace(root=options.root, symbols=options.symbols, **limits)
-    data = open_data(settings, options.dataset, 0)
+    limits = {"image_scale": 1.0, "max_height": 512, "max_width": 2048, "validation_share": 0.05, "workers": 0}
+    data = open_data(DataConfig(root=options.root, symbols=tuple(options.symbols), **limits), options.dataset, 0)
     synthetic, pairs = couples(data, options.count, options.seed)
     real, drawn = compare(data, synthetic, pairs, options.seed)
     print_table(real, drawn)
