@@ -124,13 +124,22 @@ def read_file(options: argparse.Namespace, references: Sequence[Reference]) -> S
 def score_item(reference: Reference, prediction: Prediction | None) -> ScoredItem:
     """Compare a prediction with its reference, in everything that is scored."""
     from dataset.latex.comparison import compare, depth, kinds
+    from dataset.latex.error_kinds import error_kinds
     from dataset.latex.normalization import normalize
     from utils.evaluation.scores import ScoredItem
 
-    tokens = prediction.tokens if prediction else []
-    comparison = compare(reference.tokens, tokens or None, bool(prediction and prediction.is_truncated))
-    normalized = normalize(reference.tokens), normalize(tokens)
-    return ScoredItem(reference, prediction, comparison, normalized, depth(reference.tokens), kinds(reference.tokens))
+    wanted, tokens = reference.tokens, prediction.tokens if prediction else []
+    is_truncated = bool(prediction and prediction.is_truncated)
+    comparison = compare(wanted, tokens or None, is_truncated)
+    return ScoredItem(
+        reference,
+        prediction,
+        comparison,
+        (normalize(wanted), normalize(tokens)),
+        depth(wanted),
+        kinds(wanted),
+        error_kinds(wanted, tokens, is_truncated),
+    )
 
 
 def draw_label(tokens: Sequence[str]) -> Drawn | None:

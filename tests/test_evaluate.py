@@ -33,8 +33,8 @@ TALL = "six"  # the only image of this height
 KEYS = {
     "dataset", "split", "items", "search", "confidence_exponent", "calibration", "clean", "cleaned", "device",
     "seconds", "images_per_second", "exact", "normalized",
-    "structure_exprate", "symbol_accuracy", "well_formed", "visual_exprate", "intervals", "by", "confusions", "failed",
-    "against",
+    "structure_exprate", "symbol_accuracy", "well_formed", "visual_exprate", "intervals", "by", "confusions",
+    "error_kinds", "failed", "against",
 }  # fmt: skip
 
 
@@ -127,6 +127,11 @@ def test_scores_by_hand(home, run):
     assert scores["symbol_accuracy"] == pytest.approx(100 * 15 / 16, abs=1e-3)
     assert exact["interval"][0] < exact["exprate"] < exact["interval"][1]
     assert scores["confusions"] == [{"reference": "b", "prediction": "a", "count": 1}]
+    assert scores["error_kinds"] == [
+        {"name": "another spelling of the same", "items": 2, "alone": 2},
+        {"name": "a letter for another", "items": 1, "alone": 1},
+        {"name": "a script or brace in the wrong place, all symbols right", "items": 1, "alone": 1},
+    ]
     assert {row["name"]: row["items"] for row in scores["by"]["length"]} == {"up to 5": 3, "6 to 10": 3}
     assert {row["name"]: row["exprate"] for row in scores["by"]["kind"]} == {
         "flat": 50, "scripts": 0, "fraction": 0, "root": 100

@@ -34,6 +34,7 @@ SCORES = {
     "by": {"length": [{"name": "up to 5", "items": 321, "exprate": 80, "interval": [75, 85]}],
            "kind": [{"name": "<kind>", "items": 1, "exprate": 0, "interval": [0, 0]}]},
     "confusions": [{"reference": "<", "prediction": "&", "count": 9}, {"reference": "x", "prediction": "", "count": 4}],
+    "error_kinds": [{"name": "a <kind> of error", "items": 31, "alone": 7}],
     "failed": [{"id": "giant", "reason": "<out> of memory"}],
     "against": {"file": "other.jsonl", "only_here": 17, "only_there": 23, "p": 0.43},
 }  # fmt: skip

@@ -7,7 +7,7 @@ empty prediction is wrong in every token, and is not within k edits of anything,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -48,6 +48,22 @@ def align(reference: Sequence, prediction: Sequence) -> list[tuple[int | None, i
             j -= 1
             pairs.append((None, j))
     return pairs[::-1]
+
+
+def read_for(
+    reference: Sequence[str], prediction: Sequence[str], structure_tokens: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """What was read for what along the fewest edits, rightly or wrongly: pairs of tokens, "" for nothing.
+
+    A sign is not confused with a mark of structure: that is one too few and one too many.
+    """
+    for i, j in align(reference, prediction):
+        wanted, read = "" if i is None else reference[i], "" if j is None else prediction[j]
+        if wanted and read and (wanted in structure_tokens) != (read in structure_tokens):
+            yield wanted, ""
+            yield "", read
+        else:
+            yield wanted, read
 
 
 def differing(reference: Sequence, prediction: Sequence) -> tuple[list[bool], list[bool]]:

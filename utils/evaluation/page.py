@@ -98,6 +98,7 @@ def write_page(path: str | Path, title: str, scores: dict[str, Any], items: Sequ
                 if name in scores],
         notes=_notes(scores),
         plots=_plots(scores),
+        error_kinds=scores.get("error_kinds") or [],
         confusions=_confusions(scores.get("confusions") or []),
         failed=scores.get("failed") or [],
         shown=f"{len(items)} of {total} items are in this gallery." if total and total != len(items) else "",

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from utils.evaluation.calibration import calibration
-from utils.evaluation.metrics import align, interval, mcnemar, percent, rates
+from utils.evaluation.metrics import interval, mcnemar, percent, rates, read_for
 from utils.tables import table
 
 LENGTHS = ((5, "up to 5"), (10, "6 to 10"), (20, "11 to 20"), (40, "21 to 40"), (math.inf, "41 and more"))
@@ -70,7 +70,10 @@ class Comparison(Protocol):
 
 
 class ScoredItem(NamedTuple):
-    """One item of a split.   normalized: reference and prediction.   depth, kinds: of the reference's structure."""
+    """One item of a split.   normalized: reference and prediction.   depth, kinds: of the reference's structure.
+
+    error_kinds: of what is wrong in the prediction, in words.
+    """
 
     reference: Reference
     prediction: Prediction | None
@@ -78,6 +81,7 @@ class ScoredItem(NamedTuple):
     normalized: tuple[Sequence[str], Sequence[str]]
     depth: int
     kinds: Collection[str]
+    error_kinds: Collection[str]
 
 
 class Conventions(NamedTuple):
@@ -128,6 +132,7 @@ def compute_scores(
         "calibration": calibration_of(items, confidence_exponent or 1.0),
         "by": by_groups(items, conventions.kinds),
         "confusions": confusions(items, conventions.structure_tokens),
+        "error_kinds": by_error(items),
     }
 
 
@@ -171,23 +176,22 @@ def _bucket(number: int, buckets: Sequence[tuple[float, str]]) -> str:
 
 
 def confusions(items: Sequence[ScoredItem], structure_tokens: Collection[str]) -> list[dict[str, Any]]:
-    """What was read for what, most frequent first; "" for nothing. Braces go with what they belong to.
-
-    A sign is not confused with a mark of structure: that is one too few and one too many.
-    """
+    """What was read for what, most frequent first; "" for nothing. Braces go with what they belong to."""
     counts: Counter[tuple[str, str]] = Counter()
     for item in items:
         if not item.comparison.is_read or item.comparison.is_normal:
             continue
-        wanted, read = item.normalized
-        for i, j in align(wanted, read):
-            pair = "" if i is None else wanted[i], "" if j is None else read[j]
-            is_mixed = "" not in pair and (pair[0] in structure_tokens) != (pair[1] in structure_tokens)
-            for one in ((pair[0], ""), ("", pair[1])) if is_mixed else (pair,):
-                if one[0] != one[1] and not {*one} <= {"", "{", "}"}:
-                    counts[one] += 1
+        pairs = read_for(*item.normalized, structure_tokens)
+        counts.update(pair for pair in pairs if pair[0] != pair[1] and not {*pair} <= {"", "{", "}"})
     ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:MAX_CONFUSIONS]
     return [{"reference": wanted, "prediction": read, "count": count} for (wanted, read), count in ordered]
+
+
+def by_error(items: Sequence[ScoredItem]) -> list[dict[str, Any]]:
+    """Kinds of errors, most frequent first: the items that have one, and those that have no other."""
+    counts = Counter(kind for item in items for kind in item.error_kinds)
+    alone = Counter(kind for item in items if len(item.error_kinds) == 1 for kind in item.error_kinds)
+    return [{"name": name, "items": count, "alone": alone[name]} for name, count in counts.most_common()]
 
 
 def find_failures(items: Sequence[ScoredItem], reasons: dict[str, str]) -> list[dict[str, str]]:
