@@ -1,12 +1,12 @@
 """Attention with coverage: it takes into account what it has attended to before."""
 
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 from torch.utils.checkpoint import checkpoint
 
 from models.positions import image_positions
@@ -136,13 +136,13 @@ def location_steps(
     bias: Tensor,
     padding: Tensor,
     kernel: int,
-    kept: list[tuple[Tensor, Tensor]] | None = None,
+    kept: list[Tensor] | None = None,
 ) -> Tensor:
     """The attention of all steps: LocationAttention.all_steps().
 
     scores: (R, L, hw).   of_location: (R, L, F).   weight (F, 2 x kernel x kernel) and bias (F,) of the features.
-    padding: (B, h, w), R being a multiple of B.   kept: takes what the backward pass needs of each step: the squares of
-    the attention before it, (R, kernel x kernel, hw), and its features, (R, F, hw).   Returns (R, L, h, w).
+    padding: (B, h, w), R being a multiple of B.   kept: takes the features of each step, (R, F, hw), for the backward
+    pass.   Returns (R, L, h, w).
 
     The convolution is linear, so that of coverage is the sum of those of the attention of each step; it is added up.
     """
@@ -150,24 +150,25 @@ def location_steps(
     height, width = padding.shape[1:]
     outside = padding.flatten(1).repeat_interleave(rows // len(padding), 0)
     scores = scores.masked_fill(outside[:, None], float("-inf"))
-    # Of coverage and of the last attention, one below the other: (R, 2F, kernel x kernel)
-    kernels = weight.view(len(weight), 2, -1).transpose(0, 1).flatten(0, 1).expand(rows, -1, -1)
-    edge = kernel // 2
-    last = scores.new_zeros(rows, height + 2 * edge, width + 2 * edge)
+    kernels = _location_kernels(weight, kernel)
+    last = scores.new_zeros(rows, 1, height, width)
     of_coverage = bias[:, None].repeat(rows, 1, height * width)
     weights = scores.new_empty(rows, length, height, width)
     for step in range(length):
-        squares = last.unfold(1, kernel, 1).unfold(2, kernel, 1).permute(0, 3, 4, 1, 2)
-        squares = squares.reshape(rows, kernel * kernel, -1)
-        of_last_step = kernels @ squares
+        of_last_step = F.conv2d(last, kernels, padding=kernel // 2).flatten(2)
         of_coverage += of_last_step[:, : len(weight)]
         features = (of_coverage + of_last_step[:, len(weight) :]).relu_()
         energy = torch.baddbmm(scores[:, step, None], of_location[:, step, None], features)
         torch.softmax(energy[:, 0], -1, out=weights[:, step].flatten(1))
-        last[:, edge : edge + height, edge : edge + width] = weights[:, step]
+        last = weights[:, step, None].contiguous()
         if kept is not None:
-            kept.append((squares, features))
+            kept.append(features)
     return weights
+
+
+def _location_kernels(weight: Tensor, kernel: int) -> Tensor:
+    """Of coverage and then of the last attention, (2F, 1, kernel, kernel), from (F, 2 x kernel x kernel)."""
+    return weight.view(len(weight), 2, kernel, kernel).transpose(0, 1).flatten(0, 1)[:, None]
 
 
 class _LocationSteps(torch.autograd.Function):
@@ -177,9 +178,10 @@ class _LocationSteps(torch.autograd.Function):
     def forward(
         ctx: Any, scores: Tensor, of_location: Tensor, weight: Tensor, bias: Tensor, padding: Tensor, kernel: int
     ) -> Tensor:
-        kept: list[tuple[Tensor, Tensor]] = []
+        kept: list[Tensor] = []
         weights = location_steps(scores, of_location, weight, bias, padding, kernel, kept)
-        ctx.save_for_backward(weights, of_location, weight, *chain.from_iterable(kept))
+        ctx.save_for_backward(weights, of_location, weight, *kept)
+        ctx.kernel = kernel
         return weights
 
     @staticmethod
@@ -192,16 +194,19 @@ class _LocationSteps(torch.autograd.Function):
         of_query = torch.empty_like(of_location)
         # What coverage makes of a step's attention, all later steps see.
         of_features = weights.new_zeros(rows, 2 * count, of_scores.shape[2])
-        of_kernels = weight.new_zeros(rows, 2 * count, weight.shape[1] // 2)
+        of_kernels = torch.zeros_like(_location_kernels(weight, ctx.kernel))
         for step in reversed(range(length)):
-            squares, features = kept[2 * step : 2 * step + 2]
+            features = kept[step]
             of_energy = of_scores[:, step, None]
             of_query[:, step] = (features @ of_energy.mT)[..., 0]
             of_step = aten.threshold_backward(of_location[:, step, :, None] * of_energy, features, 0)
             of_features[:, :count] += of_step
             of_features[:, count:] = of_step
-            of_kernels.baddbmm_(of_features, squares.mT)
-        of_weight = of_kernels.sum(0).view(2, count, -1).transpose(0, 1).reshape(weight.shape)
+            if step > 0:  # before the first step there is no attention
+                last = weights[:, step - 1, None].contiguous()
+                of_maps = of_features.view(rows, -1, *weights.shape[2:])
+                of_kernels += conv2d_weight(last, of_kernels.shape, of_maps, padding=ctx.kernel // 2)
+        of_weight = of_kernels.view(2, count, -1).transpose(0, 1).reshape(weight.shape)
         return of_scores, of_query, of_weight, of_features[:, :count].sum((0, 2)), None, None
 
 

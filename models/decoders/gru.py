@@ -61,8 +61,8 @@ class GRUDecoder(nn.Module):
     def start(self, features: Tensor, padding: Tensor, counts: Tensor | None = None) -> DecoderState:
         """See Decoder.start().   counts: (B, V), needed where the decoder was built with counting."""
         features = features.flatten(2).transpose(1, 2)  # (B, hw, C)
-        is_valid = (~padding).flatten(1)[..., None]
-        mean = (features * is_valid).sum(1) / is_valid.sum(1)
+        is_valid = (~padding).flatten(1)[:, None]  # (B, 1, hw)
+        mean = (is_valid.to(features.dtype) @ features)[:, 0] / is_valid.sum(2)
         image = {"features": features, "keys": self.attention.keys(features, padding), "padding": padding}
         if self.from_counts is not None:
             image["counts"] = self.from_counts(counts)
