@@ -128,7 +128,7 @@ def in_256ths(dropout: float) -> float:
 def _random_mask(maps: Tensor, dropped: float) -> Tensor:
     """0 for a random share `dropped`, in 256ths, 1 for the rest; as the maps, which have no gaps.
 
-    On a CPU one random byte decides for each, which takes a thirtieth of the time of bernoulli_(). Bytes are compared
+    On a CPU one random byte decides for each, which takes a tenth of the time of bernoulli_(). Bytes are compared
     in place: what compares into bool, or converts from it, is not vectorized.
     """
     mask = torch.empty_like(maps, requires_grad=False)
