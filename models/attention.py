@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
 from torch.utils.checkpoint import checkpoint
 
 from models.positions import image_positions
@@ -172,7 +171,11 @@ def _location_kernels(weight: Tensor, kernel: int) -> Tensor:
 
 
 class _LocationSteps(torch.autograd.Function):
-    """location_steps() with its gradient, written out."""
+    """location_steps() with its gradient, written out.
+
+    That of the kernels is a matrix product over cut-out squares: the convolution's own takes half of the time with
+    AVX-512, and four times as long without.
+    """
 
     @staticmethod
     def forward(
@@ -194,7 +197,9 @@ class _LocationSteps(torch.autograd.Function):
         of_query = torch.empty_like(of_location)
         # What coverage makes of a step's attention, all later steps see.
         of_features = weights.new_zeros(rows, 2 * count, of_scores.shape[2])
-        of_kernels = torch.zeros_like(_location_kernels(weight, ctx.kernel))
+        of_kernels = weight.new_zeros(rows, 2 * count, weight.shape[1] // 2)
+        edge = ctx.kernel // 2
+        padded = F.pad(weights, (edge,) * 4)
         for step in reversed(range(length)):
             features = kept[step]
             of_energy = of_scores[:, step, None]
@@ -203,10 +208,9 @@ class _LocationSteps(torch.autograd.Function):
             of_features[:, :count] += of_step
             of_features[:, count:] = of_step
             if step > 0:  # before the first step there is no attention
-                last = weights[:, step - 1, None].contiguous()
-                of_maps = of_features.view(rows, -1, *weights.shape[2:])
-                of_kernels += conv2d_weight(last, of_kernels.shape, of_maps, padding=ctx.kernel // 2)
-        of_weight = of_kernels.view(2, count, -1).transpose(0, 1).reshape(weight.shape)
+                squares = padded[:, step - 1].unfold(1, ctx.kernel, 1).unfold(2, ctx.kernel, 1).permute(0, 3, 4, 1, 2)
+                of_kernels.baddbmm_(of_features, squares.reshape(rows, ctx.kernel**2, -1).mT)
+        of_weight = of_kernels.sum(0).view(2, count, -1).transpose(0, 1).reshape(weight.shape)
         return of_scores, of_query, of_weight, of_features[:, :count].sum((0, 2)), None, None
 
 
