@@ -149,7 +149,8 @@ def location_steps(
     height, width = padding.shape[1:]
     outside = padding.flatten(1).repeat_interleave(rows // len(padding), 0)
     scores = scores.masked_fill(outside[:, None], float("-inf"))
-    kernels = _location_kernels(weight, kernel)
+    # Of coverage and then of the last attention: (2F, 1, kernel, kernel)
+    kernels = weight.view(len(weight), 2, kernel, kernel).transpose(0, 1).flatten(0, 1)[:, None]
     last = scores.new_zeros(rows, 1, height, width)
     of_coverage = bias[:, None].repeat(rows, 1, height * width)
     weights = scores.new_empty(rows, length, height, width)
@@ -163,11 +164,6 @@ def location_steps(
         if kept is not None:
             kept.append(features)
     return weights
-
-
-def _location_kernels(weight: Tensor, kernel: int) -> Tensor:
-    """Of coverage and then of the last attention, (2F, 1, kernel, kernel), from (F, 2 x kernel x kernel)."""
-    return weight.view(len(weight), 2, kernel, kernel).transpose(0, 1).flatten(0, 1)[:, None]
 
 
 class _LocationSteps(torch.autograd.Function):
@@ -198,8 +194,6 @@ class _LocationSteps(torch.autograd.Function):
         # What coverage makes of a step's attention, all later steps see.
         of_features = weights.new_zeros(rows, 2 * count, of_scores.shape[2])
         of_kernels = weight.new_zeros(rows, 2 * count, weight.shape[1] // 2)
-        edge = ctx.kernel // 2
-        padded = F.pad(weights, (edge,) * 4)
         for step in reversed(range(length)):
             features = kept[step]
             of_energy = of_scores[:, step, None]
@@ -208,8 +202,7 @@ class _LocationSteps(torch.autograd.Function):
             of_features[:, :count] += of_step
             of_features[:, count:] = of_step
             if step > 0:  # before the first step there is no attention
-                squares = padded[:, step - 1].unfold(1, ctx.kernel, 1).unfold(2, ctx.kernel, 1).permute(0, 3, 4, 1, 2)
-                of_kernels.baddbmm_(of_features, squares.reshape(rows, ctx.kernel**2, -1).mT)
+                of_kernels.baddbmm_(of_features, surroundings(weights[:, step - 1], ctx.kernel))
         of_weight = of_kernels.sum(0).view(2, count, -1).transpose(0, 1).reshape(weight.shape)
         return of_scores, of_query, of_weight, of_features[:, :count].sum((0, 2)), None, None
 
@@ -220,9 +213,9 @@ def surroundings(maps: Tensor, kernel: int) -> Tensor:
     A convolution from one channel as one matrix product over cut-out squares takes half the time of conv2d on a CPU, or
     less, where there is a gradient; without one, both take the same.
     """
-    rows, height, width = maps.shape
     squares = F.pad(maps, (kernel // 2,) * 4).unfold(1, kernel, 1).unfold(2, kernel, 1)  # (R, h, w, k, k)
-    return squares.reshape(rows, height * width, -1)
+    # Laid out as rows of positions, which are copied in longer runs than squares are.
+    return squares.permute(0, 3, 4, 1, 2).reshape(len(maps), kernel * kernel, -1).mT
 
 
 def attention_weights(scores: Tensor, padding: Tensor) -> Tensor:

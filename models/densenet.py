@@ -49,8 +49,8 @@ class DenseLayer(nn.Module):
 
     @property
     def dropped(self) -> float:
-        """The share of the output that dropout sets to zero at present."""
-        return in_256ths(self.dropout) if self.training else 0.0
+        """See _dropped()."""
+        return _dropped(self)
 
     def squeeze(self, rows: Tensor, size: Sequence[int], weight: Tensor | None = None) -> Tensor:
         """The 1x1 convolution as a matrix product.   rows: (B*h*w, C), size: B, h, w.   Returns (B, Q, h, w).
@@ -120,9 +120,9 @@ class DenseLayer(nn.Module):
         return of_squeezed, [*of_norm1, of_weight, *of_norm2]
 
 
-def in_256ths(dropout: float) -> float:
-    """The share that _random_mask() can draw, next to the given one."""
-    return round(256 * dropout) / 256
+def _dropped(layer: DenseLayer | Transition) -> float:
+    """The share of the output that dropout sets to zero at present: in 256ths, see _random_mask()."""
+    return round(256 * layer.dropout) / 256 if layer.training else 0.0
 
 
 def _random_mask(maps: Tensor, dropped: float) -> Tensor:
@@ -286,9 +286,9 @@ class Transition(nn.Module):
         # As a matrix product: conv2d takes small batches on a CPU apart by channels first.
         reduced = (_rows(features) @ self.conv.weight.flatten(1).T).view(*_size(features), -1).permute(0, 3, 1, 2)
         features = self.norm(reduced).relu_()
-        if not (self.training and self.dropout):
+        dropped = _dropped(self)
+        if not dropped:
             return F.avg_pool2d(features, 2)
-        dropped = in_256ths(self.dropout)
         return F.avg_pool2d(features * _random_mask(features, dropped), 2) / (1 - dropped)
 
 
