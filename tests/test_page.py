@@ -134,6 +134,7 @@ def test_names_and_tokens_stay_text_whatever_they_say(tmp_path, text):
         "dataset": text,
         "checkpoint": text,
         "confusions": [{"reference": token, "prediction": "", "count": 1}],
+        "error_kinds": [{"name": text, "items": 1, "alone": 1}],
     }
     scores |= {"failed": [{"id": text, "reason": text}], "against": SCORES["against"] | {"file": text}}
     scores |= {"by": {"length": [{"name": text, "items": 1, "exprate": 1}], "kind": SCORES["by"]["kind"]}}
@@ -146,6 +147,13 @@ def test_names_and_tokens_stay_text_whatever_they_say(tmp_path, text):
     assert read.texts["h1"] == ["t" + text]
     assert read.texts["button"][-1] == token + token
     assert not any(name.startswith("on") for _, attributes in read.elements for name in attributes)
+
+
+def test_a_kind_of_error_is_told_with_its_items_and_those_that_have_no_other(tmp_path):
+    read = Reader(page_of(tmp_path, some_items()))
+    assert read.texts["th"].count("a <kind> of error") == 1
+    cells = [text.strip() for text in read.texts["td"]]
+    assert ("31", "7") in zip(cells, cells[1:], strict=False)
 
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataset.latex.comparison import FENCE_SIGNS, NOT_SYMBOLS
 from dataset.latex.normalization import normalize
 from dataset.typesetter.symbols import ENTRIES
-from utils.evaluation.metrics import read_for
+from utils.evaluation.metrics import aligned_tokens
 
 BREAK = 9  # tokens too few, or too many, in all: a reading that broke off, or ran on
 NOTHING = "nothing was read"
@@ -42,7 +42,7 @@ def error_kinds(reference: Sequence[str], prediction: Sequence[str], is_truncate
     if not prediction:
         return (NOTHING,)
     wanted, read = normalize(reference), normalize(prediction)
-    found = {_kind_of(*pair) for pair in read_for(wanted, read, NOT_SYMBOLS) if pair[0] != pair[1]}
+    found = {_kind_of(*pair) for pair in aligned_tokens(wanted, read, NOT_SYMBOLS) if pair[0] != pair[1]}
     if BRACE in found and FRACTION_OR_ROOT not in found:
         found.add(STRUCTURE)
     if STRUCTURE in found and found - {STRUCTURE, FRACTION_OR_ROOT, BRACE}:

@@ -50,7 +50,7 @@ def align(reference: Sequence, prediction: Sequence) -> list[tuple[int | None, i
     return pairs[::-1]
 
 
-def read_for(
+def aligned_tokens(
     reference: Sequence[str], prediction: Sequence[str], structure_tokens: Collection[str]
 ) -> Iterator[tuple[str, str]]:
     """What was read for what along the fewest edits, rightly or wrongly: pairs of tokens, "" for nothing.

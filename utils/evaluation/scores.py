@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from utils.evaluation.calibration import calibration
-from utils.evaluation.metrics import interval, mcnemar, percent, rates, read_for
+from utils.evaluation.metrics import aligned_tokens, interval, mcnemar, percent, rates
 from utils.tables import table
 
 LENGTHS = ((5, "up to 5"), (10, "6 to 10"), (20, "11 to 20"), (40, "21 to 40"), (math.inf, "41 and more"))
@@ -181,7 +181,7 @@ def confusions(items: Sequence[ScoredItem], structure_tokens: Collection[str]) -
     for item in items:
         if not item.comparison.is_read or item.comparison.is_normal:
             continue
-        pairs = read_for(*item.normalized, structure_tokens)
+        pairs = aligned_tokens(*item.normalized, structure_tokens)
         counts.update(pair for pair in pairs if pair[0] != pair[1] and not {*pair} <= {"", "{", "}"})
     ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:MAX_CONFUSIONS]
     return [{"reference": wanted, "prediction": read, "count": count} for (wanted, read), count in ordered]
