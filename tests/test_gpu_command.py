@@ -135,12 +135,31 @@ def test_results_are_brought_over_when_all_is_told_to_stop(report, run, monkeypa
     assert '"epoch": 9' in (report.folder / "runs.jsonl").read_text()
 
 
+def test_weights_that_learn_on_bring_their_network_to_every_part(monkeypatch, tmp_path):
+    """Paths are of the folder that the command is typed in; the parts run in that of the project."""
+    monkeypatch.chdir(gpu.CHECKPOINTS)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--preset", "further", "--init", "crohme.safetensors"])
+    options = gpu.parse()
+    monkeypatch.chdir(tmp_path)
+    config = gpu.configuration(options, "CROHME_INK")
+    assert config.model.encoder.layers == (12, 32) and config.data.image_scale == 0.85
+    assert [stage.trains for stage in config.stages] == [("handwritten_encoder", "decoder", "backwards")]
+    gpu_settings = gpu.configuration(Namespace(preset="gpu", init=None, set=[]), "CROHME_INK")
+    assert (config.augment, config.training) == (gpu_settings.augment, gpu_settings.training)
+
+
 def test_training_is_planned_within_what_is_left(report, monkeypatch):
     planned = {}
     monkeypatch.setattr(gpu, "train", lambda report, options, name, run, arguments: planned.update({name: arguments}))
     monkeypatch.setattr(gpu, "choose_dataset", lambda: "SAMPLE")
     options = Namespace(
-        preset="small", device="cpu", train_minutes=None, resume=False, parts=["stages", "ink"], set=["seed=1"]
+        preset="small",
+        init=None,
+        device="cpu",
+        train_minutes=None,
+        resume=False,
+        parts=["stages", "ink"],
+        set=["seed=1"],
     )
     report.seconds = 8 * 60
     gpu.train_all(report, options, ["batch.max_pixels=2000000"])
@@ -148,6 +167,9 @@ def test_training_is_planned_within_what_is_left(report, monkeypatch):
     minutes = float(planned["stages"][planned["stages"].index("--minutes") + 1])
     assert 4 < minutes < (8 * 60 - gpu.STARTING - gpu.SCORING) / 60
     assert planned["stages"][-3:] == ["--set", "batch.max_pixels=2000000", "seed=1"]
+    options.init = "/weights.safetensors"
+    gpu.train_all(report, options, [])
+    assert planned["stages"][planned["stages"].index("--init") + 1] == "/weights.safetensors"
     report.seconds = 5
     gpu.train_all(report, options, [])
     assert report.summary["times"][-1]["outcome"] == "no time left"

@@ -1,6 +1,8 @@
 """All that a quarter of an hour on a GPU can tell, by one command: make gpu
 
     MINUTES=8 make gpu                          for a call that may take ten minutes
+    MINUTES=8 make gpu ARGS='--preset further --init checkpoints/crohme.safetensors'
+                                                weights learn on
     MINUTES=8 make gpu ARGS=--resume            goes on where a call before was cut off, on the same machine, and adds
                                                 to its summary
     make gpu MINUTES=3 ARGS='--preset small'    the same on a CPU
@@ -36,7 +38,10 @@ import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from utils.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS, CHECKPOINTS = ROOT / "datasets", ROOT / "checkpoints"
@@ -59,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8, help="for everything; default: %(default)s")
     parser.add_argument("--train-minutes", type=float, help="of `stages`; default: what is left for it")
     parser.add_argument("--preset", default="gpu", help="default: %(default)s")
+    parser.add_argument("--init", type=os.path.abspath, help="weights that parts `stages` and `ink` start from")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--resume", action="store_true", help="go on with the newest run, without tests and speed")
@@ -211,6 +217,21 @@ def choose_dataset() -> str:
     return "CROHME_INK" if is_there or (DATASETS / "train.tar.xz").is_file() else "SAMPLE"
 
 
+def configuration(options: argparse.Namespace, dataset: str) -> Config:
+    """What train_stage_ABS.py makes of --preset, --init and --set."""
+    from utils.config.loading import load_config
+    from utils.training.initialization import settings_of_weights
+
+    weights = settings_of_weights(options.init) if options.init else None
+    return load_config(ROOT / "config.yaml", dataset, options.preset, options.set, weights=weights)
+
+
+def passed_on(options: argparse.Namespace) -> list[str]:
+    """The flags that every program takes alike, but for --set."""
+    flags = ["--preset", options.preset, "--device", options.device]
+    return flags + (["--init", options.init] if options.init else [])
+
+
 def prepare_data(options: argparse.Namespace) -> None:
     """Runs in a program of its own: the data set, and what every stage of the configuration draws from."""
     dataset = choose_dataset()
@@ -224,9 +245,8 @@ def prepare_data(options: argparse.Namespace) -> None:
         shutil.rmtree(inkml)
     sys.path.insert(0, str(ROOT))
     from dataset.loading.loaders import make_loaders, open_data
-    from utils.config.loading import load_config
 
-    config = load_config(ROOT / "config.yaml", dataset, options.preset, options.set)
+    config = configuration(options, dataset)
     data = open_data(config.data, dataset, config.seed)
     for stage in {stage.images: stage for stage in config.stages}.values():
         make_loaders(data, stage, config, "fixed", 16)
@@ -322,10 +342,7 @@ class Collector:
 
 def ink_alone(options: argparse.Namespace) -> str:
     """An assignment of `stages`: one stage that shows the images of ink alone, with the losses that they have."""
-    from utils.config.loading import load_config
-
-    config = load_config(ROOT / "config.yaml", choose_dataset(), options.preset, options.set)
-    stage = next(stage for stage in config.stages if stage.images == "ink")
+    stage = next(stage for stage in configuration(options, choose_dataset()).stages if stage.images == "ink")
     ink = {"name": "handwritten", "images": "ink", "trains": ["handwritten_encoder", "decoder"], "augment": True}
     ink |= {"losses": stage.losses, "epochs": stage.epochs, "learning_rate": stage.learning_rate}
     return f"stages={json.dumps([ink])}"
@@ -339,7 +356,7 @@ def newest_run(name: str) -> str | None:
 def train_all(report: Report, options: argparse.Namespace, chosen: list[str]) -> None:
     """Parts `stages` and `ink`."""
     stamp = f"{datetime.now():%m%d-%H%M%S}"
-    common = ["--dataset", choose_dataset(), "--preset", options.preset, "--device", options.device]
+    common = ["--dataset", choose_dataset(), *passed_on(options)]
     minutes = options.train_minutes
     for name in ("stages", "ink"):
         old = newest_run(name) if options.resume else None
@@ -366,8 +383,7 @@ def main() -> None:
     report = Report(Path(os.environ.get("OUT") or ROOT / "results" / "gpu"), options.minutes, options.resume)
     install_what_is_missing(report)
     sys.path.insert(0, str(ROOT))
-    passed_on = ["--preset", options.preset, "--device", options.device]
-    passed_on += ["--set", *options.set] if options.set else []
+    settings = passed_on(options) + (["--set", *options.set] if options.set else [])
     limits = {part: min(seconds, share * report.seconds) for part, (seconds, share) in LIMITS.items()}
 
     data = tests = None
@@ -375,7 +391,7 @@ def main() -> None:
         prepare = (
             f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import gpu; gpu.prepare_data(gpu.parse())"
         )
-        data = Program("data", limits["data"], ["-c", prepare, *passed_on], report.log)
+        data = Program("data", limits["data"], ["-c", prepare, *settings], report.log)
     if "tests" in options.parts:
         with open(report.folder / "tests.txt", "w", encoding="utf-8") as output:
             command = ["-m", "pytest", "-m", "gpu", "-vv", "-p", "no:cacheprovider", "--tb=short", "tests/gpu"]
@@ -389,7 +405,7 @@ def main() -> None:
     if "speed" in options.parts:
         command = ["tests/benchmarks/gpu_speed.py", "--dataset", choose_dataset(), "--out", str(speed)]
         command += ["--seconds", f"{limits['speed'] - 25:.0f}", "--training-seconds", f"{report.left - 120:.0f}"]
-        Program("speed", limits["speed"], [*command, *passed_on], report.log).wait(report)
+        Program("speed", limits["speed"], [*command, *settings], report.log).wait(report)
     if speed.is_file():
         report.summary["speed"] = json.loads(speed.read_text(encoding="utf-8"))
         report.write()

@@ -37,6 +37,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--preset", default="gpu")
+    parser.add_argument("--init", help="weights whose network is measured, untrained")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seconds", type=float, default=60, help="no measurement begins later; default: %(default)s")
     parser.add_argument("--training-seconds", type=float, default=420, help="that compiling has to pay for itself in")
@@ -50,12 +51,12 @@ class Speed:
 
     def __init__(self, options: argparse.Namespace, deadline: float):
         from dataset.loading.loaders import make_loaders, open_data
-        from utils.config.loading import load_config
+        from tests.benchmarks.gpu import configuration
         from utils.training.devices import choose_device, set_threads
         from utils.training.distributed import DistributedContext
 
         self.options, self.deadline = options, deadline
-        self.config = load_config(ROOT / "config.yaml", options.dataset, options.preset, options.set)
+        self.config = configuration(options, options.dataset)
         self.device = choose_device(options.device)
         set_threads(self.config.threads)
         self.context = DistributedContext(device=self.device)
