@@ -108,8 +108,8 @@ class Speed:
         config = self.config
         training = dataclasses.replace(config.training, precision=precision)
         seed_everything(0)
-        size, has_map = len(self.data.vocabulary), config.uses_loss("symbols")
-        model = Recognizer.from_config(config.model, size, config.domains(), has_map).to(self.device)
+        parts = config.domains(), config.uses_loss("symbols"), config.trains("backwards")
+        model = Recognizer.from_config(config.model, len(self.data.vocabulary), *parts).to(self.device)
         if is_compiled:
             model.compile_repeated()
         names = [name for name, weight in self.stage.losses.items() if weight]
