@@ -96,8 +96,7 @@ def make_model(config: Config, vocabulary: Vocabulary, start: Start, device: tor
     from utils.training.devices import seed_everything
 
     seed_everything(config.seed)
-    model = Recognizer.from_config(config.model, len(vocabulary), config.domains(), config.uses_loss("symbols"),
-                                   config.trains("backwards"))  # fmt: skip
+    model = Recognizer.of(config, len(vocabulary))
     start.load_into(model)
     model.braces = vocabulary.braces
     model = model.to(device)

@@ -23,7 +23,7 @@ from utils.hypotheses import Braces, Hypothesis
 from utils.special_tokens import PAD
 
 if TYPE_CHECKING:
-    from utils.config.schema import ModelConfig
+    from utils.config.schema import Config, ModelConfig
 
 DECODERS = {"gru": GRUDecoder, "transformer": TransformerDecoder}
 DOMAINS = ("standard", "handwritten")
@@ -204,6 +204,12 @@ class Recognizer(Reads):
             domains,
             backwards,
         )
+
+    @classmethod
+    def of(cls, config: Config, vocabulary_size: int) -> Recognizer:
+        """The network that a configuration's stages need: their encoders, heads and decoders."""
+        parts = config.domains(), config.uses_loss("symbols"), config.trains("backwards")
+        return cls.from_config(config.model, vocabulary_size, *parts)
 
     @property
     def vocabulary_size(self) -> int:

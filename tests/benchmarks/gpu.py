@@ -70,6 +70,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on with the newest run, without tests and speed")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
+    if options.init and not os.path.exists(options.init):
+        parser.error(f"--init {options.init}: not found")
     if options.resume:
         options.parts = [part for part in options.parts if part not in ("tests", "speed")]
     return options

@@ -108,8 +108,7 @@ class Speed:
         config = self.config
         training = dataclasses.replace(config.training, precision=precision)
         seed_everything(0)
-        parts = config.domains(), config.uses_loss("symbols"), config.trains("backwards")
-        model = Recognizer.from_config(config.model, len(self.data.vocabulary), *parts).to(self.device)
+        model = Recognizer.of(config, len(self.data.vocabulary)).to(self.device)
         if is_compiled:
             model.compile_repeated()
         names = [name for name, weight in self.stage.losses.items() if weight]

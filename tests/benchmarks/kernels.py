@@ -88,7 +88,7 @@ def encoder_step(layers: tuple[int, ...], growth: int, dropout: float, precision
 
 def whole_step(config: Any, learns: bool) -> Callable[[], None]:
     """Forward and backward of the model; with `learns`, clipping, optimizer and averaged weights as well."""
-    model = Recognizer.from_config(config.model, VOCABULARY, config.domains(), config.uses_loss("symbols"))
+    model = Recognizer.of(config, VOCABULARY)
     stage = next(stage for stage in config.stages if stage.images == "ink")
     objective = Objective(model, [name for name, weight in stage.losses.items() if weight])
     train_only(model, stage.trains)

@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace) -> dict:
     context = DistributedContext.join(device)
     data = open_data(config.data, config.dataset, config.seed)
     seed_everything(0)
-    model = Recognizer.from_config(config.model, len(data.vocabulary), config.domains()).to(device)
+    model = Recognizer.of(config, len(data.vocabulary)).to(device)
     stage = next(stage for stage in config.stages if stage.name == stage_name)
     stride = model.handwritten_encoder.stride
     if name == "plain":
