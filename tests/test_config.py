@@ -35,6 +35,8 @@ def test_the_config_survives_its_own_form_as_plain_values():
             "stages.handwritten.learning_rate=fast",
             "--set stages.handwritten.learning_rate: expected a positive number, got 'fast'",
         ),
+        ("stages.0.renamed={first: 0.1}", "--set stages.0.renamed: renamed ink among ink; expected `images: ink`"),
+        ("augment.strokes.exchange=1.5", "--set augment.strokes.exchange: expected a number between 0 and 1, got 1.5"),
         ("stages.0.losses.magic=1", "--set stages.0.losses.magic: unknown loss"),
         ("stages.0.losses.feature_map=1", "--set stages.0.losses.feature_map: needs `images: pairs`"),
         ("stages.0.trains=[handwritten_encoder]", "--set stages.0.trains: handwritten_encoder does not see"),
@@ -72,6 +74,15 @@ def test_an_error_names_its_key_and_what_was_expected(assignment, expected):
     with pytest.raises(ConfigError) as error:
         load_config(SHIPPED, "CROHME", assignments=[assignment])
     assert expected in str(error.value)
+
+
+def test_shares_of_ink_are_no_more_than_all_of_it():
+    shares = [
+        "stages.handwritten.renamed={first: 0.6, last: 0.7}",
+        "stages.handwritten.synthetic={first: 0.4, last: 0.4}",
+    ]
+    with pytest.raises(ConfigError, match="handwritten.renamed: last, with `synthetic`: .* at most 1, got 1.1$"):
+        load_config(SHIPPED, "CROHME", None, shares)
 
 
 def test_attention_is_drawn_to_typeset_symbols_and_can_be_in_every_stage():

@@ -239,6 +239,7 @@ class StrokeAugmentation:
     slant: float = 0  # of each symbol: at most this share of its height, either way
     rotation: float = 0  # of each symbol, degrees, either way
     smoothing: float = 0  # sigma of a Gaussian along the stroke, at most so many points
+    exchange: float = 0  # share of the symbols that become others of their token; see dataset/images/exchange.py
 
     def __post_init__(self):
         if not 1 <= self.pen[0] <= self.pen[1]:
@@ -248,6 +249,8 @@ class StrokeAugmentation:
         for name in ("jitter", "shift", "slant", "rotation", "smoothing"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.exchange <= 1:
+            raise ValueError(f"exchange: expected a share, 0 to 1, got {self.exchange}")
 
 
 AS_WRITTEN = StrokeAugmentation()

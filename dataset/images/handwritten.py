@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation, augment, boxes_after, sizes_after
+from dataset.images.exchange import Exchange
 from dataset.images.scaling import FULL_SIZE, Scaling
 from dataset.images.source import ImageSource
 from dataset.images.store import ImageStore
@@ -26,10 +27,14 @@ class HandwrittenImages(ImageSource):
         augmentation: Augmentation | None = None,
         strokes: StrokeStore | None = None,
         stroke_augmentation: StrokeAugmentation = AS_WRITTEN,
+        exchange: Exchange | None = None,
     ):
-        """indices: (N,) indices in the store. No image is left out, however large.   strokes: of the same split."""
+        """indices: (N,) indices in the store. No image is left out, however large.   strokes: of the same split.
+
+        exchange: of symbols, where strokes are known.
+        """
         self.store, self.indices, self.augmentation = store, np.asarray(indices), augmentation
-        self.strokes, self.stroke_augmentation = strokes, stroke_augmentation
+        self.strokes, self.stroke_augmentation, self.exchange = strokes, stroke_augmentation, exchange
         self.scaling = scaling
         self.scales, self._sizes = scaling.scaled(store.sizes[self.indices])  # (N,), (N, 2)
         self.lengths = store.lengths[self.indices]
@@ -37,7 +42,7 @@ class HandwrittenImages(ImageSource):
 
     def part(self, chosen: np.ndarray) -> HandwrittenImages:
         """Some of these images.   chosen: (N,) bool."""
-        ways = self.augmentation, self.strokes, self.stroke_augmentation
+        ways = self.augmentation, self.strokes, self.stroke_augmentation, self.exchange
         return HandwrittenImages(self.store, self.indices[chosen], self.scaling, *ways)
 
     def __len__(self) -> int:
@@ -51,7 +56,8 @@ class HandwrittenImages(ImageSource):
 
     def image(self, index: int, seed: int, epoch: int) -> np.ndarray:
         """uint8 (H, W), ink 255 on paper 0."""
-        varied = None if self.stroke_augmentation == AS_WRITTEN else self._varied(index, seed, epoch)
+        is_drawn = self.exchange is not None or self.stroke_augmentation != AS_WRITTEN
+        varied = self._varied(index, seed, epoch) if is_drawn else None
         if varied is None:
             image = self.store.image(int(self.indices[index]))
         else:
@@ -79,20 +85,29 @@ class HandwrittenImages(ImageSource):
 
         Kept until the next is asked for: `boxes` comes after `image`.
         """
-        if self.strokes is None:
-            return None
         if self._last[0] != (index, seed, epoch):
-            number = int(self.indices[index])  # in the store
-            strokes = self.strokes.find(self.store.name(number), self.store.sizes[number])
+            strokes = self._written(index)
+            if strokes and self.exchange:
+                written = self.store.tokens(int(self.indices[index]))
+                strokes = self.exchange.strokes(strokes, written, index, seed, epoch)
             varied = strokes and (strokes, *vary(strokes, index, seed, epoch, self.stroke_augmentation))
             self._last = (index, seed, epoch), varied
         return self._last[1]
 
+    def _written(self, index: int) -> Strokes | None:
+        """The strokes of an image as they were written, where they are known."""
+        if self.strokes is None:
+            return None
+        number = int(self.indices[index])  # in the store
+        return self.strokes.find(self.store.name(number), self.store.sizes[number])
+
     def label(self, index: int) -> np.ndarray:
-        return self.store.tokens(int(self.indices[index]))
+        written = self.store.tokens(int(self.indices[index]))
+        strokes = self._written(index) if self.exchange else None
+        return self.exchange.label(written, strokes, index) if strokes else written
 
     def label_hash(self) -> np.ndarray:
-        """(N,) uint64, equal for equal labels."""
+        """(N,) uint64, equal for equal labels, as they were written."""
         return self.store.label_hash[self.indices]
 
     def name(self, index: int) -> str:

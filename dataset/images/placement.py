@@ -122,29 +122,19 @@ class Planner:
 
     def strokes(self, index: int, plan: Plan, at: int) -> Strokes:
         """All strokes of an image, in its pixels.   at: where it stands in the plan."""
-        symbols, points, counts, members, first = self.symbols, [], [], [], 0
         part = slice(int(plan.ends[at - 1]) if at else 0, int(plan.ends[at]))
-        for donor in plan.donors[part].tolist():
-            library, symbol = symbols.libraries[symbols.library[donor]], int(symbols.index[donor])
-            last_trace = int(library.symbol_trace_ends[symbol])
-            ends = library.trace_ends[last_trace - self._trace_counts[donor] : last_trace].tolist()
-            start = last_trace - int(self._trace_counts[donor])
-            start = int(library.trace_ends[start - 1]) if start else 0
-            points.append(library.points[start : ends[-1]])
-            for end in ends:
-                counts.append(end - start)
-                start = end
-            members.append(list(range(first, first + len(ends))))
-            first += len(ends)
-        symbol_counts = [len(each) for each in points]
+        symbols = [self.symbols.traces(donor) for donor in plan.donors[part].tolist()]
+        traces = [trace for symbol in symbols for trace in symbol]
+        numbers = iter(range(len(traces)))
+        members = [[next(numbers) for _ in symbol] for symbol in symbols]
+        symbol_counts = [sum(map(len, symbol)) for symbol in symbols]
         offset = MARGIN + (PEN - 1) // 2
         corners = np.repeat(plan.corners[part] + offset, symbol_counts, axis=0)
-        moved = np.concatenate(points) * np.repeat(plan.scales[part], symbol_counts, axis=0) + corners
+        moved = np.concatenate(traces) * np.repeat(plan.scales[part], symbol_counts, axis=0) + corners
         height, width = plan.sizes[at].tolist()
         # The last digit of a sum must not push a point over the edge.
         moved = np.clip(moved, offset, np.array([width, height], np.float32) - (PEN + 2 * MARGIN - offset))
-        ends = np.cumsum(counts).tolist()
-        traces = [moved[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        traces = np.split(moved, np.cumsum([len(trace) for trace in traces])[:-1])
         end = int(self.boxes.ends[index])
         indices = self.boxes.tokens[end - len(symbol_counts) : end].tolist()
         return Strokes(traces, members, indices, (height, width))

@@ -46,6 +46,14 @@ class Strokes(NamedTuple):
     indices: Sequence[int]
     size: tuple[int, int]
 
+    def traces_of(self, length: int) -> dict[int, list[int]]:
+        """The traces of each token of a label that has any, by its place, rising.   length: of the label."""
+        found: dict[int, list[int]] = {}
+        for traces, place in sorted(zip(self.symbols, self.indices, strict=True), key=lambda symbol: symbol[1]):
+            if traces and 0 <= place < length:
+                found.setdefault(place, []).extend(traces)
+        return found
+
 
 def strokes_of(traces: Sequence[np.ndarray], symbols: Sequence[Symbol]) -> Strokes:
     """Traces in pixels (`inkml.pixel_traces`), moved to where they lie in the image that the store keeps."""
@@ -174,15 +182,20 @@ def vary(
         return strokes.traces, PEN
     pen = pen_width(index, seed, epoch, settings)
     traces = augment_traces(strokes.traces, strokes.symbols, index, seed, epoch, settings)
+    return fill(traces, strokes.size, pen), pen
+
+
+def fill(traces: Sequence[np.ndarray], size: Sequence[int], pen: int = PEN) -> list[np.ndarray]:
+    """Traces moved and stretched until they fill an image of this height and width to its margin, drawn by the pen."""
     points = np.concatenate(traces)
     low, extent = points.min(axis=0), np.ptp(points, axis=0)
-    size = np.array(strokes.size[::-1])
-    room = np.maximum(size - 2 * MARGIN - pen, 0)  # between the outermost points
-    corner = (size - pen - room) // 2 + (pen - 1) // 2
+    sides = np.array(size[::-1])
+    room = np.maximum(sides - 2 * MARGIN - pen, 0)  # between the outermost points
+    corner = (sides - pen - room) // 2 + (pen - 1) // 2
     growth = room / np.where(extent > 0, extent, 1)
     corner = corner + np.where(extent > 0, 0, room / 2)
     points = (points - low) * growth + corner
-    return _split(points, np.cumsum([len(trace) for trace in traces])), pen
+    return _split(points, np.cumsum([len(trace) for trace in traces]))
 
 
 def boxes_of(strokes: Strokes, traces: Sequence[np.ndarray], pen: int, length: int) -> np.ndarray:

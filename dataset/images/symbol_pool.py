@@ -42,6 +42,14 @@ class Symbols(NamedTuple):
     forms: np.ndarray
     widths: np.ndarray
 
+    def traces(self, number: int) -> list[np.ndarray]:
+        """The traces of one of the D symbols: each float32 (points, 2) in em, from the symbol's left top."""
+        library, symbol = self.libraries[self.library[number]], int(self.index[number])
+        first, last = (int(library.symbol_trace_ends[each]) if each >= 0 else 0 for each in (symbol - 1, symbol))
+        ends = library.trace_ends[first:last].tolist()
+        starts = [int(library.trace_ends[first - 1]) if first else 0, *ends]
+        return [library.points[start:end] for start, end in zip(starts, ends, strict=False)]
+
 
 Source = tuple[SymbolLibrary | SimulatedLibrary, np.ndarray | None]
 

@@ -284,9 +284,7 @@ def cut_symbols(image: WrittenImage) -> tuple[Features, list[CutSymbol]] | None:
     stretch = np.where(boxes.has_rule, features.spread if np.isfinite(features.spread) else 1.0, 1.0)
     relative = ratios / em / stretch
     is_good = is_known & (relative > LEAST_SIZE) & (relative < LARGEST_SIZE) & (np.abs(rises) < 2 * LARGEST_RISE)
-    members = defaultdict(list)
-    for traces, token in zip(written.symbols, written.indices, strict=True):
-        members[token] += traces
+    members = written.traces_of(len(label))
     symbols = []
     for place in np.flatnonzero(is_good):
         token = int(boxes.tokens[place])

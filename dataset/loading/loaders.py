@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 
 from dataset.formats.preparation import cleaning_of, photographs_as_they_are, prepare_if_needed
 from dataset.images.augmentation import AS_WRITTEN, Augmentation, StrokeAugmentation
+from dataset.images.exchange import VARIANTS, Donors, Exchange, Renaming
 from dataset.images.handwritten import HandwrittenImages
 from dataset.images.mixture import Again, Mixture, between
 from dataset.images.scaling import Scaling
@@ -21,6 +23,7 @@ from dataset.images.source import ImageSource
 from dataset.images.standard import STANDARD, VARIED, StandardImages, Styles
 from dataset.images.store import ImageStore, open_split
 from dataset.images.strokes import open_strokes
+from dataset.images.symbol_pool import gather
 from dataset.images.symbols import SymbolLibrary, open_library
 from dataset.images.synthetic import SyntheticInk
 from dataset.latex.expressions import open_expressions
@@ -29,7 +32,7 @@ from dataset.loading.validation import HeldOut, split_validation
 from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler, Shapes
 from dataset.typesetter.symbols import missing_characters
 from dataset.vocabulary import Vocabulary
-from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig
+from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, ReplayConfig, ShareConfig, StageConfig
 from utils.errors import ConfigError, DataError
 from utils.parallel import use_one_thread
 from utils.project import from_root
@@ -143,14 +146,44 @@ class Data:
         store, indices = self._part(split)
         if limit and len(indices) > limit:
             indices = indices[np.linspace(0, len(indices) - 1, limit).astype(int)]
+        written = None if strokes is None else open_strokes(store.folder.parent)
         return HandwrittenImages(
             store,
             indices,
             _scaling(self.about()),
             augmentation=augmentation,
-            strokes=None if strokes is None else open_strokes(store.folder.parent),
+            strokes=written,
             stroke_augmentation=strokes or AS_WRITTEN,
+            exchange=Exchange(self.donors, strokes.exchange) if written and strokes.exchange else None,
         )
+
+    def renamed_ink(
+        self, augmentation: Augmentation | None = None, strokes: StrokeAugmentation = AS_WRITTEN
+    ) -> HandwrittenImages:
+        """Every image of the training part VARIANTS times, each with a label of its own; see `exchange.Renaming`.
+
+        None of them is a label of validation or of a test split. Needs strokes.
+        """
+        store, indices = self._part("train")
+        counts = np.zeros(len(self.vocabulary), np.int64)
+        for index in indices:
+            np.add.at(counts, store.tokens(int(index)), 1)
+        held_out = [" ".join(tokens) for part in self._held_out().values() for tokens in part]
+        renaming = Renaming(self.donors, self.vocabulary, counts, held_out)
+        return HandwrittenImages(
+            store,
+            np.tile(indices, VARIANTS),
+            _scaling(self.about()),
+            augmentation=augmentation,
+            strokes=open_strokes(store.folder.parent),
+            stroke_augmentation=strokes,
+            exchange=Exchange(self.donors, strokes.exchange, renaming),
+        )
+
+    @cached_property
+    def donors(self) -> Donors:
+        """The symbols that may take the place of others in ink. Needs strokes."""
+        return Donors(gather(self.symbol_sources(), self.vocabulary), self.vocabulary)
 
     def standard(self, split: str, styles: Styles, synthetic: int = 0, limit: int | None = None) -> StandardImages:
         """The standard images of the different labels of a split, and of so many new ones made from them.
@@ -497,9 +530,13 @@ def _needs_boxes(stage: StageConfig) -> list[str]:
     return [name for name in BOX_LOSSES if stage.losses.get(name, 0) > 0]
 
 
+def _is_shown(share: ShareConfig | ReplayConfig) -> bool:
+    return max(share.first, share.last) > 0
+
+
 def _shows_its_ink_alone(stage: StageConfig) -> bool:
     """Whether all images of a stage's handwriting are those of the data set."""
-    return stage.images in ("ink", "pairs") and not max(stage.synthetic.first, stage.synthetic.last)
+    return stage.images in ("ink", "pairs") and not _is_shown(stage.synthetic)
 
 
 def _require_boxes(data: Data, stage: StageConfig) -> None:
@@ -530,23 +567,27 @@ def _training_images(data: Data, stage: StageConfig, config: Config) -> ImageSou
     if stage.images == "pairs":
         return data.pairs("train", styles, augmentation, strokes)
     ink = data.ink("train", augmentation, strokes=strokes)
-    synthetic, replay = stage.synthetic, stage.replay
-    has_synthetic, has_replay = synthetic.first + synthetic.last > 0, replay.first + replay.last > 0
-    if not (has_synthetic or has_replay or stage.passes > 1):
+    among, beside = [], []  # sources and their shares: of the ink, and of what is shown besides
+    if _is_shown(stage.renamed):
+        if ink.strokes is None:
+            print(f"{data.folder.name}: no strokes are known; renamed ink is shown as it is", file=sys.stderr)
+        else:
+            among.append((data.renamed_ink(augmentation, strokes), stage.renamed))
+    if _is_shown(stage.synthetic):
+        among.append((data.synthetic_ink(stage.expressions.synthetic, augmentation, strokes), stage.synthetic))
+    if _is_shown(stage.replay):
+        beside.append((data.standard("train", styles, stage.expressions.synthetic), stage.replay))
+    if not (among or beside or stage.passes > 1):
         return ink
-    sources: list[ImageSource] = [ink, *(Again(ink, number) for number in range(1, stage.passes))]
-    shown_in_all = len(ink) * stage.passes
-    if has_synthetic:
-        sources.append(data.synthetic_ink(stage.expressions.synthetic, augmentation, strokes))
-    if has_replay:
-        sources.append(data.standard("train", styles, stage.expressions.synthetic))
+    again = (Again(ink, number) for number in range(1, stage.passes))
+    sources: list[ImageSource] = [ink, *again, *(source for source, _ in among + beside)]
+    shown = len(ink) * stage.passes
 
     def counts(passed: float) -> list[int]:
-        """As many images of handwriting as passes of the ink, a share of them synthetic; standard images besides."""
-        drawn = round(shown_in_all * between(synthetic.first, synthetic.last, passed))
-        shown = round(shown_in_all * between(replay.first, replay.last, passed))
-        real = [(shown_in_all - drawn + number) // stage.passes for number in range(stage.passes)]
-        return [*real, *([drawn] if has_synthetic else []), *([shown] if has_replay else [])]
+        """As many images of handwriting as passes of the ink, shares of them renamed and synthetic; others besides."""
+        others = [round(shown * between(share.first, share.last, passed)) for _, share in among + beside]
+        left = shown - sum(others[: len(among)])
+        return [*((left + number) // stage.passes for number in range(stage.passes)), *others]
 
     return Mixture(sources, counts, stage.epochs)
 

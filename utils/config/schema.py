@@ -220,6 +220,7 @@ class StrokesConfig:
     slant: NonNegativeNumber = 0.0
     rotation: NonNegativeNumber = 0.0
     smoothing: NonNegativeNumber = 0.0
+    exchange: Share = 0.0
 
 
 @config_table
@@ -256,8 +257,8 @@ class ReplayConfig:
 
 
 @config_table
-class SyntheticConfig:
-    """Synthetic ink among the ink: its share of the images shown, when a stage begins and when it ends."""
+class ShareConfig:
+    """The share of the images of ink that are synthetic, or renamed: when a stage begins, and when it ends."""
 
     first: Share = 0.0
     last: Share = 0.0
@@ -279,7 +280,8 @@ class StageConfig:
     styles: Literal["standard", "varied"] = "varied"
     expressions: ExpressionsConfig = ExpressionsConfig()
     replay: ReplayConfig = ReplayConfig()
-    synthetic: SyntheticConfig = SyntheticConfig()
+    synthetic: ShareConfig = ShareConfig()
+    renamed: ShareConfig = ShareConfig()
     augment: Flag = False
     starts_from_standard: Flag = False  # the handwritten encoder, as a copy of the standard one
     starts_from_decoder: Flag = False  # the decoder that reads backwards, as a copy of the other one
@@ -403,6 +405,12 @@ def _mix_errors(stage: StageConfig) -> list[tuple[Location, str]]:
     is_mixed = stage.synthetic.first > 0 or stage.synthetic.last > 0
     if is_mixed and stage.images != "ink":
         errors.append((("synthetic",), f"synthetic ink among ink; expected `images: ink`, got {stage.images}"))
+    if max(stage.renamed.first, stage.renamed.last) > 0 and stage.images != "ink":
+        errors.append((("renamed",), f"renamed ink among ink; expected `images: ink`, got {stage.images}"))
+    for when in ("first", "last"):
+        together = getattr(stage.synthetic, when) + getattr(stage.renamed, when)
+        if together > 1:
+            errors.append((("renamed",), f"{when}, with `synthetic`: expected a share of at most 1, got {together:g}"))
     has_new = stage.images in ("standard", "synthetic") or is_replayed or is_mixed
     if stage.expressions.synthetic and not has_new:
         where = ("expressions", "synthetic")
