@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataset.images.strokes import Strokes, fill
-from dataset.images.symbol_pool import Symbols
-from dataset.latex.expressions import CLASS, NAMES, SPELLED
+from dataset.images.symbol_pool import Symbols, medians
+from dataset.latex.expressions import CHANGE, CLASS, NAMES, SPELLED
 from dataset.vocabulary import SPECIALS, Vocabulary
 from utils.draws import uniform
 
@@ -34,7 +34,6 @@ LARGEST_RATIO = 3.5  # of a symbol's proportions to those usual for its token; b
 LEAST_SIDE = 1.0  # pixels of a side that is to be filled
 PROPORTIONS = (0.6, 1.6)  # by which sides may be stretched towards those of the symbol that is replaced
 VARIANTS = 8  # of every image of renamed ink, each with a label of its own
-CHANGE = 0.4  # of names, and of other symbols of a class, so many change: as in dataset.latex.expressions
 
 
 class Donors:
@@ -74,10 +73,8 @@ class Donors:
 def _is_well_cut(symbols: Symbols) -> np.ndarray:
     """(D,) bool: whether a symbol has about the proportions of others of its token."""
     sides = np.log(np.maximum(symbols.sizes, LEAST_EM))
-    proportions, usual = sides[:, 0] - sides[:, 1], np.zeros(len(sides))
-    for token in np.unique(symbols.tokens):
-        is_own = symbols.tokens == token
-        usual[is_own] = np.median(proportions[is_own])
+    proportions = sides[:, 0] - sides[:, 1]
+    usual = medians(proportions, symbols.tokens, int(symbols.tokens.max()) + 1)[symbols.tokens]
     return np.abs(proportions - usual) < np.log(LARGEST_RATIO)
 
 

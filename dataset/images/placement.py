@@ -14,7 +14,7 @@ from dataset.formats.inkml import LONGEST_TRACE, PEN, TRACE_HEIGHT
 from dataset.images.augmentation import uniform
 from dataset.images.simulated_symbols import LEAST_SIDE
 from dataset.images.strokes import Strokes
-from dataset.images.symbol_pool import Symbols
+from dataset.images.symbol_pool import Symbols, medians
 from dataset.images.token_boxes import TokenBoxes, forms_of, ranges
 from utils.reading.images import MARGIN
 
@@ -101,9 +101,9 @@ class Planner:
         """How wide each token is usually written, and how much smaller scripts are, against their boxes."""
         symbols = self.symbols
         typeset = np.maximum(symbols.typeset, LEAST_SIDE)
-        self._usual_widths = _medians(symbols.sizes[:, 0] / typeset[:, 0], symbols.tokens, self._vocabulary_size)
+        self._usual_widths = medians(symbols.sizes[:, 0] / typeset[:, 0], symbols.tokens, self._vocabulary_size)
         ratios = np.hypot(*symbols.sizes.T) / np.hypot(*typeset.T)
-        base, script = _medians(ratios, (symbols.levels < FULL).astype(np.int64), 2)
+        base, script = medians(ratios, (symbols.levels < FULL).astype(np.int64), 2)
         self._script_factors = np.array([[1, base / script], [script / base, 1]])  # where it goes, where it is from
 
     def _collect_heights(self) -> None:
@@ -251,15 +251,6 @@ class Planner:
         mean = np.add.reduceat(units, first) / np.add.reduceat(counted.astype(np.int64), first) / 2**20
         mean = np.maximum(mean, np.maximum.reduceat(sides, starts).max(axis=1) / LONGEST_TRACE)
         return TRACE_HEIGHT / np.where(mean > 1e-3, mean, 1.0)
-
-
-def _medians(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    """The median of the values of each group, (count,); 1 where a group has none."""
-    medians = np.ones(count)
-    order = np.lexsort([values, groups])
-    present, first, counts = np.unique(groups[order], return_index=True, return_counts=True)
-    medians[present] = values[order][first + counts // 2]
-    return medians
 
 
 def _neighbors_above_and_below(boxes: TokenBoxes) -> np.ndarray:

@@ -51,6 +51,15 @@ class Symbols(NamedTuple):
         return [library.points[start:end] for start, end in zip(starts, ends, strict=False)]
 
 
+def medians(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """The median of the values of each group, (count,); 1 where a group has none."""
+    medians = np.ones(count)
+    order = np.lexsort([values, groups])
+    present, first, counts = np.unique(groups[order], return_index=True, return_counts=True)
+    medians[present] = values[order][first + counts // 2]
+    return medians
+
+
 Source = tuple[SymbolLibrary | SimulatedLibrary, np.ndarray | None]
 
 

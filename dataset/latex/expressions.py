@@ -39,6 +39,7 @@ CLASSES = (
     frozenset(r"\in \subset \subseteq \supset \supseteq \notin".split()),
 )
 CLASS = {token: symbols for symbols in CLASSES for token in symbols}
+CHANGE = 0.4  # of names, and of other symbols of a class, so many change
 RELATIONS, OPERATORS = CLASS["="], CLASS["+"]
 NAMES = CLASS["a"] | CLASS["A"] | CLASS[r"\alpha"]  # a variable changes its name everywhere in a label
 # Inside these, letters are not variables: units, column specifications, names of environments.
@@ -271,10 +272,10 @@ class _Maker:
                 renamed.append(token)
             elif token in NAMES:
                 if token not in names:
-                    names[token] = self.another(symbols) if self.random.random() < 0.4 else token
+                    names[token] = self.another(symbols) if self.random.random() < CHANGE else token
                 renamed.append(names[token])
             else:
-                renamed.append(self.another(symbols) if self.random.random() < 0.4 else token)
+                renamed.append(self.another(symbols) if self.random.random() < CHANGE else token)
         return tuple(renamed)
 
     def another(self, symbols: frozenset) -> str:

@@ -32,7 +32,7 @@ from dataset.loading.validation import HeldOut, split_validation
 from dataset.sampler import AdaptiveBatchSampler, BatchCost, EpochPlan, FixedBatchSampler, Shapes
 from dataset.typesetter.symbols import missing_characters
 from dataset.vocabulary import Vocabulary
-from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, ReplayConfig, ShareConfig, StageConfig
+from utils.config.schema import BOX_LOSSES, AugmentConfig, Config, DataConfig, StageConfig, is_shown
 from utils.errors import ConfigError, DataError
 from utils.parallel import use_one_thread
 from utils.project import from_root
@@ -530,13 +530,9 @@ def _needs_boxes(stage: StageConfig) -> list[str]:
     return [name for name in BOX_LOSSES if stage.losses.get(name, 0) > 0]
 
 
-def _is_shown(share: ShareConfig | ReplayConfig) -> bool:
-    return max(share.first, share.last) > 0
-
-
 def _shows_its_ink_alone(stage: StageConfig) -> bool:
     """Whether all images of a stage's handwriting are those of the data set."""
-    return stage.images in ("ink", "pairs") and not _is_shown(stage.synthetic)
+    return stage.images in ("ink", "pairs") and not is_shown(stage.synthetic)
 
 
 def _require_boxes(data: Data, stage: StageConfig) -> None:
@@ -568,14 +564,14 @@ def _training_images(data: Data, stage: StageConfig, config: Config) -> ImageSou
         return data.pairs("train", styles, augmentation, strokes)
     ink = data.ink("train", augmentation, strokes=strokes)
     among, beside = [], []  # sources and their shares: of the ink, and of what is shown besides
-    if _is_shown(stage.renamed):
+    if is_shown(stage.renamed):
         if ink.strokes is None:
             print(f"{data.folder.name}: no strokes are known; renamed ink is shown as it is", file=sys.stderr)
         else:
             among.append((data.renamed_ink(augmentation, strokes), stage.renamed))
-    if _is_shown(stage.synthetic):
+    if is_shown(stage.synthetic):
         among.append((data.synthetic_ink(stage.expressions.synthetic, augmentation, strokes), stage.synthetic))
-    if _is_shown(stage.replay):
+    if is_shown(stage.replay):
         beside.append((data.standard("train", styles, stage.expressions.synthetic), stage.replay))
     if not (among or beside or stage.passes > 1):
         return ink

@@ -397,15 +397,20 @@ def _loss_errors(stage: StageConfig, counting: int) -> list[tuple[Location, str]
     return errors
 
 
+def is_shown(share: ShareConfig | ReplayConfig) -> bool:
+    """Whether a stage shows any of what it has a share of."""
+    return max(share.first, share.last) > 0
+
+
 def _mix_errors(stage: StageConfig) -> list[tuple[Location, str]]:
     errors: list[tuple[Location, str]] = []
-    is_replayed = stage.replay.first > 0 or stage.replay.last > 0
+    is_replayed = is_shown(stage.replay)
     if is_replayed and stage.images != "ink":
         errors.append((("replay",), f"standard images among ink; expected `images: ink`, got {stage.images}"))
-    is_mixed = stage.synthetic.first > 0 or stage.synthetic.last > 0
+    is_mixed = is_shown(stage.synthetic)
     if is_mixed and stage.images != "ink":
         errors.append((("synthetic",), f"synthetic ink among ink; expected `images: ink`, got {stage.images}"))
-    if max(stage.renamed.first, stage.renamed.last) > 0 and stage.images != "ink":
+    if is_shown(stage.renamed) and stage.images != "ink":
         errors.append((("renamed",), f"renamed ink among ink; expected `images: ink`, got {stage.images}"))
     for when in ("first", "last"):
         together = getattr(stage.synthetic, when) + getattr(stage.renamed, when)
