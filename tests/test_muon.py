@@ -90,6 +90,20 @@ def test_a_resumed_optimizer_goes_on_as_if_never_stopped():
         assert torch.equal(one, other)
 
 
+def test_a_saved_state_goes_to_the_device_of_its_weights_counts_of_steps_too():
+    """Where they lay elsewhere, the kernel of AdamW's steps would refuse them."""
+    model = Network()
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    saved = optimizer_of(model)
+    saved.step()
+    elsewhere = optimizer_of(model.to("meta"))
+    elsewhere.load_state_dict(saved.state_dict())
+    states = elsewhere.state.values()
+    assert {name for state in states for name in state} == {"momentum", "step", "mean", "square"}
+    assert all(value.is_meta for state in states for value in state.values())
+
+
 @pytest.mark.parametrize("size", [(8, 4), (3, 6)])
 def test_steps_have_nesterovs_momentum_decay_and_the_factor_of_matrices_with_more_rows(size):
     torch.manual_seed(0)

@@ -83,6 +83,13 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "hidden_factor": hidden_factor, "momentum": momentum, "betas": betas}
         super().__init__(list(groups), defaults | {"weight_decay": weight_decay, "is_hidden": False})
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As torch has it, and counts of steps go to their weights' device: torch knows only its own classes' to."""
+        super().load_state_dict(state_dict)
+        for weight, state in self.state.items():
+            if "step" in state:
+                state["step"] = state["step"].to(weight.device)
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
