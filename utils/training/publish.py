@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.config.loading import FREE_WITH_WEIGHTS
 from utils.errors import CheckpointError
 from utils.reading.options import scales_of
 from utils.script import run_script
@@ -55,7 +56,7 @@ def publish(
         about = {name: value for name, value in about.items() if name not in OF_ONE_NETWORK}
     if as_mean:
         for other, each in zip(rest, architectures[1:], strict=True):
-            if each != architecture:
+            if _sizes(each) != _sizes(architecture):
                 raise CheckpointError(f"{other.path}: has no mean with {first.path}: its network is another")
         weights = {name: _mean([part[name] for part in parts]) for name in weights}
     elif rest:
@@ -66,6 +67,15 @@ def publish(
     about["data"] = about["data"] | {name: value for name, value in reading.items() if value is not None}
     save_checkpoint(Path(target), weights, about)
     return Path(target).stat().st_size
+
+
+def _sizes(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys that weights do not depend on, such as dropout."""
+    return {
+        name: _sizes(value) if isinstance(value, dict) else value
+        for name, value in architecture.items()
+        if name not in FREE_WITH_WEIGHTS
+    }
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
