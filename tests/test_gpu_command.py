@@ -145,7 +145,7 @@ def test_weights_that_learn_on_bring_their_network_to_every_part(monkeypatch, tm
     assert config.model.encoder.layers == (12, 32) and config.data.image_scale == 0.85
     assert [stage.trains for stage in config.stages] == [("handwritten_encoder", "decoder", "backwards")]
     gpu_settings = gpu.configuration(Namespace(preset="gpu", init=None, set=[]), "CROHME_INK")
-    assert (config.augment, config.training) == (gpu_settings.augment, gpu_settings.training)
+    assert config.training == gpu_settings.training
 
 
 def test_training_is_planned_within_what_is_left(report, monkeypatch):
@@ -158,6 +158,7 @@ def test_training_is_planned_within_what_is_left(report, monkeypatch):
         device="cpu",
         train_minutes=None,
         resume=False,
+        validation_only=False,
         parts=["stages", "ink"],
         set=["seed=1"],
     )
@@ -167,9 +168,11 @@ def test_training_is_planned_within_what_is_left(report, monkeypatch):
     minutes = float(planned["stages"][planned["stages"].index("--minutes") + 1])
     assert 4 < minutes < (8 * 60 - gpu.STARTING - gpu.SCORING) / 60
     assert planned["stages"][-3:] == ["--set", "batch.max_pixels=2000000", "seed=1"]
-    options.init = "/weights.safetensors"
+    assert "--validation-only" not in planned["stages"]
+    options.init, options.validation_only = "/weights.safetensors", True
     gpu.train_all(report, options, [])
     assert planned["stages"][planned["stages"].index("--init") + 1] == "/weights.safetensors"
+    assert "--validation-only" in planned["stages"]
     report.seconds = 5
     gpu.train_all(report, options, [])
     assert report.summary["times"][-1]["outcome"] == "no time left"

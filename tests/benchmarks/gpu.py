@@ -51,7 +51,8 @@ MODULES = {"pydantic": "pydantic", "filelock": "filelock", "jinja2": "jinja2", "
            "hypothesis": "hypothesis", "pytest": "pytest", "safetensors": "safetensors", "tqdm": "tqdm"}  # fmt: skip
 PARTS = ("data", "tests", "speed", "stages", "ink")
 # Seconds at most, and as a share of all the time.
-LIMITS = {"data": (150, 0.6), "tests": (60, 0.25), "speed": (60, 0.25)}
+LIMITS = {"data": (150, 0.6), "tests": (90, 0.25), "speed": (60, 0.25)}
+TEST_PROCESSES, TEST_THREADS = 4, 2  # that run tests side by side, where pytest-xdist is there; of a CPU, in each
 # Of the time that is left, a run needs seconds (at most this share) to start, and to read validation and test; and its
 # minutes of training come with validations between them.
 STARTING, SCORING, SHARE, VALIDATING = 30, 40, 0.4, 1.25
@@ -67,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--init", type=os.path.abspath, help="weights that parts `stages` and `ink` start from")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--validation-only", action="store_true", help="leave the test split unread")
     parser.add_argument("--resume", action="store_true", help="go on with the newest run, without tests and speed")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -146,9 +148,11 @@ class Program:
 
     running: list[Program] = []
 
-    def __init__(self, name: str, limit: float, arguments: list[str], output: Any):
+    def __init__(self, name: str, limit: float, arguments: list[str], output: Any, threads: int | None = None):
+        """threads: that compute on the CPU in a process; None: as many as torch likes."""
         self.name, self.limit, self.started = name, limit, time.monotonic()
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg"}
+        environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         command = [sys.executable, *arguments]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
@@ -236,15 +240,17 @@ def passed_on(options: argparse.Namespace) -> list[str]:
 
 def prepare_data(options: argparse.Namespace) -> None:
     """Runs in a program of its own: the data set, and what every stage of the configuration draws from."""
-    dataset = choose_dataset()
+    started, dataset = time.monotonic(), choose_dataset()
     if dataset == "CROHME_INK" and not (DATASETS / dataset / "vocabulary.txt").is_file():
         inkml = DATASETS / "inkml"
         for archive in sorted(DATASETS.glob("*.tar.xz")):
             print(f"unpacking {archive.name}", flush=True)
             with tarfile.open(archive) as files:
                 files.extractall(inkml, filter="data")
+        print(f"unpacked after {time.monotonic() - started:.1f} s", flush=True)
         subprocess.run([sys.executable, "prepare.py", inkml, "--dataset", dataset, "--skip-bad"], cwd=ROOT, check=True)
         shutil.rmtree(inkml)
+        print(f"prepared after {time.monotonic() - started:.1f} s", flush=True)
     sys.path.insert(0, str(ROOT))
     from dataset.loading.loaders import make_loaders, open_data
 
@@ -252,7 +258,7 @@ def prepare_data(options: argparse.Namespace) -> None:
     data = open_data(config.data, dataset, config.seed)
     for stage in {stage.images: stage for stage in config.stages}.values():
         make_loaders(data, stage, config, "fixed", 16)
-    print(f"{dataset}: {data.describe()}", flush=True)
+    print(f"{dataset}: {data.describe()}; ready after {time.monotonic() - started:.1f} s", flush=True)
 
 
 def train(report: Report, options: argparse.Namespace, name: str, run: str, arguments: list[str]) -> None:
@@ -333,6 +339,7 @@ class Collector:
         elif self.weights.is_file() and self.report.left > SCORING / 2:
             dataset = choose_dataset()
             split, folder = "test" if dataset == "SAMPLE" else "2014", self.run / "scores"
+            split = "validation" if options.validation_only else split
             command = ["evaluate.py", "--checkpoint", str(self.weights), "--dataset", dataset, "--split", split]
             command += ["--device", options.device, "--out", str(folder)]
             Program(f"{self.name} scores", self.report.left - 5, command, self.report.log).wait(self.report)
@@ -359,13 +366,14 @@ def train_all(report: Report, options: argparse.Namespace, chosen: list[str]) ->
     """Parts `stages` and `ink`."""
     stamp = f"{datetime.now():%m%d-%H%M%S}"
     common = ["--dataset", choose_dataset(), *passed_on(options)]
+    reads = ["--validation-only"] if options.validation_only else []
     minutes = options.train_minutes
     for name in ("stages", "ink"):
         old = newest_run(name) if options.resume else None
         if name not in options.parts or (name == "ink" and minutes is None and not old):
             continue
         if old:
-            arguments = ["--resume"] + (["--minutes", str(minutes)] if minutes else [])
+            arguments = ["--resume", *reads] + (["--minutes", str(minutes)] if minutes else [])
             train(report, options, name, old, arguments)
             continue
         left = max(report.left - STARTING - SCORING, (1 - SHARE) * report.left) / VALIDATING / 60
@@ -374,7 +382,7 @@ def train_all(report: Report, options: argparse.Namespace, chosen: list[str]) ->
             continue
         planned = round(minutes or left, 2)
         assignments = chosen + options.set + ([ink_alone(options)] if name == "ink" else [])
-        arguments = [*common, "--minutes", str(planned)] + (["--set", *assignments] if assignments else [])
+        arguments = [*common, *reads, "--minutes", str(planned)] + (["--set", *assignments] if assignments else [])
         train(report, options, name, f"gpu-{name}-{stamp}", arguments)
 
 
@@ -397,7 +405,9 @@ def main() -> None:
     if "tests" in options.parts:
         with open(report.folder / "tests.txt", "w", encoding="utf-8") as output:
             command = ["-m", "pytest", "-m", "gpu", "-vv", "-p", "no:cacheprovider", "--tb=short", "tests/gpu"]
-            tests = Program("tests", limits["tests"], command, output)
+            if importlib.util.find_spec("xdist"):
+                command += ["-n", str(TEST_PROCESSES)]
+            tests = Program("tests", limits["tests"], command, output, TEST_THREADS)
     if tests:
         tests.wait(report)
     if data:

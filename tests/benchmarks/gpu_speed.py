@@ -25,12 +25,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-GPU_BUDGETS = (4_000_000, 12_000_000, 32_000_000)  # padded pixels of a batch
+GPU_BUDGETS = (8_000_000, 16_000_000, 32_000_000)  # padded pixels of a batch
 WARM_UP, TIMED, PROFILED = 3, 8, 3  # steps; a CPU takes fewer
 DRAWING_SECONDS = 2.5
 DRAWING_WORKERS = min(8, max(1, (os.cpu_count() or 1) - 2))  # that draw the batches to be timed
 PAYS = 1.05  # rates nearer than this count as equal
-FEW_SHAPES = 24  # of the batches of an epoch; see batch.shapes
+FEW_SHAPES = 48  # of the batches of an epoch; see batch.shapes
 
 
 def parse() -> argparse.Namespace:
