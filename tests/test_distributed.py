@@ -227,3 +227,19 @@ def test_processes_share_batch_norm_and_draw_different_numbers(home):
     assert found[0][0] != found[1][0]  # each has its own seed, or both would drop the same features
     assert found[0][1] == found[1][1]  # the mean of both: about 0.1 x (0.5 + 1.5) / 2
     assert found[0][1] == pytest.approx([0.1, 0.1], abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("devices", "made"), [(("cuda:0", "cuda:1"), ["nccl"]), (("cuda:0", "cuda:0"), []), (("cpu", "cpu"), [])]
+)
+def test_processes_with_gpus_of_their_own_exchange_tensors_by_nccl(monkeypatch, devices, made):
+    """It refuses those that share one; gloo, which the default group has, does not."""
+    from utils.training.distributed import DistributedContext
+
+    groups = []
+    monkeypatch.setattr(
+        DistributedContext, "gather", lambda self, _: [("host", torch.device(d).index) for d in devices]
+    )
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend: groups.append(backend))
+    DistributedContext(0, 2, devices[0])
+    assert groups == made

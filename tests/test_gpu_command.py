@@ -131,8 +131,21 @@ def test_results_are_brought_over_when_all_is_told_to_stop(report, run, monkeypa
     monkeypatch.setattr(gpu, "CHECKPOINTS", run.parent)
     monkeypatch.setattr(gpu, "Program", lambda *arguments: SimpleNamespace(wait=stop))
     with pytest.raises(SystemExit):
-        gpu.train(report, Namespace(device="cpu"), "stages", run.name, [])
+        gpu.train(report, Namespace(device="cpu", processes=1), "stages", run.name, [])
     assert '"epoch": 9' in (report.folder / "runs.jsonl").read_text()
+
+
+def test_several_processes_are_started_by_torchrun_and_share_one_device(report, monkeypatch):
+    started = []
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--processes", "3"])
+    program = SimpleNamespace(wait=lambda *_: "done")
+    monkeypatch.setattr(gpu, "Program", lambda name, limit, command, output: started.append(command) or program)
+    options = gpu.parse()
+    gpu.train(report, options, "stages", "no-such-run", gpu.passed_on(options))
+    (command,) = started
+    torchrun, script = command[: command.index("--")], command[command.index("--") + 1 :]
+    assert torchrun[:2] == ["-m", "torch.distributed.run"] and "--nproc_per_node=3" in torchrun
+    assert script[0] == "train_stage_ABS.py" and script[script.index("--device") + 1] == "cuda:0"
 
 
 def test_weights_that_learn_on_bring_their_network_to_every_part(monkeypatch, tmp_path):

@@ -64,6 +64,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8, help="for everything; default: %(default)s")
     parser.add_argument("--train-minutes", type=float, help="of `stages`; default: what is left for it")
+    each = "that share the GPU and a step; batch.max_pixels and data.workers are of each; default: %(default)s"
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help=each)
     parser.add_argument("--preset", default="gpu", help="default: %(default)s")
     parser.add_argument("--init", type=os.path.abspath, help="weights that parts `stages` and `ink` start from")
     parser.add_argument("--device", default="auto")
@@ -74,6 +76,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.init and not os.path.exists(options.init):
         parser.error(f"--init {options.init}: not found")
+    if options.processes > 1 and options.device == "auto":
+        options.device = "cuda:0"  # the same for all
     if options.resume:
         options.parts = [part for part in options.parts if part not in ("tests", "speed")]
     return options
@@ -265,6 +269,9 @@ def train(report: Report, options: argparse.Namespace, name: str, run: str, argu
     """One run: train_stage_ABS.py with a limit, its results brought over while it goes on."""
     collector = Collector(report, CHECKPOINTS / run, name)
     command = ["train_stage_ABS.py", "--run", run, *arguments]
+    if options.processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}", "--"]
+        command = torchrun + command
     report.say(f"{name}: {' '.join(command)}")
     program = Program(name, report.left - STOPPING, command, report.log)
     try:

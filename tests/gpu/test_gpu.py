@@ -4,8 +4,11 @@ To try the tests themselves on a CPU, all but those about memory and waiting: GP
 """
 
 import dataclasses
+import json
 import math
 import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from functools import partial
 
@@ -274,6 +277,20 @@ def test_a_resumed_run_goes_on_as_one_never_stopped(tmp_path, workers):
     last = [run[-1]["losses"]["total"] for run in (lines, resumed_lines)]
     assert last[1] == pytest.approx(last[0], rel=0.05)
     assert {name for name in weights} == {name for name in resumed}
+
+
+def test_two_processes_that_share_a_gpu_train_one_model(tmp_path):
+    make_sample(tmp_path / "data" / "SAMPLE", train_labels=24, test_labels=4, workers=1, progress=False)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--"]
+    command += ["train_stage_ABS.py", "--dataset", "SAMPLE", "--device", str(DEVICE), "--run", "two"]
+    command += ["--checkpoints", str(tmp_path), "--validation-only", "--set", f"data.root={tmp_path / 'data'}"]
+    command += ["data.validation_share=0.2", "data.image_scale=0.5", "batch.max_pixels=60000"]
+    command += [f"stages.{stage}.epochs=1" for stage in ("standard", "alignment", "handwritten")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    sizes = json.loads((tmp_path / "two" / "summary.json").read_text())["sizes"]
+    assert [line["images"] for line in lines[1:]] == [sizes["train"]] * 2
 
 
 # ---- last, because the first step takes its time ---------------------------------------------------------------------

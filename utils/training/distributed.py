@@ -1,12 +1,14 @@
 """Several processes that train one model together, started by torchrun; in a single process everything here is cheap.
 
-Tensors are exchanged where they are: by NCCL between GPUs, which no process waits for. What decides about the next
-step (who ran out of memory, whether time is up) is exchanged between the CPUs, by gloo, so that no GPU is waited for.
+Tensors are exchanged where they are: by NCCL between GPUs, which no process waits for; by gloo between CPUs, and where
+processes share a GPU. What decides about the next step (who ran out of memory, whether time is up) is exchanged between
+the CPUs, by gloo, so that no GPU is waited for.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,19 +20,22 @@ class DistributedContext:
     """This process among those that train together: its rank, how many there are, its device, and how they agree."""
 
     def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"):
-        """Of several processes, the default process group of torch.distributed must have been made."""
+        """Of several processes, the default process group of torch.distributed must have been made, with gloo."""
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
-        needs_cpu_group = world_size > 1 and distributed.get_backend() != "gloo"
-        self._cpu_group = distributed.new_group(backend="gloo") if needs_cpu_group else None
+        self._gpu_group = None  # of tensors; None: the default one
+        if world_size > 1 and self.device.type == "cuda":
+            places = self.gather([(socket.gethostname(), self.device.index)])
+            if len(set(places)) == world_size:  # NCCL refuses processes that share a GPU
+                self._gpu_group = distributed.new_group(backend="nccl")
 
     @classmethod
     def join(cls, device: torch.device) -> DistributedContext:
-        """Join the group that torchrun announces in the environment: NCCL between GPUs, gloo between CPUs."""
+        """Join the group that torchrun announces in the environment."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls(device=device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # before NCCL's group is made, which takes the current device
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        distributed.init_process_group("gloo")
         return cls(distributed.get_rank(), distributed.get_world_size(), device)
 
     @property
@@ -45,7 +50,7 @@ class DistributedContext:
         if self.world_size == 1:
             return list(flags)
         tensor = torch.tensor(flags, dtype=torch.uint8)
-        distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self._cpu_group)
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
         return [bool(flag) for flag in tensor.tolist()]
 
     def from_first(self, numbers: Sequence[float]) -> list[float]:
@@ -53,7 +58,7 @@ class DistributedContext:
         if self.world_size == 1:
             return list(numbers)
         tensor = torch.tensor(numbers, dtype=torch.float64)
-        distributed.broadcast(tensor, 0, group=self._cpu_group)
+        distributed.broadcast(tensor, 0)
         return tensor.tolist()
 
     def gather(self, items: Iterable[Any]) -> list[Any]:
@@ -62,7 +67,7 @@ class DistributedContext:
         if self.world_size == 1:
             return items
         parts: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(parts, items, group=self._cpu_group)
+        distributed.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
     def first(self, find: Callable[[], Any]) -> Any:
@@ -74,7 +79,7 @@ class DistributedContext:
             except Exception as error:
                 found[1] = error
         if self.world_size > 1:
-            distributed.broadcast_object_list(found, 0, group=self._cpu_group)
+            distributed.broadcast_object_list(found, 0)
         if found[1] is not None:
             raise found[1]
         return found[0]
@@ -88,7 +93,7 @@ class DistributedContext:
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.world_size > 1:
-            distributed.barrier(group=self._cpu_group)
+            distributed.barrier()
 
     def leave(self) -> None:
         if self.world_size > 1:
@@ -105,7 +110,7 @@ class DistributedContext:
             by_type.setdefault(tensor.dtype, []).append(tensor)
         for _, alike in sorted(by_type.items(), key=str):
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            distributed.all_reduce(flat)
+            distributed.all_reduce(flat, group=self._gpu_group)
             parts = flat.split([tensor.numel() for tensor in alike])
             torch._foreach_copy_(alike, [part.view_as(one) for one, part in zip(alike, parts, strict=True)])
 
