@@ -74,7 +74,7 @@ class PlainGRUDecoder(nn.Module):
 
     def __init__(self, network: GRUDecoder):
         super().__init__()
-        self.network = network
+        self.network, self.symbols = network, network.symbols
         self.cell = nn.GRUCell(network.gru.input_size, network.gru.hidden_size)
         for name, parameter in network.gru.named_parameters():
             delattr(self.cell, name.removesuffix("_l0"))
