@@ -4,7 +4,8 @@
     Exchange(donors, share=0.3)                                     # some symbols become others of the same token
     Exchange(donors, share=0.3, renaming=Renaming(…))               # and some become others of their class
 
-What is exchanged is as large as before, and in the same place. The rest stays as it was written.
+What is exchanged is as large as before, and in the same place; what becomes another token is larger and higher by as
+much as people write it so. The rest stays as it was written.
 
 A renamed image shows a formula that is new in a layout that is real, so that what is learned by heart of the training
 labels says less. A name changes everywhere in a formula, `x ^ 2 + x` to `a ^ 2 + a`; digits, signs and functions change
@@ -21,6 +22,7 @@ import numpy as np
 from dataset.images.strokes import Strokes, fill
 from dataset.images.symbol_pool import Symbols, medians
 from dataset.latex.expressions import CHANGE, CLASS, NAMES, SPELLED
+from dataset.renderer import layout
 from dataset.vocabulary import SPECIALS, Vocabulary
 from utils.draws import uniform
 
@@ -33,6 +35,8 @@ LEAST_EM = 0.1  # of a side, where proportions are compared
 LARGEST_RATIO = 3.5  # of a symbol's proportions to those usual for its token; beyond it, it is cut badly
 LEAST_SIDE = 1.0  # pixels of a side that is to be filled
 PROPORTIONS = (0.6, 1.6)  # by which sides may be stretched towards those of the symbol that is replaced
+# A symbol becomes none that is so much wider, which would lie over its neighbors, and none so small, such as a dot.
+WIDEST, LEAST = 2.0, 0.4
 VARIANTS = 8  # of every image of renamed ink, each with a label of its own
 
 
@@ -44,6 +48,7 @@ class Donors:
         self.symbols = symbols
         tokens = [*SPECIALS, *vocabulary.tokens]
         self._is_fixed = np.array([token in FIXED for token in tokens])
+        self._boxes = _usual_boxes(symbols, tokens)
         usable = np.flatnonzero(_is_well_cut(symbols))
         self._order = usable[np.lexsort([symbols.writers[usable], symbols.tokens[usable]])]
         self._starts = np.searchsorted(symbols.tokens[self._order], np.arange(len(tokens) + 1))
@@ -56,18 +61,46 @@ class Donors:
         """Whether symbols of a token may be put in the place of others."""
         return token >= 0 and bool(self._starts[token] < self._starts[token + 1]) and not self._is_fixed[token]
 
-    def traces(self, token: int, hand: float, sample: float, low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
-        """A symbol in the middle of a box and with its diagonal, half way to its proportions.
+    def may_become(self, token: int, others: np.ndarray) -> np.ndarray:
+        """Which of the other tokens fit where a symbol of this one stands: bool, one for each."""
+        own, new = self._boxes[token], self._boxes[others]
+        return (new[:, 0] < WIDEST * own[0]) & (new[:, 1] > LEAST * own[1])
 
-        hand, sample: draws, 0..1: which writer's symbol, and which of the writer's.   low, high: (2,) x and y.
+    def traces(
+        self, token: int, hand: float, sample: float, low: np.ndarray, high: np.ndarray, written: int
+    ) -> list[np.ndarray]:
+        """A symbol to replace one of the token `written`, which lies in the box from `low` to `high`, (2,) x and y.
+
+        Of the same token, it lies in the middle of that box, with its diagonal, half way to its proportions.
+        hand, sample: draws, 0..1: which writer's symbol, and which of the writer's.
         """
         start, stop = int(self._starts[token]), int(self._starts[token + 1])
         number = min(start + int(hand * (stop - start)) + int(sample * SAMPLES), stop - 1)
         traces = self.symbols.traces(int(self._order[number]))
         own, wanted = np.ptp(np.concatenate(traces), axis=0), np.maximum(high - low, LEAST_SIDE)
-        scale = np.hypot(*wanted) / max(np.hypot(*own), 1e-3)
-        scale = scale * np.clip(np.sqrt(wanted / np.maximum(own, 1e-3) / scale), *PROPORTIONS)
-        return [((trace - own / 2) * scale + (low + high) / 2).astype(np.float32) for trace in traces]
+        scale, middle = np.hypot(*wanted) / max(np.hypot(*own), 1e-3), (low + high) / 2
+        if token == written:
+            scale = scale * np.clip(np.sqrt(wanted / np.maximum(own, 1e-3) / scale), *PROPORTIONS)
+        else:
+            (_, old, old_middle), (_, new, new_middle) = self._boxes[written], self._boxes[token]
+            scale = scale * new / old
+            middle = middle + [0, (new_middle - old_middle) * np.hypot(*wanted) / old]
+        return [((trace - own / 2) * scale + middle).astype(np.float32) for trace in traces]
+
+
+def _usual_boxes(symbols: Symbols, tokens: list[str]) -> np.ndarray:
+    """(V, 3) em: width and diagonal of each token as people write it on the line, and how far below the baseline its
+    middle is; NaN for what never becomes another token.
+
+    The typesetter's, and of those the share that people write.
+    """
+    typeset = np.full((len(tokens), 3), np.nan)
+    for number, token in enumerate(tokens):
+        if token in CLASS:
+            box = layout(token)
+            typeset[number] = box.width, np.hypot(box.width, box.height + box.depth), (box.depth - box.height) / 2
+    shares = np.hypot(*symbols.sizes.T) / np.maximum(np.hypot(*symbols.typeset.T), LEAST_EM)
+    return typeset * medians(shares, symbols.tokens, len(tokens))[:, None]
 
 
 def _is_well_cut(symbols: Symbols) -> np.ndarray:
@@ -93,6 +126,7 @@ class Renaming:
         self._others: dict[int, tuple[bool, np.ndarray, np.ndarray]] = {}
         for token, number in ids.items():
             others = np.array([other for name, other in ids.items() if CLASS[name] is CLASS[token]])
+            others = others[donors.may_become(number, others)]
             self._others[number] = token in NAMES, others, np.cumsum(counts[others]) / counts[others].sum()
 
     def label(self, written: np.ndarray, strokes: Strokes, index: int) -> np.ndarray:
@@ -151,7 +185,8 @@ class Exchange:
             old = np.concatenate([strokes.traces[trace] for trace in owners[place]])
             # By and large one hand for all symbols of a token in an image: those of a writer stand together.
             draws_of_symbol = of_tokens[label[place]], of_places[place, 1]
-            new = self.donors.traces(int(label[place]), *draws_of_symbol, old.min(axis=0), old.max(axis=0))
+            box = old.min(axis=0), old.max(axis=0)
+            new = self.donors.traces(int(label[place]), *draws_of_symbol, *box, int(written[place]))
             symbols.append(list(range(len(traces), len(traces) + len(new))))
             indices.append(place)
             traces += new
