@@ -9,7 +9,8 @@ much as people write it so. The rest stays as it was written.
 
 A renamed image shows a formula that is new in a layout that is real, so that what is learned by heart of the training
 labels says less. A name changes everywhere in a formula, `x ^ 2 + x` to `a ^ 2 + a`; digits, signs and functions change
-one by one.
+one by one. Mostly a symbol becomes another of its class, and now and then a digit or a name becomes any other: below a
+bar stands a 2 more often than a z, and yet both are to be read as they are written.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ LEAST_SIDE = 1.0  # pixels of a side that is to be filled
 PROPORTIONS = (0.6, 1.6)  # by which sides may be stretched towards those of the symbol that is replaced
 # A symbol becomes none that is so much wider, which would lie over its neighbors, and none so small, such as a dot.
 WIDEST, LEAST = 2.0, 0.4
+ORDINARY = NAMES | CLASS["0"]
+OF_ANOTHER_CLASS = 0.3  # of ordinary symbols that change, so many do to one of another class
 VARIANTS = 8  # of every image of renamed ink, each with a label of its own
 
 
@@ -115,19 +118,26 @@ class Renaming:
     """Which labels become which: a pure function of label, strokes and index."""
 
     def __init__(self, donors: Donors, vocabulary: Vocabulary, counts: np.ndarray, held_out: Collection[str]):
-        """counts: (V,) how often each token is in the labels; so often others become it.
+        """counts: (V,) how often each token is in the labels; with the square root of that, others become it.
 
         held_out: labels, as text, that must stay unseen.
         """
         self.vocabulary, self.held_out = vocabulary, frozenset(held_out)
         ids = {token: vocabulary.encode([token])[0] for token in vocabulary.tokens if token in CLASS}
         ids = {token: number for token, number in ids.items() if counts[number] and number in donors}
+        numbers = np.array(list(ids.values()), np.int64)
+        roots = np.sqrt(counts[numbers])
         # For each token that can change: whether it is a name, what it may become, and up to which draw.
         self._others: dict[int, tuple[bool, np.ndarray, np.ndarray]] = {}
         for token, number in ids.items():
-            others = np.array([other for name, other in ids.items() if CLASS[name] is CLASS[token]])
-            others = others[donors.may_become(number, others)]
-            self._others[number] = token in NAMES, others, np.cumsum(counts[others]) / counts[others].sum()
+            fits = roots * donors.may_become(number, numbers)
+            own = fits * [CLASS[name] is CLASS[token] for name in ids]
+            strange = (fits - own) * [{name, token} <= ORDINARY for name in ids]
+            chances = own / own.sum()
+            if strange.any():
+                chances = (1 - OF_ANOTHER_CLASS) * chances + OF_ANOTHER_CLASS * strange / strange.sum()
+            ends = np.cumsum(chances)
+            self._others[number] = token in NAMES, numbers, ends / ends[-1]
 
     def label(self, written: np.ndarray, strokes: Strokes, index: int) -> np.ndarray:
         """int32 ids, as many as were written; the same ones where nothing can change, or what it gives is held out.
