@@ -1,5 +1,6 @@
 """`make gpu`: each part has its limit, nothing is lost when all is cut off, a second call goes on with the first."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -158,6 +159,8 @@ def test_weights_that_learn_on_bring_their_network_to_every_part(monkeypatch, tm
     assert config.model.encoder.layers == (12, 32) and config.data.image_scale == 0.85
     assert [stage.trains for stage in config.stages] == [("handwritten_encoder", "decoder", "backwards")]
     gpu_settings = gpu.configuration(Namespace(preset="gpu", init=None, set=[]), "CROHME_INK")
+    strokes = dataclasses.replace(gpu_settings.augment.strokes, exchange=0.3)
+    assert config.augment == dataclasses.replace(gpu_settings.augment, strokes=strokes)
     assert config.training == gpu_settings.training
 
 

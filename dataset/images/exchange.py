@@ -2,7 +2,7 @@
 
     donors = Donors(gather(sources, vocabulary), vocabulary)
     Exchange(donors, share=0.3)                                     # some symbols become others of the same token
-    Exchange(donors, share=0.3, renaming=Renaming(…))               # and some become others of their class
+    Exchange(donors, share=0.3, renaming=Renaming(…))               # and some become other tokens
 
 What is exchanged is as large as before, and in the same place; what becomes another token is larger and higher by as
 much as people write it so. The rest stays as it was written.
